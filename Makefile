@@ -1,0 +1,69 @@
+# Interlock. `make run` and `make test` need nothing but Python 3.11 and make: they set up the rest themselves.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# A module of ours is called providers/stripe.py: nothing may ever import it in place of the SDK.
+export PYTHONSAFEPATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench bench-transport format lock docs clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+run: $(VENV)/run.stamp ## Start everything on this machine: make run ARGS="--port 9090"
+	@exec $(BIN)/gateway dev $(ARGS)
+
+test: $(VENV)/dev.stamp ## Run all tests: make test ARGS="-k webhooks"
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages, tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m gateway.printed --check
+	$(MAKE) --no-print-directory test
+
+bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a plain endpoint
+	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-transport: $(VENV)/dev.stamp ## Measure what one call through each SDK costs over each transport
+	@$(BIN)/python -m bench.transport $(ARGS)
+
+format: $(VENV)/dev.stamp ## Format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/dev.stamp ## Print the pages that come from the code
+	$(BIN)/python -m gateway.printed
+
+# Hashes and versions, no index address: whoever installs chooses where from.
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+lock: $(VENV)/dev.stamp ## Resolve the dependencies anew
+	$(COMPILE) --upgrade --output-file requirements/serve.lock pyproject.toml
+	$(COMPILE) --extra embedded --constraint requirements/serve.lock --output-file requirements/run.lock pyproject.toml
+	$(COMPILE) --extra embedded --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock pyproject.toml
+
+clean: ## Remove what was set up (not the data in .gateway)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Interlock needs Python 3.11 or newer: make run PYTHON=python3.11"; exit 1; }
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements/run.lock pyproject.toml | $(BIN)/python
+	@echo "installing the locked dependencies (once)"
+	@$(PIP) --requirement requirements/run.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.lock pyproject.toml | $(BIN)/python
+	@echo "installing the locked dependencies (once)"
+	@$(PIP) --requirement requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/run.stamp
