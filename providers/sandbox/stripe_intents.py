@@ -1,0 +1,441 @@
+"""Stripe's PaymentIntents: create, confirm, capture, cancel, and the shopper's challenge.
+
+A verb checks first and acts then, without an await between, so it happens as a whole or not at
+all. Refusals of parameters leave no trace; from the first written entry on, an idempotency key
+remembers the answer, declines included.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from providers.sandbox import stripe_errors as errors
+from providers.sandbox.answers import Answer
+from providers.sandbox.desk import Call, RefusedError, json_answer
+from providers.sandbox.stripe_account import StripeAccount, list_answer
+from providers.sandbox.stripe_amounts import (
+    check_charge_amount,
+    check_currency,
+    check_step,
+    money,
+    parse_amount,
+)
+from providers.sandbox.stripe_form import listed
+from providers.sandbox.stripe_methods import Methods
+from providers.sandbox.stripe_objects import (
+    Charge,
+    Intent,
+    charge_json,
+    new_id,
+    payment_method_json,
+)
+from providers.sandbox.stripe_parameters import read_limit, read_metadata, refuse_unknown
+from providers.sandbox.triggers import StripeTrigger, stripe_trigger
+
+CAPTURE_METHODS = ("automatic", "automatic_async", "manual")
+CANCELABLE = (
+    "requires_payment_method",
+    "requires_capture",
+    "requires_confirmation",
+    "requires_action",
+    "processing",
+)
+CANCELLATION_REASONS = ("duplicate", "fraudulent", "requested_by_customer", "abandoned")
+CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
+
+
+class Intents:
+    """The verbs of PaymentIntents."""
+
+    def __init__(self, account: StripeAccount, methods: Methods) -> None:
+        self._account = account
+        self._methods = methods
+
+    def create_intent(self, call: Call) -> Answer:
+        """POST /v1/payment_intents, with or without confirming at once."""
+        params = call.params
+        refuse_unknown("create_intent", params)
+        for required in ("amount", "currency"):
+            if not params.get(required):
+                raise errors.missing(required)
+        amount, currency = parse_amount(params["amount"], "amount"), str(params["currency"]).lower()
+        check_currency(currency)
+        check_charge_amount(amount, currency)
+        capture_method = str(params.get("capture_method", "automatic_async"))
+        errors.one_of("capture_method", capture_method, CAPTURE_METHODS)
+        confirms = params.get("confirm") == "true"
+        if not confirms and ("off_session" in params or "return_url" in params):
+            wrong = "off_session" if "off_session" in params else "return_url"
+            raise errors.invalid_request(f"`{wrong}` can only be passed when `confirm` is true.", param=wrong)
+        metadata = read_metadata(params)
+        intent = Intent(
+            amount=amount,
+            currency=currency,
+            capture_method=capture_method,
+            metadata=metadata,
+            reference=metadata.get("operation"),
+            description=params.get("description"),
+            customer=params.get("customer"),
+            receipt_email=params.get("receipt_email"),
+            setup_future_usage=params.get("setup_future_usage"),
+            statement_descriptor=params.get("statement_descriptor"),
+            method=self._methods.find(params),
+        )
+        if confirms and intent.method is None:
+            raise _no_method()
+        intent.status = "requires_payment_method" if intent.method is None else "requires_confirmation"
+        intent.position = len(self._account.intent_list)
+        self._account.intents[intent.id] = intent
+        self._account.intent_list.append(intent)
+        if confirms:
+            self._confirm(intent, call)
+        return self._intent_answer(intent, call)
+
+    def retrieve_intent(self, call: Call) -> Answer:
+        """GET /v1/payment_intents/{id}."""
+        return self._intent_answer(self._account.intent_in_path(call), call)
+
+    def list_intents(self, call: Call) -> Answer:
+        """GET /v1/payment_intents: newest first, by creation window and cursor."""
+        params = call.params
+        limit = read_limit(params)
+        window = _read_window(params)
+        newest = len(self._account.intent_list)
+        if after := params.get("starting_after"):
+            cursor = self._account.intents.get(str(after))
+            if cursor is None:
+                raise errors.no_such("payment_intent", str(after), "starting_after")
+            newest = cursor.position
+        least = max(window.get("gte", 0), window.get("gt", -1) + 1)
+        found: list[Intent] = []
+        for position in range(newest - 1, -1, -1):
+            intent = self._account.intent_list[position]
+            # Created times never fall, so the first too old one ends the search.
+            if intent.created < least or len(found) > limit:
+                break
+            if _created_before(intent.created, window) and (
+                "customer" not in params or intent.customer == params["customer"]
+            ):
+                found.append(intent)
+        expand = frozenset(path.removeprefix("data.") for path in listed(params.get("expand")))
+        data = [self._account.intent_body(intent, expand) for intent in found[:limit]]
+        return list_answer(data, url="/v1/payment_intents", more=len(found) > limit)
+
+    def confirm(self, call: Call) -> Answer:
+        """POST /v1/payment_intents/{id}/confirm."""
+        refuse_unknown("confirm", call.params)
+        intent = self._account.intent_in_path(call)
+        method = self._methods.find(call.params)
+        if intent.status not in CONFIRMABLE:
+            raise errors.unexpected_state(
+                "You cannot confirm this PaymentIntent because it has "
+                + (
+                    "already succeeded after being previously confirmed."
+                    if intent.status == "succeeded"
+                    else f"a status of {intent.status}."
+                ),
+                self._account.intent_body(intent),
+            )
+        if method is not None:
+            intent.method = method
+        if intent.method is None:
+            raise _no_method()
+        if "capture_method" in call.params:
+            errors.one_of("capture_method", str(call.params["capture_method"]), CAPTURE_METHODS)
+            intent.capture_method = str(call.params["capture_method"])
+        self._confirm(intent, call)
+        return self._intent_answer(intent, call)
+
+    def _confirm(self, intent: Intent, call: Call) -> None:
+        """Ask the issuer: approval, a challenge for the shopper, or a raised decline."""
+        assert intent.method is not None  # noqa: S101 - both callers have checked
+        params = call.params
+        intent.key = call.key
+        intent.next_action = None
+        intent.return_url = params.get("return_url") or intent.return_url
+        trigger = stripe_trigger(intent.method.card.number)
+        if trigger.outcome.startswith("requires_action"):
+            if params.get("off_session") not in (None, "false"):
+                self._decline(intent, "authentication_required", None, call)
+            self._challenge(intent, call)
+            return
+        if trigger.outcome in ("declined", "declined_on_charge_only", "blocked"):
+            self._decline(intent, trigger.decline_code or str(trigger.code), trigger, call)
+        scripted = call.take_decision()
+        if scripted is not None and scripted.fault in ("decline", "approval_rate"):
+            self._decline(intent, scripted.parameters["code"] or "generic_decline", None, call)
+        self._approve(intent, trigger, call)
+
+    def _approve(self, intent: Intent, trigger: StripeTrigger, call: Call | None) -> None:
+        assert intent.method is not None  # noqa: S101 - only a confirmed intent is approved
+        charge = Charge(
+            intent=intent.id,
+            amount=intent.amount,
+            currency=intent.currency,
+            method=intent.method,
+            three_d_secure=call is None,
+            manual=intent.capture_method == "manual",
+        )
+        if trigger.outcome == "succeeded_cvc_check_fail":
+            charge.cvc_check = "fail"
+        elif intent.method.card.cvc is None:
+            charge.cvc_check = None
+        self._account.charges[charge.id] = charge
+        intent.latest_charge = charge.id
+        intent.last_error = None
+        self._account.book(
+            "authorisations",
+            intent,
+            charge.id,
+            amount=intent.amount,
+            reference=intent.reference,
+            key=intent.key,
+        )
+        if charge.manual:
+            intent.status = "requires_capture"
+            self._account.event(call, "payment_intent.amount_capturable_updated", self._account.intent_body(intent))
+            return
+        self._capture(intent, charge, intent.amount, intent.reference, intent.key)
+        if intent.capture_method == "automatic_async":
+            charge.balance_transaction = None  # Stripe fills it in later for this method
+        self._account.event(call, "payment_intent.succeeded", self._account.intent_body(intent))
+
+    def _capture(self, intent: Intent, charge: Charge, amount: int, reference: str | None, key: str | None) -> None:
+        transaction = new_id("txn")
+        charge.amount_captured = amount
+        charge.balance_transaction = transaction
+        intent.amount_received = amount
+        intent.status = "succeeded"
+        self._account.book("captures", intent, transaction, amount=amount, reference=reference, key=key)
+        self._account.books.mark_authorisation(intent.id, "captured")
+
+    def _challenge(self, intent: Intent, call: Call) -> None:
+        intent.status = "requires_action"
+        page = f"{call.base_url}/_sandbox/3ds/{intent.id}"
+        if intent.return_url is None:
+            intent.next_action = {"type": "use_stripe_sdk", "use_stripe_sdk": {"stripe_js": page}}
+        else:
+            intent.next_action = {
+                "type": "redirect_to_url",
+                "redirect_to_url": {"url": page, "return_url": intent.return_url},
+            }
+        self._account.event(call, "payment_intent.requires_action", self._account.intent_body(intent))
+
+    def complete_challenge(self, intent_id: str, *, succeeded: bool) -> str | None:
+        """The shopper's answer on the 3-D Secure page; gives the address to return to, if any.
+
+        A second visit changes nothing. Raises KeyError for an intent that is not there.
+        """
+        intent = self._account.intents[intent_id]
+        if intent.status == "requires_action" and intent.method is not None:
+            intent.next_action = None
+            trigger = stripe_trigger(intent.method.card.number)
+            try:
+                if not succeeded:
+                    self._decline(intent, "payment_intent_authentication_failure", None, None)
+                if trigger.outcome == "requires_action_then_declined":
+                    self._decline(intent, str(trigger.decline_code), trigger, None)
+                self._approve(intent, trigger, None)
+            except RefusedError:
+                pass  # the decline is on the intent; the page only has to send the shopper back
+        if intent.return_url is None:
+            return None
+        mark = "&" if "?" in intent.return_url else "?"
+        result = "failed" if intent.last_error else "succeeded"
+        return (
+            f"{intent.return_url}{mark}payment_intent={intent.id}"
+            f"&payment_intent_client_secret={intent.client_secret}&redirect_status={result}"
+        )
+
+    def _decline(self, intent: Intent, reason: str, trigger: StripeTrigger | None, call: Call | None) -> None:
+        """Book a declined try and raise the card error. The intent may be confirmed again."""
+        assert intent.method is not None  # noqa: S101 - only a confirmed intent is declined
+        error = _decline_error(reason, trigger)
+        charge = Charge(
+            intent=intent.id,
+            amount=intent.amount,
+            currency=intent.currency,
+            method=intent.method,
+            failure=error,
+            blocked=trigger is not None and trigger.outcome == "blocked",
+        )
+        if error["code"] == "incorrect_cvc":
+            charge.cvc_check = "fail"
+        if error["code"] != "payment_intent_authentication_failure":
+            self._account.charges[charge.id] = charge
+            intent.latest_charge = charge.id
+            error["charge"] = charge.id
+        error["payment_method"] = payment_method_json(intent.method)
+        intent.status = "requires_payment_method"
+        intent.last_error = error
+        intent.method = None
+        self._account.book(
+            "declines",
+            intent,
+            charge.id,
+            amount=intent.amount,
+            reference=intent.reference,
+            key=intent.key,
+            reason=reason,
+        )
+        body = self._account.intent_body(intent)
+        self._account.event(call, "payment_intent.payment_failed", body)
+        raise RefusedError(json_answer(402, {"error": error | {"payment_intent": body}}), kept=True)
+
+    def capture(self, call: Call) -> Answer:
+        """POST /v1/payment_intents/{id}/capture: once; what is not captured is released."""
+        params = call.params
+        refuse_unknown("capture", params)
+        intent = self._account.intent_in_path(call)
+        if intent.status != "requires_capture" or intent.latest_charge is None:
+            raise errors.unexpected_state(
+                "This PaymentIntent could not be captured because it has a status of "
+                f"{intent.status}. Only a PaymentIntent with one of the following statuses may be "
+                "captured: requires_capture.",
+                self._account.intent_body(intent),
+            )
+        charge = self._account.charges[intent.latest_charge]
+        amount = charge.amount
+        if "amount_to_capture" in params:
+            amount = parse_amount(params["amount_to_capture"], "amount_to_capture")
+            check_step(amount, intent.currency, "amount_to_capture")
+        if amount > charge.amount:
+            raise errors.invalid_request(
+                f"The amount to capture ({money(amount, intent.currency)}) is greater than the "
+                f"amount that can be captured ({money(charge.amount, intent.currency)}).",
+                code="amount_too_large",
+                param="amount_to_capture",
+            )
+        metadata = read_metadata(params)
+        intent.metadata |= metadata
+        self._capture(intent, charge, amount, metadata.get("operation"), call.key)
+        self._account.event(call, "charge.captured", charge_json(charge, intent))
+        self._account.event(call, "payment_intent.succeeded", self._account.intent_body(intent))
+        return self._intent_answer(intent, call)
+
+    def increment(self, call: Call) -> Answer:
+        """POST …/increment_authorization: a new, higher total; a decline changes nothing."""
+        params = call.params
+        refuse_unknown("increment", params)
+        intent = self._account.intent_in_path(call)
+        if not params.get("amount"):
+            raise errors.missing("amount")
+        amount = parse_amount(params["amount"], "amount")
+        check_charge_amount(amount, intent.currency)
+        metadata = read_metadata(params)
+        if intent.status != "requires_capture" or intent.latest_charge is None:
+            raise errors.unexpected_state(
+                "This PaymentIntent's authorization could not be incremented because it has a "
+                f"status of {intent.status}.",
+                self._account.intent_body(intent),
+            )
+        charge = self._account.charges[intent.latest_charge]
+        if amount <= charge.amount:
+            raise errors.invalid_request(
+                "The amount must be greater than the currently authorized amount "
+                f"({money(charge.amount, intent.currency)}).",
+                param="amount",
+            )
+        scripted = call.take_decision()
+        if scripted is not None:
+            error = _decline_error(scripted.parameters["code"] or "generic_decline", None)
+            body = self._account.intent_body(intent)
+            raise RefusedError(json_answer(402, {"error": error | {"payment_intent": body}}), kept=True)
+        charge.amount = intent.amount = amount
+        intent.metadata |= metadata
+        self._account.books.adjust_authorisation(intent.id, amount)
+        self._account.event(call, "payment_intent.amount_capturable_updated", self._account.intent_body(intent))
+        return self._intent_answer(intent, call)
+
+    def cancel(self, call: Call) -> Answer:
+        """POST /v1/payment_intents/{id}/cancel: releases an uncaptured authorisation."""
+        refuse_unknown("cancel", call.params)
+        intent = self._account.intent_in_path(call)
+        reason = call.params.get("cancellation_reason")
+        if reason is not None:
+            errors.one_of("cancellation_reason", str(reason), CANCELLATION_REASONS)
+        if intent.status not in CANCELABLE:
+            raise errors.unexpected_state(
+                f"You cannot cancel this PaymentIntent because it has a status of {intent.status}. "
+                "Only a PaymentIntent with one of the following statuses may be canceled: "
+                + ", ".join(CANCELABLE)
+                + ".",
+                self._account.intent_body(intent),
+            )
+        if intent.status == "requires_capture" and intent.latest_charge is not None:
+            charge = self._account.charges[intent.latest_charge]
+            charge.voided = True
+            charge.amount_refunded = charge.amount
+            self._account.book(
+                "voids",
+                intent,
+                new_id("void"),
+                amount=charge.amount,
+                reference=None,
+                key=call.key,
+            )
+            self._account.books.mark_authorisation(intent.id, "voided")
+        intent.status = "canceled"
+        intent.next_action = None
+        intent.canceled_at = int(time.time())
+        intent.cancellation_reason = reason
+        self._account.event(call, "payment_intent.canceled", self._account.intent_body(intent))
+        return self._intent_answer(intent, call)
+
+    def _intent_answer(self, intent: Intent, call: Call) -> Answer:
+        expand = frozenset(path.partition(".")[0] for path in listed(call.params.get("expand")))
+        return json_answer(200, self._account.intent_body(intent, expand))
+
+
+def _decline_error(reason: str, trigger: StripeTrigger | None) -> dict[str, Any]:
+    """The error object of a decline, without the objects that go with it."""
+    if reason == "payment_intent_authentication_failure":
+        message = (
+            "The provided PaymentMethod has failed authentication. You can provide "
+            "payment_method_data or a new PaymentMethod to attempt to fulfill this PaymentIntent "
+            "again."
+        )
+        doc = "https://stripe.com/docs/error-codes/payment-intent-authentication-failure"
+        return {"type": "card_error", "code": reason, "doc_url": doc, "message": message}
+    if reason in errors.OWN_CODES or reason == "authentication_required":
+        code = reason
+        decline_code = reason if reason == "authentication_required" else None
+    else:
+        code, decline_code = "card_declined", reason
+    error = {
+        "type": "card_error",
+        "code": code,
+        "doc_url": "https://stripe.com/docs/error-codes/" + code.replace("_", "-"),
+        "message": (trigger.message if trigger else None) or errors.MESSAGES.get(reason, errors.DECLINED),
+    }
+    if decline_code is not None:
+        error["decline_code"] = decline_code
+    if reason in errors.ADVICE:
+        error["advice_code"], error["network_decline_code"] = errors.ADVICE[reason]
+    return error
+
+
+def _no_method() -> RefusedError:
+    return errors.invalid_request(
+        "You cannot confirm this PaymentIntent because it's missing a payment method. You can "
+        "either update the PaymentIntent with a payment method and then confirm it again, or "
+        "confirm it again directly with a payment method or ConfirmationToken.",
+        code="payment_intent_unexpected_state",
+    )
+
+
+def _read_window(params: Mapping[str, Any]) -> dict[str, int]:
+    """The ``created`` filter: bounds in seconds, or one exact second."""
+    window = params.get("created", {})
+    if not isinstance(window, dict):
+        window = {"gte": window, "lte": window}
+    try:
+        return {name: int(bound) for name, bound in window.items()}
+    except ValueError:
+        raise errors.invalid_request(
+            "Invalid timestamp: must be an integer Unix timestamp in seconds.", param="created"
+        ) from None
+
+
+def _created_before(created: int, window: Mapping[str, int]) -> bool:
+    return created <= window.get("lte", created) and created < window.get("lt", created + 1)

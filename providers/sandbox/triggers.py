@@ -1,0 +1,93 @@
+"""The documented test cards, tokens and trigger names of both PSPs, read once from their file."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StripeTrigger:
+    """What Stripe's test mode does with one card number (or one of its tokens)."""
+
+    number: str
+    outcome: str
+    code: str | None
+    decline_code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdyenRefusal:
+    """One simulated acquirer answer of Adyen's test platform."""
+
+    code: str
+    holder_name: str
+    result_code: str
+    reason: str | None
+
+    @property
+    def approved(self) -> bool:
+        """Whether this row is the one that asks for an approval."""
+        return self.result_code == "Authorised"
+
+
+ORDINARY_CARD = StripeTrigger("", "succeeded", None, None, None)
+
+
+@cache
+def _data() -> dict[str, Any]:
+    text = files("providers.sandbox").joinpath("test_triggers.json").read_text("utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+@cache
+def _stripe_by_number() -> dict[str, StripeTrigger]:
+    return {
+        row["number"]: StripeTrigger(row["number"], row["outcome"], row["code"], row["decline_code"], row["message"])
+        for row in _data()["stripe"]["cards"]
+    }
+
+
+@cache
+def stripe_numbers_by_token() -> dict[str, str]:
+    """Card numbers behind ``pm_card_*`` and ``tok_*``."""
+    return {token: row["number"] for row in _data()["stripe"]["cards"] for token in row["tokens"]}
+
+
+def stripe_trigger(number: str) -> StripeTrigger:
+    """What this number does; a number of no special meaning succeeds."""
+    return _stripe_by_number().get(number, ORDINARY_CARD)
+
+
+@cache
+def stripe_decline_codes() -> frozenset[str]:
+    """Every decline code Stripe documents."""
+    return frozenset(_data()["stripe"]["decline_codes"])
+
+
+@cache
+def _adyen_by_name() -> dict[str, AdyenRefusal]:
+    rows = [
+        AdyenRefusal(row["code"], row["holder_name"], row["result_code"], row["reason"])
+        for row in _data()["adyen"]["refusals"]
+    ]
+    return {row.code: row for row in rows} | {row.holder_name: row for row in rows}
+
+
+@cache
+def _adyen_codes_by_card() -> dict[str, str]:
+    return {row["number"]: row["code"] for row in _data()["adyen"]["cards"]}
+
+
+def adyen_refusal(code_or_name: str) -> AdyenRefusal | None:
+    """The row for a refusal code ("12") or holder name ("NOT_ENOUGH_BALANCE"), if there is one."""
+    return _adyen_by_name().get(code_or_name)
+
+
+def adyen_refusal_by_card(number: str) -> AdyenRefusal | None:
+    """The refusal this card number always gets (numbers of this sandbox, not of Adyen)."""
+    code = _adyen_codes_by_card().get(number)
+    return None if code is None else _adyen_by_name()[code]

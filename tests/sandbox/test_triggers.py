@@ -1,0 +1,73 @@
+"""The trigger data is complete, and equal to the documented facts."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from providers.sandbox import triggers
+from providers.sandbox.cards import Card, luhn_valid
+from providers.sandbox.stripe_form import decode_form, listed
+
+DATA: dict[str, Any] = json.loads(files("providers.sandbox").joinpath("test_triggers.json").read_text("utf-8"))
+
+
+def test_the_data_equals_the_documented_facts(specs: Path) -> None:
+    facts = json.loads((specs / "provider.test-triggers.json").read_text())
+
+    assert DATA["stripe"]["cards"] == facts["stripe"]["cards"]
+    assert DATA["stripe"]["decline_codes"] == facts["stripe"]["decline_codes"]
+    assert [
+        (int(row["code"]), row["holder_name"], row["result_code"], row["reason"]) for row in DATA["adyen"]["refusals"]
+    ] == [
+        (
+            row["requestedTestAcquirerResponseCode"],
+            row["holderName"],
+            row["resultCode"],
+            row["refusalReason"],
+        )
+        for row in facts["adyen"]["refusals"]
+    ]
+
+
+def test_every_adyen_row_is_found_by_code_and_by_name() -> None:
+    for row in DATA["adyen"]["refusals"]:
+        by_name = triggers.adyen_refusal(row["holder_name"])
+        assert by_name is not None
+        assert by_name == triggers.adyen_refusal(row["code"])
+        assert by_name.approved is (row["holder_name"] == "APPROVED")
+
+
+def test_every_refusing_card_number_is_a_possible_one() -> None:
+    for row in DATA["adyen"]["cards"]:
+        refusal = triggers.adyen_refusal_by_card(row["number"])
+        assert luhn_valid(row["number"])
+        assert refusal is not None
+        assert refusal.code == row["code"]
+
+
+@pytest.mark.parametrize(
+    ("number", "valid"),
+    [("4242424242424242", True), ("4242424242424241", False), ("42", False), ("4٤42", False)],
+)
+def test_check_digits(number: str, *, valid: bool) -> None:
+    assert luhn_valid(number) is valid
+
+
+def test_a_card_shows_no_number() -> None:
+    card = Card("378282246310005", 12, 2034)
+
+    assert (card.brand, card.masked) == ("amex", "378282*****0005")
+
+
+def test_form_bodies_nest() -> None:
+    form = decode_form("a[b][c]=1&expand[]=x&expand[]=y&list[0]=p&list[1]=q&plain=%E2%82%AC&e=")
+
+    assert form["a"] == {"b": {"c": "1"}}
+    assert listed(form["expand"]) == ["x", "y"]
+    assert listed(form["list"]) == ["p", "q"]
+    assert (form["plain"], form["e"]) == ("€", "")
+    with pytest.raises(ValueError, match="a"):
+        decode_form("a=1&a[b]=2")
