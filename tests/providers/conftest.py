@@ -1,0 +1,357 @@
+"""A loopback server that misbehaves on purpose, the sandbox PSPs, and accounts at both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+from urllib.request import Request, urlopen
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from pydantic import SecretStr
+
+from providers.adyen import AdyenProvider
+from providers.contract import Ask, Authorize, Call, Capture, Card, Kind, Refund, Token, Void
+from providers.money import Money
+from providers.registry import Account, AccountConfig
+from providers.sandbox import SandboxConfig, serve
+from providers.stripe import StripeProvider
+from providers.transport import Transport
+
+PROVIDERS: dict[str, Any] = {"stripe": StripeProvider, "adyen": AdyenProvider}
+
+
+# --- A server of our own ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def form(self) -> dict[str, str]:
+        return dict(parse_qsl(self.body.decode()))
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Line:
+    """One connection, as a fault sees it."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+
+    async def say(self, raw: bytes) -> None:
+        self.writer.write(raw)
+        await self.writer.drain()
+
+    async def answer(self, status: int, body: bytes | object = b"", headers: Mapping[str, str] = {}) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(raw)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        await self.say("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+
+    def reset(self) -> None:
+        """RST instead of FIN: what a crashed peer or a firewall does."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+Behaviour = Callable[[Line], Awaitable[None]]
+
+
+@dataclass
+class Loopback:
+    """Plays ``script`` in order, its last entry for ever."""
+
+    script: list[Behaviour] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    server: asyncio.Server | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def address(self) -> str:
+        assert self.server is not None
+        return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def will(self, *behaviours: Behaviour) -> None:
+        self.script[:] = behaviours
+
+    def will_answer(self, status: int, body: bytes | object = b"", headers: Mapping[str, str] = {}) -> None:
+        self.will(lambda line: line.answer(status, body, headers))
+
+    async def open(self) -> None:
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._converse(reader, writer))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                method, path, _ = head[0].split(" ", 2)
+                pairs = (line.split(": ", 1) for line in head[1:] if line)
+                headers = {name.lower(): value for name, value in pairs}
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                self.seen.append(Seen(method, path, headers, body))
+                behaviour = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+                await behaviour(Line(writer))
+                if writer.is_closing():
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # closed connections are torn down in the loop's next round
+
+
+@pytest_asyncio.fixture
+async def loopback() -> AsyncIterator[Loopback]:
+    server = Loopback()
+    await server.open()
+    yield server
+    await server.close()
+
+
+@pytest_asyncio.fixture
+async def transport() -> AsyncIterator[Transport]:
+    pool = Transport(connect_timeout_s=0.3)
+    yield pool
+    await pool.aclose()
+
+
+# --- Accounts -----------------------------------------------------------------------------------
+
+STRIPE_SECRET = "whsec_sandbox"
+HMAC_KEY = SandboxConfig().adyen_hmac_key
+MERCHANT_ACCOUNT = SandboxConfig().adyen_merchant_account
+
+
+def config(provider: str, base_url: str, **changes: Any) -> AccountConfig:
+    secret = {"stripe": STRIPE_SECRET, "adyen": HMAC_KEY}[provider]
+    key = {"stripe": "sk_test_sandbox", "adyen": "adyen_test_sandbox"}[provider]
+    given = {
+        "name": provider,
+        "merchant": "mer_dev",
+        "provider": provider,
+        "api_key": SecretStr(key),
+        "webhook_secrets": (SecretStr(secret),),
+        "base_url": base_url,
+        "merchant_account": MERCHANT_ACCOUNT if provider == "adyen" else None,
+    }
+    return AccountConfig(**(given | changes))
+
+
+def account_at(provider: str, base_url: str, transport: Transport, **changes: Any) -> Account:
+    settings = config(provider, base_url, **changes)
+    return Account(settings, PROVIDERS[provider](settings, transport))
+
+
+@pytest.fixture
+def open_account(transport: Transport) -> Callable[..., Account]:
+    """``open_account(provider, base_url, **config)``."""
+
+    def opened(provider: str, base_url: str, **changes: Any) -> Account:
+        return account_at(provider, base_url, transport, **changes)
+
+    return opened
+
+
+# --- The sandbox --------------------------------------------------------------------------------
+
+
+@dataclass
+class Sandbox:
+    """Both simulators, running beside the tests, and the webhooks they have sent."""
+
+    ports: dict[str, int] = field(default_factory=dict)
+    webhooks: dict[str, list[tuple[dict[str, str], bytes]]] = field(default_factory=lambda: {"stripe": [], "adyen": []})
+
+    def url(self, provider: str) -> str:
+        return f"http://127.0.0.1:{self.ports[provider]}"
+
+    def control(self, provider: str, path: str, body: object = None, method: str = "POST") -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{self.url(provider)}/_sandbox/{path}", data, method=method)
+        with urlopen(request) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def books(self, provider: str) -> Any:
+        return self.control(provider, "books", method="GET")
+
+    async def webhook(self, provider: str, found: Callable[[bytes], bool]) -> Any:
+        """The first webhook whose body is what was asked for; at most 3 s are waited for it."""
+        for _ in range(300):
+            for headers, body in self.webhooks[provider]:
+                if found(body):
+                    return headers, body
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"no such webhook among {self.webhooks[provider]}")
+
+
+async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.Event) -> None:
+    async def receive(request: web.Request) -> web.Response:
+        kept = sandbox.webhooks[request.match_info["provider"]]
+        kept.append((dict(request.headers), await request.read()))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/{provider}", receive)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver = f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    def started(stripe_port: int, adyen_port: int) -> None:
+        sandbox.ports |= {"stripe": stripe_port, "adyen": adyen_port}
+        ready.set()
+
+    settings = SandboxConfig(
+        stripe_port=0,
+        adyen_port=0,
+        stripe_webhook_url=f"{receiver}/stripe",
+        stripe_webhook_secret=STRIPE_SECRET,
+        adyen_webhook_url=f"{receiver}/adyen",
+        webhook_delay_s=0,
+    )
+    try:
+        await serve(settings, ready=started, stop=stop)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    sandbox, ready = Sandbox(), threading.Event()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(_run_sandbox(sandbox, ready, stop)))
+    thread.start()
+    assert ready.wait(10), "the sandbox did not start"
+    yield sandbox
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.fixture
+def sandbox(running_sandbox: Sandbox) -> Sandbox:
+    for provider in PROVIDERS:
+        running_sandbox.control(provider, "reset")
+        running_sandbox.webhooks[provider].clear()
+    return running_sandbox
+
+
+# --- Upstream's specifications ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def specs() -> Path:
+    """The PSPs' published specifications, which are not part of this repository."""
+    folder = os.environ.get("GATEWAY_PSP_SPECS")
+    if not folder:
+        pytest.skip("GATEWAY_PSP_SPECS is not set: the PSPs' specifications are not here")
+    return Path(folder)
+
+
+# --- What we ask --------------------------------------------------------------------------------
+
+KEY = "6f2d6c1e-3a76-4b4e-9d4f-0d8b1f6b7c55"
+PAYMENT_IDS = {"stripe": "pi_1", "adyen": "PSP1PAYMENT"}
+EUR = Money(1999, "EUR")
+CARD = Card("4242424242424242", 3, 2030, "737", "Ada Lovelace")
+TOKENS = {"stripe": Token("pm_card_visa"), "adyen": Token("test_4111111111111111")}
+OPERATIONS = {
+    Kind.AUTHORIZE: "att_1",
+    Kind.CAPTURE: "cap_1",
+    Kind.VOID: "vd_1",
+    Kind.REFUND: "re_1",
+}
+
+
+def ask_for(provider: str, kind: Kind, *, amount: Money = EUR, **changes: Any) -> Ask:
+    """The plainest ask of its kind: a token, automatic capture."""
+    common = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
+    if kind is Kind.AUTHORIZE:
+        common |= {
+            "capture_method": "automatic",
+            "instrument": TOKENS[provider],
+            "return_url": "https://gateway.example/v1/return/t",
+        }
+    else:
+        common["provider_payment_id"] = PAYMENT_IDS[provider]
+    shapes: dict[Kind, Callable[..., Ask]] = {
+        Kind.AUTHORIZE: Authorize,
+        Kind.CAPTURE: Capture,
+        Kind.VOID: Void,
+        Kind.REFUND: Refund,
+    }
+    return shapes[kind](**(common | changes))
+
+
+def call_for(account: Account, ask: Ask, *, key: str = KEY, provider_id: str | None = None) -> Call:
+    kind = next(kind for kind in Kind if type(ask).__name__.lower() == kind.value)
+    request = account.provider.compose(ask)
+    return Call(ask.operation_id, kind, request, key, ask.amount, provider_id)
+
+
+async def keep_nothing(_request: Mapping[str, Any]) -> None:
+    raise AssertionError("there is only one step, nothing is to be kept")
+
+
+class Kit:
+    """What tests share: ``tests`` is no package, so a fixture hands it out."""
+
+    PROVIDERS = tuple(PROVIDERS)
+    KEY = KEY
+    EUR = EUR
+    CARD = CARD
+    TOKENS = TOKENS
+    PAYMENT_IDS = PAYMENT_IDS
+    HMAC_KEY = HMAC_KEY
+    STRIPE_SECRET = STRIPE_SECRET
+    MERCHANT_ACCOUNT = MERCHANT_ACCOUNT
+    ask = staticmethod(ask_for)
+    call = staticmethod(call_for)
+    keep_nothing = staticmethod(keep_nothing)
+    config = staticmethod(config)
+
+
+@pytest.fixture
+def kit() -> type[Kit]:
+    return Kit
