@@ -1,0 +1,1 @@
+"""One key, one answer: the gate in Redis and the truth in Postgres."""

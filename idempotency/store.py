@@ -1,0 +1,120 @@
+"""The gate in Redis: one test-and-set that tells at once whether somebody is working on a key.
+
+It is never the truth. Losing it, flushing it or failing it over may cost a look into Postgres, never money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import Enum, auto
+from secrets import token_hex
+from typing import Final
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError
+
+GATE_MS: Final = 6_000
+"""How long a gate stays shut after its holder died: as long as an operation's lease."""
+SOCKET_TIMEOUT_S: Final = 0.25
+"""Redis answers in well under a millisecond; past a quarter of a second it is down for our purpose."""
+SKIP_S: Final = 1.0
+"""After a failure Redis is left alone for this long, so that an outage costs one time-out a second and not one a request."""
+CONNECTIONS_MAX: Final = 64
+
+_RELEASE: Final = """
+if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
+return 0
+"""
+
+
+class Gate(Enum):
+    """What the gate says about a key."""
+
+    TAKEN = auto()
+    """We hold it."""
+    HELD = auto()
+    """Somebody else holds it, or did until a moment ago."""
+    UNAVAILABLE = auto()
+    """Redis does not answer: ask Postgres, or refuse, by policy."""
+
+
+_Waiting = tuple[str, str, asyncio.Future[Gate]]
+
+
+def _read(answer: object) -> Gate:
+    if isinstance(answer, Exception):
+        return Gate.UNAVAILABLE
+    return Gate.TAKEN if answer else Gate.HELD
+
+
+class RedisGate:
+    """The gate over one Redis, Sentinel or Cluster URL. Safe to share between tasks; closed once."""
+
+    def __init__(self, url: str) -> None:
+        # Blocking: the default pool raises at its limit, in the middle of a charge.
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS_MAX,
+            timeout=SOCKET_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+        )
+        self._redis = Redis(connection_pool=pool)
+        self._release = self._redis.register_script(_RELEASE)
+        self._skip_until = 0.0
+        self._waiting: list[_Waiting] = []
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def take(self, slot: str) -> tuple[Gate, str]:
+        """Try to take ``slot``; the token proves the hold to :meth:`release`.
+
+        What is asked in the same turn of the loop travels together: one round trip, one connection (docs/performance.md).
+        """
+        if time.monotonic() < self._skip_until:
+            return Gate.UNAVAILABLE, ""
+        loop = asyncio.get_running_loop()
+        token, answer = token_hex(8), loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._leave)
+        self._waiting.append((slot, token, answer))
+        return await answer, token
+
+    def _leave(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._ask(self._waiting))
+        self._waiting = []
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, waiting: list[_Waiting]) -> None:
+        answers: list[object] = [RedisError()] * len(waiting)
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for slot, token, _ in waiting:
+                    pipe.set(slot, token, nx=True, px=GATE_MS)
+                answers = await pipe.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError):
+            self._skip_until = time.monotonic() + SKIP_S
+        finally:  # whatever happens, nobody is left waiting
+            for (_, _, future), answer in zip(waiting, answers, strict=True):
+                if not future.done():
+                    future.set_result(_read(answer))
+
+    async def release(self, slot: str, token: str) -> None:
+        """Open the gate if it is still ours. Never raises: a gate that stays shut opens by itself."""
+        try:
+            await self._release(keys=[slot], args=[token])
+        except (RedisError, OSError, TimeoutError):
+            self._skip_until = time.monotonic() + SKIP_S
+
+    async def ping(self) -> bool:
+        """Whether Redis answers now."""
+        try:
+            return bool(await self._redis.ping())
+        except (RedisError, OSError, TimeoutError):
+            return False
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()

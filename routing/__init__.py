@@ -1,0 +1,1 @@
+"""Which account is asked, in which order, and when the next one may be: pure decisions."""
