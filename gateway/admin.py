@@ -1,0 +1,95 @@
+"""Merchants and API keys, made and revoked from the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from gateway.answers import instant
+from gateway.api.auth import make_key
+from gateway.settings import VERSIONS, Settings, load_settings
+from gateway.settle import DATABASE_LOST
+from gateway.sql import Pool, Statement, columns, connect, values
+from gateway.tables import ApiKey, Merchant
+from gateway.vault import Keyring
+from providers.registry import ConfigError
+
+MERCHANT_ID: Final = re.compile(r"mer_[a-z0-9_]{1,60}")
+
+_CREATE_MERCHANT: Final = Statement(
+    f"INSERT INTO merchant ({columns(Merchant)}) VALUES ({values(Merchant, '')}) ON CONFLICT DO NOTHING RETURNING id"
+)
+_MERCHANT: Final = Statement("SELECT id FROM merchant WHERE id = :id")
+_CREATE_KEY: Final = Statement(f"INSERT INTO api_key ({columns(ApiKey)}) VALUES ({values(ApiKey, '')}) RETURNING id")
+_REVOKE: Final = Statement(
+    "UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id RETURNING id, merchant_id"
+)
+_LIST: Final = Statement(f"SELECT {columns(ApiKey)} FROM api_key WHERE merchant_id = :id ORDER BY created_at")
+
+
+async def create_merchant(merchant_id: str, name: str) -> str:
+    """Create a merchant; says so if it was there. Raises :class:`ConfigError` for an id that is not one."""
+    if MERCHANT_ID.fullmatch(merchant_id) is None:
+        raise ConfigError(f"{merchant_id!r} is not a merchant id: mer_ and small letters, digits or underscores")
+    async with _database() as (pool, _):
+        row = await _CREATE_MERCHANT.row(pool, {"id": merchant_id, "name": name, "created_at": datetime.now(UTC)})
+    return f"merchant {merchant_id} {'created' if row else 'was there already'}"
+
+
+async def create_key(merchant_id: str, kind: Literal["secret", "publishable"], *, livemode: bool) -> str:
+    """Create a key and return its text, the only time it is shown. Raises :class:`ConfigError` for an unknown merchant."""
+    async with _database() as (pool, settings):
+        if await _MERCHANT.row(pool, {"id": merchant_id}) is None:
+            raise ConfigError(
+                f"there is no merchant {merchant_id}; make it with: gateway merchants create {merchant_id}"
+            )
+        key = make_key(kind, livemode=livemode)
+        keyring = Keyring.derive(settings.secret_key.get_secret_value(), None)
+        row: dict[str, Any] = {
+            "id": key.id,
+            "merchant_id": merchant_id,
+            "kind": kind,
+            "livemode": livemode,
+            "secret_hash": keyring.hash_api_key(key.secret),
+            "version": VERSIONS[0],
+            "created_at": datetime.now(UTC),
+            "revoked_at": None,
+        }
+        await _CREATE_KEY.row(pool, row)
+    return key.text
+
+
+async def revoke_key(key_id: str) -> str:
+    """Revoke a key; revoking it again changes nothing. Raises :class:`ConfigError` for an unknown id."""
+    async with _database() as (pool, _):
+        row = await _REVOKE.row(pool, {"id": key_id})
+    if row is None:
+        raise ConfigError(f"there is no key {key_id}; see: gateway keys list MERCHANT")
+    return f"key {key_id} of {row['merchant_id']} is revoked"
+
+
+async def list_keys(merchant_id: str) -> list[str]:
+    """A line a key: id, mode, kind, when it was made, and whether it is revoked."""
+    async with _database() as (pool, _):
+        rows = await _LIST.rows(pool, {"id": merchant_id})
+    return [
+        f"{row['id']}  {'live' if row['livemode'] else 'test'}  {row['kind']}  created {instant(row['created_at'])}"
+        + (f"  revoked {instant(row['revoked_at'])}" if row["revoked_at"] else "")
+        for row in rows
+    ]
+
+
+@asynccontextmanager
+async def _database() -> AsyncIterator[tuple[Pool, Settings]]:
+    settings = load_settings()
+    try:
+        pool = await connect(settings.database_url.get_secret_value())
+    except DATABASE_LOST as error:
+        raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
+    try:
+        yield pool, settings
+    finally:
+        await pool.close()

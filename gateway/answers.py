@@ -1,0 +1,228 @@
+"""What the API answers about payments: the objects of the contract, and which status says what.
+
+Pure: a payment in, bytes out. Only a decided answer is stored, and it is stored as these bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from gateway.errors import MEDIA_TYPE, Problem
+from gateway.lifecycle import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status
+from gateway.rows import card_json
+from gateway.vault import Keyring
+from providers.contract import Kind
+from providers.declines import Decline
+
+JSON: Final = "application/json"
+POLL_AFTER_S: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer: status, exact bytes, headers. ``decided`` answers are stored and replayed byte for byte."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    decided: bool = True
+    media_type: str = JSON
+
+
+def replayed(status: int, body: bytes) -> Answer:
+    """A stored answer, once more."""
+    media_type = MEDIA_TYPE if status == _REFUSED else JSON
+    return Answer(status, body, {"Idempotent-Replayed": "true"}, media_type=media_type)
+
+
+_REFUSED: Final = 422
+
+
+def instant(at: datetime | None) -> str | None:
+    """RFC 3339 in UTC with microseconds."""
+    return None if at is None else at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The payment as the API shows it."""
+    terms = payment.terms
+    shown: dict[str, Any] = {
+        "id": terms.id,
+        "object": "payment",
+        "status": payment.status,
+        "amount": terms.amount,
+        "currency": terms.currency,
+        "amount_capturable": payment.amount_capturable,
+        "amount_received": payment.amount_captured,
+        "amount_refunded": payment.amount_refunded,
+        "capture_method": terms.capture_method,
+        "account": payment.account,
+        "provider": payment.provider,
+        "provider_payment_id": payment.provider_payment_id,
+        "network_transaction_id": payment.network_transaction_id,
+        "processing_reason": _processing_reason(payment),
+        "cancel_requested": payment.cancel_requested,
+        "cancellation_reason": payment.cancellation_reason,
+        "decline": _decline(payment.decline),
+        "next_action": payment.next_action,
+        "payment_method": payment.payment_method,
+        "card": card_json(payment.card),
+        "captures": [capture_object(op, terms.currency) for op in payment.operations if op.kind is Kind.CAPTURE],
+        "capture_before": None,
+        "three_d_secure": None,
+        "checks": {"avs": payment.avs, "cvc": payment.cvc} if payment.avs or payment.cvc else None,
+        "auth_code": payment.auth_code,
+        "arn": None,
+        "reference": terms.reference,
+        "description": terms.description,
+        "statement_descriptor": terms.statement_descriptor,
+        "customer": terms.customer,
+        "off_session": terms.off_session,
+        "setup_future_usage": terms.setup_future_usage,
+        "recurring": terms.recurring,
+        "return_url": terms.return_url,
+        "metadata": terms.metadata,
+        "client_secret": keys.secret_of(terms.id),
+        "livemode": terms.livemode,
+        "attempt_count": len(payment.attempts),
+        "created": instant(terms.created_at),
+        "updated": instant(payment.updated_at),
+    }
+    if "attempts" in expand:
+        shown["attempts"] = [_attempt(op, terms.currency) for op in payment.attempts]
+    if "refunds" in expand:
+        shown["refunds"] = [refund_object(payment, op) for op in payment.operations if op.kind is Kind.REFUND]
+    return shown
+
+
+def _processing_reason(payment: Payment) -> Reason | None:
+    """Why it is processing. What is on its way for the first time is pending at the provider."""
+    if payment.status is Status.PROCESSING and payment.processing_reason is None:
+        return Reason.PENDING_AT_PROVIDER
+    return payment.processing_reason
+
+
+def _decline(decline: Decline | None) -> dict[str, Any] | None:
+    if decline is None:
+        return None
+    return {
+        "code": decline.code,
+        "type": decline.type,
+        "advice": decline.action,
+        "provider_code": decline.provider_code,
+        "message": decline.message,
+    }
+
+
+def _attempt(operation: Operation, currency: str) -> dict[str, Any]:
+    return {
+        "id": operation.id,
+        "object": "attempt",
+        "status": operation.status,
+        "account": operation.account,
+        "provider": operation.provider,
+        "provider_payment_id": operation.provider_id,
+        "amount": operation.amount,
+        "currency": currency,
+        "decline": _decline(operation.decline),
+        "reason": operation.reason,
+        "created": instant(operation.created_at),
+    }
+
+
+def shown_status(operation: Operation) -> str:
+    """A capture's or a refund's status in the words of the API: what is still on its way is pending."""
+    return "pending" if operation.status in {OperationStatus.CREATED, OperationStatus.SENT} else operation.status
+
+
+def capture_object(operation: Operation, currency: str) -> dict[str, Any]:
+    """A capture as the API shows it."""
+    return {
+        "id": operation.id,
+        "object": "capture",
+        "status": shown_status(operation),
+        "amount": operation.amount,
+        "currency": currency,
+        "final": operation.final,
+        "provider_capture_id": operation.provider_id,
+        "failure_code": operation.reason if operation.status is OperationStatus.FAILED else None,
+        "created": instant(operation.created_at),
+    }
+
+
+def refund_object(payment: Payment, operation: Operation) -> dict[str, Any]:
+    """A refund as the API shows it."""
+    return {
+        "id": operation.id,
+        "object": "refund",
+        "payment": payment.terms.id,
+        "status": shown_status(operation),
+        "amount": operation.amount,
+        "currency": payment.terms.currency,
+        "account": operation.account,
+        "provider": operation.provider,
+        "provider_refund_id": operation.provider_id,
+        "failure_code": operation.reason if operation.status is OperationStatus.FAILED else None,
+        "metadata": operation.metadata or {},
+        "livemode": payment.terms.livemode,
+        "created": instant(operation.created_at),
+    }
+
+
+def _waiting(location: str) -> dict[str, str]:
+    return {"Location": location, "Retry-After": str(POLL_AFTER_S)}
+
+
+def charge_answer(payment: Payment, keys: Keyring, *, ok: int) -> Answer:
+    """The answer to a create (``ok`` 201) or a confirm (``ok`` 200)."""
+    shown = payment_object(payment, keys)
+    match payment.status:
+        case Status.PROCESSING if payment.processing_reason is Reason.AWAITING_RETRY:
+            problem = Problem(
+                "provider_unavailable",
+                "Nothing was charged: no account could process the payment. Send the same request with the same key again.",
+                payment=shown,
+            )
+            return Answer(problem.sort.status, problem.body(), problem.headers(), decided=False, media_type=MEDIA_TYPE)
+        case Status.PROCESSING:
+            return Answer(202, orjson.dumps(shown), _waiting(f"/v1/payments/{payment.terms.id}"), decided=False)
+        case Status.REQUIRES_ACTION:
+            return Answer(ok, orjson.dumps(shown), decided=False)
+        case Status.REQUIRES_PAYMENT_METHOD | Status.FAILED if payment.decline is not None:
+            return Answer(402, orjson.dumps(shown))
+        case _:
+            return Answer(ok, orjson.dumps(shown))
+
+
+def follow_up_answer(payment: Payment, operation: Operation | None, keys: Keyring) -> Answer:
+    """The answer to a capture, a cancel or a refund. ``operation`` is ``None`` where no provider had to be asked."""
+    if operation is None:  # canceled at once, or noted until the outcome is known
+        shown = orjson.dumps(payment_object(payment, keys))
+        if payment.status is Status.CANCELED:
+            return Answer(200, shown)
+        return Answer(202, shown, _waiting(f"/v1/payments/{payment.terms.id}"), decided=False)
+    if operation.status is OperationStatus.FAILED:
+        return _refused(payment, operation, keys)
+    settled = operation.status not in IN_FLIGHT | {OperationStatus.PENDING}
+    if operation.kind is Kind.REFUND:
+        shown, location = orjson.dumps(refund_object(payment, operation)), f"/v1/refunds/{operation.id}"
+    else:
+        shown, location = orjson.dumps(payment_object(payment, keys)), f"/v1/payments/{payment.terms.id}"
+    if not settled:
+        return Answer(202, shown, _waiting(location), decided=False)
+    return Answer(201 if operation.kind is Kind.REFUND else 200, shown)
+
+
+def _refused(payment: Payment, operation: Operation, keys: Keyring) -> Answer:
+    problem = Problem(
+        "provider_refused",
+        f"The provider refused the {operation.kind}.",
+        payment=payment_object(payment, keys),
+        extra={"provider": {"name": operation.provider, "code": operation.reason}, "operation": operation.id},
+    )
+    return Answer(problem.sort.status, problem.body(), media_type=MEDIA_TYPE)

@@ -1,0 +1,1 @@
+"""The REST API: read the request, call the use case, write the answer."""

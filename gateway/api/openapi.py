@@ -1,0 +1,197 @@
+"""The OpenAPI document, printed from the schemas that validate and the table of problems that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.api.payments import BODIES
+from gateway.errors import MEDIA_TYPE, PROBLEMS
+from gateway.settings import VERSIONS
+
+_PAYMENT_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "pay_0193a4c5d6e77f8091a2b3c4d5e6f708",
+    "object": "payment",
+    "status": "succeeded",
+    "amount": 1999,
+    "currency": "EUR",
+    "amount_capturable": 0,
+    "amount_received": 1999,
+    "amount_refunded": 0,
+    "capture_method": "automatic",
+    "account": "stripe",
+    "provider": "stripe",
+    "provider_payment_id": "pi_3PqX7Y2eZvKYlo2C1a2b3c4d",
+    "network_transaction_id": "104557651805572",
+    "processing_reason": None,
+    "decline": None,
+    "next_action": None,
+    "payment_method": "pm_0193a4c5d6e77f8091a2b3c4d5e6f709",
+    "card": {"brand": "visa", "bin": "424242", "last4": "4242"},
+    "captures": [],
+    "reference": "order-1001",
+    "customer": None,
+    "metadata": {"cart": "77"},
+    "livemode": False,
+    "attempt_count": 1,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "updated": "2026-11-21T09:30:00.345678Z",
+}
+_REFUND_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "re_0193a4c5d6e77f8091a2b3c4d5e6f70a",
+    "object": "refund",
+    "payment": "pay_0193a4c5d6e77f8091a2b3c4d5e6f708",
+    "status": "succeeded",
+    "amount": 500,
+    "currency": "EUR",
+}
+_CREATE: Final = {
+    "amount": 1999,
+    "currency": "EUR",
+    "confirm": True,
+    "payment_method_data": {
+        "type": "card",
+        "card": {"number": "4242424242424242", "exp_month": 12, "exp_year": 2030, "cvc": "123"},
+    },
+    "reference": "order-1001",
+    "metadata": {"cart": "77"},
+}
+_TOKEN: Final = {"payment_method_data": {"type": "token", "tokens": {"stripe": "pm_card_visa"}}}
+
+# path, verb, name, summary, request example, success statuses, answer example
+_MONEY: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
+    ("/v1/payments", "create", "Create a payment; with confirm, charge at once", _CREATE, "201", _PAYMENT_EXAMPLE),
+    ("/v1/payments/{id}/confirm", "confirm", "Charge a payment that is there", _TOKEN, "200", _PAYMENT_EXAMPLE),
+    ("/v1/payments/{id}/capture", "capture", "Capture an authorization", {"amount": 1999}, "200", _PAYMENT_EXAMPLE),
+    ("/v1/payments/{id}/cancel", "cancel", "Cancel: void what is authorized", {}, "200", _PAYMENT_EXAMPLE),
+    (
+        "/v1/refunds",
+        "refund",
+        "Refund a captured payment, whole or in part",
+        {"payment": _PAYMENT_EXAMPLE["id"], "amount": 500},
+        "201",
+        _REFUND_EXAMPLE,
+    ),
+)
+_FILTERS: Final = ("limit", "cursor", "status", "reference", "customer", "currency", "created[gte]", "created[lt]")
+
+
+def document() -> dict[str, Any]:
+    """The whole document. The same on every call."""
+    schemas: dict[str, Any] = {"Problem": _problem_schema()}
+    paths: dict[str, Any] = {}
+    for path, verb, summary, example, ok, answer in _MONEY:
+        model = BODIES[verb]
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+        paths.setdefault(path, {})["post"] = _post(path, verb, summary, model.__name__, example, ok, answer)
+    page = {"object": "list", "data": [_PAYMENT_EXAMPLE], "has_more": False, "next_cursor": None}
+    paths["/v1/payments"]["get"] = _get("List payments, newest first", page, [_query(name) for name in _FILTERS])
+    paths["/v1/payments/{id}"] = {"get": _get("Retrieve a payment", _PAYMENT_EXAMPLE, [_PATH_ID, _query("expand[]")])}
+    paths["/v1/refunds/{id}"] = {"get": _get("Retrieve a refund", _REFUND_EXAMPLE, [_PATH_ID])}
+    paths["/v1/webhooks/{account}"] = {"post": _WEBHOOK}
+    paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
+    paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
+    paths["/metrics"] = {"get": _plain("Prometheus metrics", "", media_type="text/plain")}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Interlock",
+            "version": VERSIONS[0],
+            "description": "One payments API in front of several providers. Amounts are integers of minor units.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "A secret key, sk_…"}},
+        },
+        "security": [{"key": []}],
+    }
+
+
+_PATH_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+_READY_EXAMPLE: Final = {"status": "ready", "postgres": "ok", "migrations": "ok", "redis": "ok"}
+_WEBHOOK: Final = {
+    "summary": "A provider's webhook, in the provider's own form",
+    "security": [],
+    "parameters": [{"name": "account", "in": "path", "required": True, "schema": {"type": "string"}}],
+    "requestBody": {"content": {"application/json": {"example": {"id": "evt_1", "type": "payment_intent.succeeded"}}}},
+    "responses": {"200": {"description": "Stored"}, "401": {"description": "Not authentic; nothing was stored"}},
+}
+
+
+def _post(
+    path: str, verb: str, summary: str, model: str, example: Any, ok: str, answer: Mapping[str, Any]
+) -> dict[str, Any]:
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": True,
+        "schema": {"type": "string", "maxLength": 255},
+        "example": "order-1001",
+        "description": "A new one for every new request; the same one to send a request again.",
+    }
+    body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}, "example": example}}
+    codes = ["202", "400", "401", "404", "409", "422", "503", *(["402"] if verb in {"create", "confirm"} else [])]
+    return {
+        "summary": summary,
+        "operationId": verb,
+        "parameters": [key, *([_PATH_ID] if "{id}" in path else [])],
+        "requestBody": {"required": verb in {"create", "refund"}, "content": body},
+        "responses": {
+            ok: {"description": "Decided", "content": {"application/json": {"example": answer}}},
+            **{code: _problem_answer(int(code), answer) for code in sorted(codes)},
+        },
+    }
+
+
+def _problem_answer(status: int, answer: Mapping[str, Any]) -> dict[str, Any]:
+    if status == 202:
+        waiting = {**answer, "status": "processing" if answer["object"] == "payment" else "pending"}
+        return {"description": "Not settled yet", "content": {"application/json": {"example": waiting}}}
+    if status == 402:
+        decline = {"code": "insufficient_funds", "type": "soft", "advice": "retry_later"}
+        declined = {**answer, "status": "requires_payment_method", "decline": decline}
+        return {"description": "Declined", "content": {"application/json": {"example": declined}}}
+    codes = [code for code, sort in PROBLEMS.items() if sort.status == status]
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": ", ".join(codes), "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def _get(summary: str, example: Mapping[str, Any], parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "Found", "content": {"application/json": {"example": example}}},
+            **{str(status): _problem_answer(status, example) for status in (401, 404)},
+        },
+    }
+
+
+def _query(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+
+
+def _plain(summary: str, example: Any, *, media_type: str = "application/json") -> dict[str, Any]:
+    answer = {"description": summary, "content": {media_type: {"example": example}}}
+    return {"summary": summary, "security": [], "responses": {"200": answer}}
+
+
+def _problem_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code", "retryable"],
+        "properties": {
+            "type": {"type": "string", "format": "uri"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"type": "string", "enum": list(PROBLEMS)},
+            "param": {"type": ["string", "null"]},
+            "retryable": {"type": "boolean"},
+            "request_id": {"type": "string"},
+            "payment": {"type": "object"},
+        },
+    }

@@ -1,0 +1,226 @@
+"""The requests of the API, as they are validated. Strict: no field is guessed, converted or ignored."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from gateway.ids import PAYMENT, PAYMENT_METHOD, is_id
+from providers.money import AMOUNT_MAX, AMOUNT_MIN, MoneyError, exponent
+
+METADATA_KEYS_MAX: Final = 50
+_DIGITS: Final = re.compile(r"[0-9]{12,19}")
+
+
+def _currency(code: str) -> str:
+    try:
+        exponent(code)
+    except MoneyError:
+        raise PydanticCustomError("currency", "must be an ISO 4217 currency in upper case, such as EUR") from None
+    return code
+
+
+def _card_number(number: str) -> str:
+    if _DIGITS.fullmatch(number) is None:
+        raise PydanticCustomError("card_number", "must be 12 to 19 digits without spaces")
+    digits = [int(digit) for digit in reversed(number)]
+    doubled = sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    if (sum(digits[::2]) + doubled) % 10:
+        raise PydanticCustomError("card_number", "is not a card number: its check digit does not fit")
+    return number
+
+
+def _id_of(prefix: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not is_id(value, prefix):
+            raise PydanticCustomError("id", "must be an id that starts with {prefix}_", {"prefix": prefix})
+        return value
+
+    return AfterValidator(check)
+
+
+def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > METADATA_KEYS_MAX:
+        raise PydanticCustomError("metadata", "has at most {most} keys", {"most": METADATA_KEYS_MAX})
+    return metadata
+
+
+def _url(value: str) -> str:
+    if not value.startswith(("https://", "http://")):
+        raise PydanticCustomError("url", "must be an absolute URL that starts with https://")
+    return value
+
+
+Short = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Long = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+Amount = Annotated[
+    int, Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="Minor units of the currency.", examples=[1999])
+]
+Currency = Annotated[str, AfterValidator(_currency), Field(description="ISO 4217, upper case.", examples=["EUR"])]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=40)],
+        Annotated[str, StringConstraints(max_length=500)],
+    ],
+    AfterValidator(_metadata),
+]
+MethodId = Annotated[str, _id_of(PAYMENT_METHOD)]
+PaymentId = Annotated[str, _id_of(PAYMENT)]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused, and no error repeats what was sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class CardIn(Body):
+    """A card, accepted where a vault key is configured."""
+
+    number: Annotated[str, AfterValidator(_card_number), Field(examples=["4242424242424242"])] = Field(repr=False)
+    exp_month: int = Field(ge=1, le=12, examples=[12])
+    exp_year: int = Field(ge=2000, le=2099, examples=[2030])
+    cvc: Annotated[str, StringConstraints(pattern=r"^[0-9]{3,4}$")] | None = Field(
+        default=None, repr=False, examples=["123"]
+    )
+    holder_name: Short | None = None
+
+
+class CardMethodIn(Body):
+    """A card number."""
+
+    type: Literal["card"]
+    card: CardIn
+
+
+class TokenMethodIn(Body):
+    """What each account calls the payment method."""
+
+    type: Literal["token"]
+    tokens: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Short] = Field(
+        min_length=1, max_length=20, examples=[{"stripe": "pm_card_visa"}]
+    )
+
+
+MethodIn = Annotated[CardMethodIn | TokenMethodIn, Field(discriminator="type")]
+
+
+class AddressIn(Body):
+    """A postal address."""
+
+    line1: Short | None = None
+    line2: Short | None = None
+    city: Short | None = None
+    state: Short | None = None
+    postal_code: Annotated[str, StringConstraints(min_length=1, max_length=16)] | None = None
+    country: Country | None = None
+
+
+class BillingIn(Body):
+    """Who pays."""
+
+    name: Short | None = None
+    email: Short | None = None
+    phone: Annotated[str, StringConstraints(min_length=1, max_length=32)] | None = None
+    address: AddressIn | None = None
+
+
+class BrowserIn(Body):
+    """What 3-D Secure asks to know of the browser."""
+
+    accept_header: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    color_depth: int | None = Field(default=None, ge=1, le=48)
+    java_enabled: bool | None = None
+    javascript_enabled: bool | None = None
+    language: Annotated[str, StringConstraints(max_length=35)] | None = None
+    screen_height: int | None = Field(default=None, ge=0, le=65535)
+    screen_width: int | None = Field(default=None, ge=0, le=65535)
+    time_zone_offset: int | None = Field(default=None, ge=-1440, le=1440)
+    user_agent: Annotated[str, StringConstraints(max_length=2048)] | None = None
+
+
+class ShopperIn(Body):
+    """The shopper in this session."""
+
+    email: Short | None = None
+    ip: Annotated[str, StringConstraints(min_length=2, max_length=45)] | None = None
+    channel: Literal["web", "ios", "android"] | None = None
+    origin: Annotated[str, AfterValidator(_url), StringConstraints(max_length=255)] | None = None
+    browser_info: BrowserIn | None = None
+
+
+class RoutingIn(Body):
+    """Where the payment may go."""
+
+    account: Short | None = Field(default=None, description="Pins one account: no other is asked.")
+
+
+class PaymentCreate(Body):
+    """``POST /v1/payments``."""
+
+    amount: Amount
+    currency: Currency
+    confirm: bool = Field(default=False, description="Charge at once.")
+    capture_method: Literal["automatic", "manual"] = "automatic"
+    payment_method: MethodId | None = Field(default=None, description="A stored payment method.")
+    payment_method_data: MethodIn | None = Field(default=None, description="A card or tokens, sent along.")
+    reference: Short | None = Field(default=None, examples=["order-1001"])
+    description: Long | None = None
+    metadata: Metadata = Field(default_factory=dict, examples=[{"cart": "77"}])
+    customer: Short | None = None
+    off_session: bool = False
+    return_url: Annotated[str, AfterValidator(_url), StringConstraints(max_length=1024)] | None = None
+    routing: RoutingIn | None = None
+    billing_details: BillingIn | None = None
+    statement_descriptor: Annotated[str, StringConstraints(min_length=1, max_length=22)] | None = None
+    shopper: ShopperIn | None = None
+    setup_future_usage: Literal["on_session", "off_session"] | None = None
+    recurring: Literal["subscription", "unscheduled", "card_on_file"] | None = None
+    network_transaction_id: Short | None = None
+
+    @model_validator(mode="after")
+    def _one_method(self) -> PaymentCreate:
+        if self.payment_method is not None and self.payment_method_data is not None:
+            raise PydanticCustomError("one_method", "send payment_method or payment_method_data, not both")
+        if self.confirm and self.payment_method is None and self.payment_method_data is None:
+            raise PydanticCustomError("one_method", "confirm needs payment_method or payment_method_data")
+        return self
+
+
+class PaymentConfirm(Body):
+    """``POST /v1/payments/{id}/confirm``."""
+
+    payment_method: MethodId | None = None
+    payment_method_data: MethodIn | None = None
+
+    @model_validator(mode="after")
+    def _one_method(self) -> PaymentConfirm:
+        if self.payment_method is not None and self.payment_method_data is not None:
+            raise PydanticCustomError("one_method", "send payment_method or payment_method_data, not both")
+        return self
+
+
+class PaymentCapture(Body):
+    """``POST /v1/payments/{id}/capture``."""
+
+    amount: Amount | None = Field(default=None, description="Minor units; left out: all that is left.")
+    final: bool = Field(default=True, description="Release what is left of the authorization.")
+
+
+class PaymentCancel(Body):
+    """``POST /v1/payments/{id}/cancel``."""
+
+    cancellation_reason: Literal["requested_by_customer", "duplicate", "fraudulent", "abandoned"] | None = None
+
+
+class RefundCreate(Body):
+    """``POST /v1/refunds``."""
+
+    payment: PaymentId
+    amount: Amount | None = Field(default=None, description="Minor units; left out: all that is left.")
+    reason: Literal["requested_by_customer", "duplicate", "fraudulent", "return", "other"] | None = None
+    metadata: Metadata = Field(default_factory=dict)

@@ -1,0 +1,401 @@
+"""The books: the only writer of payments.
+
+Every write is one statement and one commit: it locks the payment at the version the decision was made on, and writes the
+payment, its operations, its history and the decided answer together, or nothing. Where another writer came first the
+statement finds no row and nothing is written: the caller reads again and decides again.
+
+What each statement is made of stands in ``_PIECES``; a statement is put together and prepared once for each combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Any, Final
+
+from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
+from gateway.rows import STATE, decline_json, operation_values, payment_values, state_values
+from gateway.sql import Pool, Statement, columns, sets, values
+from gateway.tables import ChangeRow, OperationRow, PaymentMethod, PaymentRow
+from idempotency.key import Key
+from idempotency.tables import IdempotencyKey
+
+LEASE_S: Final = 6
+"""How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
+LOOK_EVERY_S: Final = 2
+"""A GET of an undecided payment brings its next look forward, at most this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The exact request of a new operation, sealed for sending and resending."""
+
+    sealed: bytes = field(repr=False)
+    holds_card: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A payment method, stored with the payment that brings it."""
+
+    id: str
+    type: str
+    tokens: Mapping[str, str]
+    card: Mapping[str, Any] | None
+    sealed_card: bytes | None = field(repr=False)
+    sealed_cvc: bytes | None = field(repr=False)
+    reusable: bool
+    wipe_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """A key and what it is used for. With ``answer`` (status and sealed body) it is decided in the same commit."""
+
+    key: Key
+    fingerprint: bytes
+    operation_id: str | None = None
+    answer: tuple[int, bytes] | None = field(default=None, repr=False)
+
+
+class Written(Enum):
+    """What became of a write."""
+
+    DONE = auto()
+    KEY_USED = auto()
+    """The idempotency key is there already: nothing was written."""
+    STALE = auto()
+    """The payment has changed since it was read: nothing was written."""
+
+
+_KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
+    SELECT {values(IdempotencyKey, "k_")} FROM {{source}}
+    ON CONFLICT DO NOTHING RETURNING payment_id"""
+_METHOD: Final = f"""INSERT INTO payment_method ({columns(PaymentMethod)})
+    SELECT {values(PaymentMethod, "m_")} FROM {{source}}"""
+_PAYMENT: Final = f"""INSERT INTO payment ({columns(PaymentRow)})
+    SELECT {values(PaymentRow, "p_")} FROM {{source}}"""
+_STATE: Final = f"""UPDATE payment SET {sets(PaymentRow, "p_", STATE)} FROM {{source}} WHERE payment.id = :p_id"""
+_OPERATION: Final = f"""INSERT INTO operation ({columns(OperationRow)})
+    SELECT {
+    values(
+        OperationRow,
+        "o_",
+        lease_until="now() + make_interval(secs => :o_lease::float8)",
+        due_at="now() + make_interval(secs => :o_lease::float8)",
+        tries="0",
+    )
+} FROM {{source}}"""
+_SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_provider_id, decline = :s_decline,
+    reason = :s_reason, updated_at = :p_updated_at, lease_until = now(), tries = tries + 1,
+    due_at = now() + make_interval(secs => :s_due::float8),
+    sealed_request = CASE WHEN :s_wipe THEN NULL ELSE sealed_request END,
+    holds_card = holds_card AND NOT :s_wipe
+    FROM {source} WHERE operation.id = :s_id RETURNING operation.id"""
+_VOIDS: Final = """UPDATE operation SET status = 'voided', due_at = NULL, updated_at = :p_updated_at FROM {source}
+    WHERE operation.payment_id = :p_id AND operation.id = ANY(:v_ids::text[])"""
+_CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
+    SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
+_ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_answer FROM {source}
+    WHERE idempotency_key.merchant_id = :a_merchant_id AND idempotency_key.livemode = :a_livemode
+    AND idempotency_key.key = :a_key AND idempotency_key.status IS NULL"""
+_SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
+    sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source} WHERE payment_method.id = :spent_id"""
+
+_PIECES: Final[Mapping[str, str]] = {
+    "method": _METHOD,
+    "payment": _PAYMENT,
+    "state": _STATE,
+    "settle": _SETTLE,
+    "operation": _OPERATION,
+    "voids": _VOIDS,
+    "change": _CHANGE,
+    "answer": _ANSWER,
+    "spent": _SPENT,
+}
+
+_GUARD: Final = "SELECT id FROM payment WHERE id = :p_id AND version = :g_version FOR UPDATE"
+
+
+@lru_cache(maxsize=64)
+def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Statement:
+    """One statement: ``guard`` locks the payment at its version, ``claim`` takes the key, every piece hangs on both."""
+    parts = []
+    if guarded:
+        parts.append(f"guard AS ({_GUARD})")
+    if keyed:
+        source = "guard" if guarded else "(SELECT) AS nothing"
+        parts.append(f"claim AS ({_KEY.format(source=source)})")
+    source = "claim" if keyed else "guard"
+    for name, sql in _PIECES.items():
+        if name in pieces:
+            # The next attempt waits for the last one to be settled: an index allows one open attempt at any instant.
+            after_settle = name == "operation" and "settle" in pieces
+            parts.append(f"{name}_ AS ({sql.format(source='settle_' if after_settle else source)})")
+    guard = "EXISTS (SELECT FROM guard)" if guarded else "true"
+    claim = "EXISTS (SELECT FROM claim)" if keyed else "true"
+    return Statement(f"WITH {', '.join(parts)} SELECT {guard} AS guarded, {claim} AS claimed")
+
+
+_RENEW: Final = Statement(
+    """UPDATE operation SET lease_until = now() + make_interval(secs => :lease::float8),
+    due_at = now() + make_interval(secs => :lease::float8) WHERE id = :id AND epoch = :epoch RETURNING id"""
+)
+_TAKE: Final = Statement(
+    """UPDATE operation SET epoch = epoch + 1, lease_until = now() + make_interval(secs => :lease::float8),
+    due_at = now() + make_interval(secs => :lease::float8)
+    WHERE id = :id AND epoch = :epoch AND lease_until <= now() AND status = ANY(:statuses::text[])
+    RETURNING epoch, sealed_request, holds_card"""
+)
+_POSTPONE: Final = Statement(
+    """UPDATE operation SET tries = tries + 1, lease_until = now(), due_at = now() + make_interval(secs => :due::float8)
+    WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id"""
+)
+_RESEAL: Final = Statement(
+    "UPDATE operation SET sealed_request = :sealed, holds_card = false WHERE id = :id AND epoch = :epoch RETURNING id"
+)
+_ANSWER_LATER: Final = Statement(
+    """UPDATE idempotency_key SET status = :a_status, answer = :a_answer WHERE merchant_id = :a_merchant_id
+    AND livemode = :a_livemode AND key = :a_key AND status IS NULL RETURNING key"""
+)
+_MARK_DUE: Final = Statement(
+    f"""UPDATE operation SET due_at = now() WHERE payment_id = :id AND due_at > now()
+    AND status IN ('unknown', 'created') AND lease_until <= now()
+    AND updated_at < now() - interval '{LOOK_EVERY_S} seconds' RETURNING id"""
+)
+_WIPE: Final = Statement(
+    """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
+    sealed_card = CASE WHEN reusable THEN sealed_card END WHERE wipe_at <= now() RETURNING id"""
+)
+_WIPE_REQUESTS: Final = Statement(
+    """UPDATE operation SET sealed_request = NULL, holds_card = false
+    WHERE holds_card AND due_at IS NOT NULL AND created_at < now() - make_interval(secs => :age::float8) RETURNING id"""
+)
+
+
+class LeaseLost(Exception):
+    """Another process has taken the operation over."""
+
+
+class Books:
+    """Writes payments. Every method is one commit and may be called again: what was written once is not written twice."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def open(
+        self, change: Change, key: KeyUse, *, source: str, method: Method | None, request: Request | None
+    ) -> Written:
+        """A new payment with its key, its payment method and its first operation, if it has one."""
+        payment = change.payment
+        params = {**payment_values(payment, "p_"), **self._key(key, payment), **_change_values(change, source)}
+        pieces = {"payment", "change"}
+        if method is not None:
+            pieces.add("method")
+            params |= _method_values(method, payment)
+        if request is not None and change.operation is not None:
+            pieces.add("operation")
+            params |= _operation_values(change.operation, payment, request)
+        row = await _statement(frozenset(pieces), guarded=False, keyed=True).row(self._pool, params)
+        return _written(row)
+
+    async def write(
+        self,
+        before: Payment,
+        change: Change,
+        *,
+        source: str,
+        settled: Operation | None = None,
+        due_s: float | None = None,
+        opened: tuple[Operation, Request] | None = None,
+        key: KeyUse | None = None,
+        answer: tuple[Key, int, bytes] | None = None,
+        method: Method | None = None,
+        spent_method: str | None = None,
+    ) -> Written:
+        """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
+
+        ``due_s``: seconds until the worker looks at the settled operation again, ``None`` where nothing is left to find out.
+        """
+        payment = change.payment
+        pieces = {"state", "change"}
+        params = {
+            **state_values(payment, "p_"),
+            **_change_values(change, source),
+            "p_id": payment.terms.id,
+            "g_version": before.version,
+        }
+        if settled is not None:
+            pieces.add("settle")
+            params |= _settle_values(settled, due_s)
+        if opened is not None:
+            pieces.add("operation")
+            params |= _operation_values(opened[0], payment, opened[1])
+        if voided := _newly_voided(before, payment):
+            pieces.add("voids")
+            params["v_ids"] = voided
+        if key is not None:
+            params |= self._key(key, payment)
+        if answer is not None:
+            pieces.add("answer")
+            params |= _answer_values(*answer)
+        if method is not None:
+            pieces.add("method")
+            params |= _method_values(method, payment)
+        if spent_method is not None:
+            pieces.add("spent")
+            params["spent_id"] = spent_method
+        statement = _statement(frozenset(pieces), guarded=True, keyed=key is not None)
+        return _written(await statement.row(self._pool, params))
+
+    async def answer(self, key: Key, status: int, sealed: bytes) -> bool:
+        """Decide a key's answer afterwards. ``False`` where it was decided already: then that answer stands."""
+        return await _ANSWER_LATER.row(self._pool, _answer_values(key, status, sealed)) is not None
+
+    async def renew(self, operation: Operation) -> bool:
+        """Hold on to the lease. ``False`` where another process has taken the operation over."""
+        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S)}
+        return await _RENEW.row(self._pool, params) is not None
+
+    async def take_over(self, operation: Operation) -> tuple[int, Request | None] | None:
+        """Take an operation whose lease has run out: its new epoch, and its request unless that was wiped.
+
+        ``None`` where somebody is at work on it, or there is nothing left to do.
+        """
+        params = {
+            "id": operation.id,
+            "epoch": operation.epoch,
+            "lease": float(LEASE_S),
+            "statuses": list(IN_FLIGHT),
+        }
+        row = await _TAKE.row(self._pool, params)
+        if row is None:
+            return None
+        sealed = row["sealed_request"]
+        return row["epoch"], None if sealed is None else Request(sealed, row["holds_card"])
+
+    async def postpone(self, operation: Operation, due_s: float | None) -> None:
+        """Let go of an operation that is as open as it was, to be looked at again in ``due_s`` seconds."""
+        params = {"id": operation.id, "epoch": operation.epoch, "due": due_s, "statuses": list(IN_FLIGHT)}
+        await _POSTPONE.row(self._pool, params)
+
+    async def reseal(self, operation: Operation, sealed: bytes) -> None:
+        """Keep what is still to be sent of a request in steps. Raises :class:`LeaseLost`: then nothing more may be sent."""
+        params = {"id": operation.id, "epoch": operation.epoch, "sealed": sealed}
+        if await _RESEAL.row(self._pool, params) is None:
+            raise LeaseLost(operation.id)
+
+    async def mark_due(self, payment_id: str) -> None:
+        """Bring the next look at an undecided payment forward."""
+        await _MARK_DUE.rows(self._pool, {"id": payment_id})
+
+    async def wipe(self, age_s: float) -> int:
+        """Wipe cards and security codes that have waited too long: of unused methods, and of requests still unknown."""
+        methods = await _WIPE.rows(self._pool, {})
+        requests = await _WIPE_REQUESTS.rows(self._pool, {"age": age_s})
+        return len(methods) + len(requests)
+
+    @staticmethod
+    def _key(use: KeyUse, payment: Payment) -> dict[str, Any]:
+        status, answer = use.answer or (None, None)
+        return {
+            "k_merchant_id": use.key.merchant_id,
+            "k_livemode": use.key.livemode,
+            "k_key": use.key.text,
+            "k_fingerprint": use.fingerprint,
+            "k_payment_id": payment.terms.id,
+            "k_operation_id": use.operation_id,
+            "k_status": status,
+            "k_answer": answer,
+            "k_created_at": payment.updated_at,
+        }
+
+
+def _written(row: Any) -> Written:
+    if not row["guarded"]:
+        return Written.STALE
+    return Written.DONE if row["claimed"] else Written.KEY_USED
+
+
+def _newly_voided(before: Payment, after: Payment) -> list[str]:
+    live = {op.id for op in before.operations if op.status is not OperationStatus.VOIDED}
+    return [op.id for op in after.operations if op.status is OperationStatus.VOIDED and op.id in live]
+
+
+def _change_values(change: Change, source: str) -> dict[str, Any]:
+    return {
+        "c_payment_id": change.payment.terms.id,
+        "c_seq": change.payment.version,
+        "c_at": change.payment.updated_at,
+        "c_source": source,
+        "c_news": change.news,
+        "c_from_status": change.from_status,
+        "c_to_status": change.payment.status,
+        "c_reason": change.reason,
+        "c_operation_id": change.operation.id if change.operation else None,
+    }
+
+
+def _operation_values(operation: Operation, payment: Payment, request: Request) -> dict[str, Any]:
+    return {
+        **operation_values(operation, payment, "o_"),
+        "o_sealed_request": request.sealed,
+        "o_holds_card": request.holds_card,
+        "o_lease": float(LEASE_S),
+    }
+
+
+FINAL: Final = frozenset(
+    {
+        OperationStatus.AUTHORIZED,
+        OperationStatus.CAPTURED,
+        OperationStatus.DECLINED,
+        OperationStatus.NOT_PROCESSED,
+        OperationStatus.VOIDED,
+        OperationStatus.EXPIRED,
+        OperationStatus.SUCCEEDED,
+        OperationStatus.FAILED,
+    }
+)
+"""Statuses after which a sealed request is never sent again, so it is wiped with the same commit."""
+
+
+def _settle_values(operation: Operation, due_s: float | None) -> dict[str, Any]:
+    return {
+        "s_id": operation.id,
+        "s_status": operation.status,
+        "s_provider_id": operation.provider_id,
+        "s_decline": decline_json(operation.decline),
+        "s_reason": operation.reason,
+        "s_due": due_s,
+        "s_wipe": operation.status in FINAL,
+    }
+
+
+def _answer_values(key: Key, status: int, sealed: bytes) -> dict[str, Any]:
+    return {
+        "a_merchant_id": key.merchant_id,
+        "a_livemode": key.livemode,
+        "a_key": key.text,
+        "a_status": status,
+        "a_answer": sealed,
+    }
+
+
+def _method_values(method: Method, payment: Payment) -> dict[str, Any]:
+    return {
+        "m_id": method.id,
+        "m_type": method.type,
+        "m_tokens": method.tokens,
+        "m_card": method.card,
+        "m_sealed_card": method.sealed_card,
+        "m_sealed_cvc": method.sealed_cvc,
+        "m_reusable": method.reusable,
+        "m_wipe_at": method.wipe_at,
+        "m_merchant_id": payment.terms.merchant_id,
+        "m_livemode": payment.terms.livemode,
+        "m_created_at": payment.updated_at,
+    }

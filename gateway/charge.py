@@ -1,0 +1,384 @@
+"""One charge, top to bottom.
+
+A charge is two commits with one call between them: the first opens the payment with its key and its first operation, the second
+records the outcome together with what follows from it. The loop is bounded by the plan. First run and recovery after a crash are
+the same path: :func:`_resume` finds the operation that is already there and sends it again under the same key, byte for byte.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+
+from gateway import lifecycle
+from gateway.answers import Answer, charge_answer
+from gateway.books import KeyUse, Method, Request, Written
+from gateway.deps import Deps
+from gateway.errors import Problem
+from gateway.ids import ATTEMPT, new_id
+from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
+from gateway.lifecycle import IN_FLIGHT, Change, NoChange, Operation, OperationStatus, Payment, Reason, Terms
+from gateway.queries import UsedKey
+from gateway.settle import CALL_S, DECISIONS_MAX, due_after, read, send, write_steadily
+from gateway.vault import Wallet
+from idempotency.key import Key
+from idempotency.once import Claim
+from providers.contract import Authorize, Card, CardFacts, Kind, Outcome
+from providers.money import Money
+from routing.plan import Plan, Verdict
+
+CHARGE_S: Final = 25.0
+"""A charge ends within 25 s, whatever its accounts do; clients are told to wait 35 s."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A request to create a payment (``new``), to confirm one that is there, or to create one without confirming it."""
+
+    key: Key
+    fingerprint: bytes
+    terms: Terms
+    wallet: Wallet | None
+    confirm: bool = True
+    new: bool = True
+    method: Method | None = None
+    """The payment method that the request brings, stored with the payment."""
+    method_id: str | None = None
+    spent_method: str | None = None
+    """A stored card used for the last time: it is wiped in the commit that seals it into the operation."""
+
+    @property
+    def ok(self) -> int:
+        """The status of success: 201 for a new payment, 200 for a verb on one."""
+        return 201 if self.new else 200
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A committed operation that is ours to send, and all that is needed to go on after it."""
+
+    command: Charge
+    payment: Payment
+    operation: Operation
+    request: Mapping[str, Any] = field(repr=False)
+    first_send: bool
+    deadline: float
+
+
+async def charge(command: Charge, deps: Deps) -> Answer:
+    """Charge once. Safe to call again with the same command at any moment, also after a crash.
+
+    Raises :class:`Problem` where nothing was done: the key is in use (409) or was used for another request (422), no account can
+    take the payment (422), or the payment's state forbids a confirm (409).
+    """
+    claim = await deps.once.claim(command.key)
+    decided = False
+    try:
+        work = await _open_or_resume(command, claim, deps)
+        while isinstance(work, Work):  # bounded: every round of it asks an account that was not asked before
+            # The only call on a PSP. Its intent is committed, and no transaction is open.
+            outcome = await send(work.payment, work.operation, work.request, deps, first_send=work.first_send)
+            work = await _record(work, outcome, deps)
+        decided = work.decided
+        return work
+    finally:
+        await claim.let_go(decided=decided)
+
+
+# --- Opening ----------------------------------------------------------------------------------------------------------
+
+
+async def _open_or_resume(command: Charge, claim: Claim, deps: Deps) -> Work | Answer:
+    """The first operation, committed; or what is already there for this key."""
+    if command.new and claim.fresh:  # the common case: no look before the insert, the unique key decides
+        opened = await _create(command, deps)
+        if opened is not None:
+            return opened
+    used = await deps.queries.used_key(command.key)
+    if used is not None:
+        return await _resume(command, used, deps)
+    if not claim.fresh:  # somebody holds the gate and has not committed yet
+        raise in_progress()
+    return await _confirm(command, deps)
+
+
+async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
+    """A new payment in one commit. ``None`` where the key is there already: then nothing was written."""
+    terms, now = command.terms, command.terms.created_at
+    status = lifecycle.Status.REQUIRES_CONFIRMATION if command.wallet else lifecycle.Status.REQUIRES_PAYMENT_METHOD
+    payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.method))
+    if not command.confirm or command.wallet is None:
+        answer = charge_answer(payment, deps.keys, ok=command.ok)
+        change = lifecycle.created(payment, now)
+        use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
+        written = await deps.books.open(change, use, source="api", method=command.method, request=None)
+        return answer if written is Written.DONE else None
+    route = _route(terms, command.wallet, deps)
+    if not route and await deps.queries.used_key(command.key) is not None:
+        return None  # a replay outlives a change of the configuration
+    if not route:
+        raise _no_account(terms, command.wallet, deps)
+    operation, request = _compose(payment, route[0], 1, command.wallet, deps, now)
+    change = lifecycle.confirmed(payment, operation, route, now)
+    work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
+    use = _key_use(command, operation_id=operation.id)
+    written = await deps.books.open(change, use, source="api", method=command.method, request=_seal(work, deps))
+    return work if written is Written.DONE else None
+
+
+async def _confirm(command: Charge, deps: Deps) -> Work | Answer:
+    """A new round of a payment that is there."""
+    payment = await read(command.terms.id, deps)
+    wallet, now = command.wallet, deps.clock()
+    if wallet is None:
+        raise Problem(
+            "validation_failed", "The payment has no payment method; send one to confirm it.", "payment_method"
+        )
+    route = _route(payment.terms, wallet, deps)
+    if not route:
+        raise _no_account(payment.terms, wallet, deps)
+    if command.method is not None:
+        payment = replace(payment, card=_display(command.method))
+    payment = replace(payment, payment_method=command.method_id or payment.payment_method)
+    operation, request = _compose(payment, route[0], payment.round + 1, wallet, deps, now)
+    try:
+        change = lifecycle.confirmed(payment, operation, route, now)
+    except lifecycle.Refused as refused:
+        raise Problem(refused.code, str(refused)) from None
+    work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
+    written = await deps.books.write(
+        payment,
+        change,
+        source="api",
+        opened=(operation, _seal(work, deps)),
+        key=_key_use(command, operation_id=operation.id),
+        method=command.method,
+        spent_method=command.spent_method,
+    )
+    if written is not Written.DONE:
+        raise in_progress()  # the same key, or another confirm, came first: the client's retry finds what it did
+    return work
+
+
+def _display(method: Method | None) -> CardFacts | None:
+    """What may be shown of a card before a PSP has said more."""
+    return None if method is None or method.card is None else CardFacts(**method.card)
+
+
+def _route(terms: Terms, wallet: Wallet, deps: Deps) -> tuple[str, ...]:
+    """The merchant's accounts that may take this payment, in the order of the configuration."""
+    return tuple(name for name, reason in _eligibility(terms, wallet, deps).items() if reason is None)
+
+
+def _eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | None]:
+    """Each account of the merchant with the reason why it cannot take the payment, or ``None``."""
+    money = Money(terms.amount, terms.currency)
+    return {
+        account.name: account.eligible(money, has_token=account.name in wallet.tokens, has_card=wallet.card is not None)
+        for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode)
+        if terms.pinned_account in {None, account.name}
+    }
+
+
+def _no_account(terms: Terms, wallet: Wallet, deps: Deps) -> Problem:
+    reasons = _eligibility(terms, wallet, deps)
+    if terms.pinned_account is not None and not reasons:
+        return Problem("no_eligible_account", "There is no account of that name.", "routing.account")
+    param = "routing.account" if terms.pinned_account is not None else None
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no account is configured"
+    return Problem("no_eligible_account", f"No account can take this payment ({why}).", param)
+
+
+def _compose(
+    payment: Payment, account_name: str, round_: int, wallet: Wallet, deps: Deps, now: datetime
+) -> tuple[Operation, Mapping[str, Any]]:
+    """The next attempt and the exact request for it."""
+    account, terms = deps.accounts[account_name], payment.terms
+    instrument = wallet.instrument(account_name)
+    if instrument is None:
+        raise AssertionError("an eligible account has a token or a card")
+    operation_id = new_id(ATTEMPT)
+    ask = Authorize(
+        operation_id=operation_id,
+        payment_id=terms.id,
+        amount=Money(terms.amount, terms.currency),
+        capture_method="manual" if terms.capture_method == "manual" else "automatic",
+        instrument=instrument,
+        return_url=terms.return_url or deps.public_url,
+        reference=terms.reference,
+        description=terms.description,
+        statement_descriptor=terms.statement_descriptor,
+        customer=terms.customer,
+        off_session=terms.off_session,
+        setup_future_usage=terms.setup_future_usage,
+        recurring=terms.recurring,
+        network_transaction_id=terms.network_transaction_id,
+        metadata=terms.metadata,
+        billing_details=terms.billing_details,
+        shopper=terms.shopper,
+    )
+    request = account.provider.compose(ask)
+    operation = Operation(
+        id=operation_id,
+        kind=Kind.AUTHORIZE,
+        seq=len(payment.operations) + 1,
+        round=round_,
+        account=account_name,
+        provider=account.provider.name,
+        amount=terms.amount,
+        status=OperationStatus.SENT,
+        provider_key=deps.keys.provider_key(operation_id),
+        created_at=now,
+    )
+    return operation, request
+
+
+def _seal(work: Work, deps: Deps) -> Request:
+    """The request as it stands in the operation's row."""
+    terms, operation = work.payment.terms, work.operation
+    wallet = work.command.wallet
+    holds_card = wallet is not None and isinstance(wallet.instrument(operation.account), Card)
+    sealed = deps.keys.seal_request(work.request, terms.merchant_id, operation.id, holds_card=holds_card)
+    return Request(sealed, holds_card)
+
+
+# --- Recording --------------------------------------------------------------------------------------------------------
+
+
+async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
+    """Write the outcome together with what follows from it, in one commit: the next attempt, the wait, or the answer."""
+    payment, command = work.payment, work.command
+    for _ in range(DECISIONS_MAX):
+        now = deps.clock()
+        plan = payment.plan({work.operation.id: outcome})
+        following = _following(payment, plan, work, deps, now)
+        plan = plan if following else plan.held()
+        change = lifecycle.decide(payment, work.operation.id, outcome, plan, driven=True, now=now)
+        if isinstance(change, NoChange):  # a webhook or another process told the books first
+            deps.instruments.no_news.labels("call").inc()
+            await deps.books.postpone(work.operation, due_after(work.operation))
+            return await _go_on(command, payment, deps)
+        if following is not None:
+            change = lifecycle.followed_by(change, following.operation)
+        answer = charge_answer(change.payment, deps.keys, ok=command.ok)
+        written = await write_steadily(_recording(payment, change, following, answer, work, deps))
+        if written is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
+            return charge_answer(_unrecorded(payment), deps.keys, ok=command.ok)
+        if written is Written.DONE:
+            log.info(
+                "outcome_recorded",
+                payment=payment.terms.id,
+                operation=work.operation.id,
+                account=work.operation.account,
+                outcome=type(outcome).__name__,
+                status=change.payment.status,
+            )
+            return answer if following is None else replace(following, payment=change.payment)
+        payment = await read(payment.terms.id, deps)
+    raise in_progress()
+
+
+def _recording(
+    payment: Payment, change: Change, following: Work | None, answer: Answer, work: Work, deps: Deps
+) -> Callable[[], Awaitable[Written]]:
+    """The write of one outcome, ready to be tried more than once."""
+    settled = change.operation
+    if settled is None:
+        raise AssertionError("an outcome settles an operation")
+    key = work.command.key
+    decided = following is None and answer.decided
+    stored = (key, answer.status, seal_answer(answer, key, deps)) if decided else None
+    opened = None if following is None else (following.operation, _seal(following, deps))
+    due_s = due_after(settled)
+
+    async def write() -> Written:
+        return await deps.books.write(
+            payment, change, source="call", settled=settled, due_s=due_s, opened=opened, answer=stored
+        )
+
+    return write
+
+
+def _following(payment: Payment, plan: Plan, work: Work, deps: Deps, now: datetime) -> Work | None:
+    """The next attempt, where the plan names an account, time is left, and the shopper's means are at hand for it."""
+    wallet = work.command.wallet or Wallet()
+    if plan.account is None or plan.account not in deps.accounts or wallet.instrument(plan.account) is None:
+        return None
+    if payment.cancel_requested:  # asked for while the last account was being asked: nobody else is
+        return None
+    if time.monotonic() + CALL_S > work.deadline:
+        return None
+    operation, request = _compose(payment, plan.account, payment.round, wallet, deps, now)
+    return replace(work, operation=operation, request=request, first_send=True)
+
+
+def _unrecorded(payment: Payment) -> Payment:
+    """What can be said of a payment whose outcome could not be written: it is not known yet."""
+    return replace(payment, processing_reason=Reason.OUTCOME_UNKNOWN)
+
+
+# --- Resuming ---------------------------------------------------------------------------------------------------------
+
+
+async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
+    """What a key that was used before answers: its stored answer, or the payment driven on."""
+    stored = stored_answer(command.key, command.fingerprint, used, deps)
+    if stored is not None:
+        return stored
+    payment = await read(used.payment_id, deps)
+    attempt = payment.open_attempt
+    if attempt is None or attempt.status not in IN_FLIGHT:
+        return await _go_on(command, payment, deps)
+    taken = await deps.books.take_over(attempt)
+    if taken is None:
+        raise in_progress()
+    epoch, request = taken
+    if (
+        request is None or attempt.account not in deps.accounts
+    ):  # wiped: only lookups are left, and they are the worker's
+        return charge_answer(payment, deps.keys, ok=command.ok)
+    opened = deps.keys.open_request(
+        request.sealed, payment.terms.merchant_id, attempt.id, holds_card=request.holds_card
+    )
+    return Work(command, payment, replace(attempt, epoch=epoch), opened, first_send=False, deadline=_deadline())
+
+
+async def _go_on(command: Charge, payment: Payment, deps: Deps) -> Work | Answer:
+    """Drive a parked payment on to its next account, or answer how it stands."""
+    if payment.processing_reason is not Reason.AWAITING_RETRY or payment.cancel_requested or command.wallet is None:
+        return await _present(command, payment, deps)
+    now, plan, round_ = deps.clock(), payment.plan(), payment.round
+    route = payment.route
+    if plan.verdict is Verdict.NOT_SENT:  # nothing happened anywhere: start over with the accounts there are now
+        route, round_ = _route(payment.terms, command.wallet, deps), payment.round + 1
+        plan = Plan.start(route)
+    if plan.account is None or plan.account not in deps.accounts or command.wallet.instrument(plan.account) is None:
+        return await _present(command, payment, deps)
+    operation, request = _compose(payment, plan.account, round_, command.wallet, deps, now)
+    change = lifecycle.asked(payment, operation, route, now)
+    work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
+    written = await deps.books.write(payment, change, source="api", opened=(operation, _seal(work, deps)))
+    if written is not Written.DONE:
+        raise in_progress()
+    return work
+
+
+async def _present(command: Charge, payment: Payment, deps: Deps) -> Answer:
+    """The payment as it stands; a decided one becomes the key's answer, unless the key has one already."""
+    answer = charge_answer(payment, deps.keys, ok=command.ok)
+    return await decided_once(answer, command.key, command.fingerprint, deps) if answer.decided else answer
+
+
+def _key_use(command: Charge, *, operation_id: str | None = None, answer: tuple[int, bytes] | None = None) -> KeyUse:
+    return KeyUse(command.key, command.fingerprint, operation_id, answer)
+
+
+def _deadline() -> float:
+    return time.monotonic() + CHARGE_S

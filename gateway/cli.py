@@ -1,0 +1,189 @@
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | merchants | keys``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import orjson
+import structlog
+import typer
+
+from providers.registry import ConfigError
+
+app = typer.Typer(
+    help="Interlock: one payments API in front of Stripe and Adyen.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+merchants = typer.Typer(help="Merchants: who owns payments, accounts and keys.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of a merchant.", no_args_is_help=True)
+app.add_typer(merchants, name="merchants")
+app.add_typer(keys, name="keys")
+
+Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """A configuration error is a sentence on stderr and exit code 2, not a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        typer.echo(f"gateway: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _log_as_json() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+
+
+@app.command()
+def dev(
+    port: Port = 8080,
+    data: Annotated[Path, typer.Option(help="Where its data lives, kept between runs.")] = Path(".gateway"),
+    traffic: Annotated[float, typer.Option(min=0, help="Mixed payments a second, to watch it live.")] = 0,
+) -> None:
+    """Run everything on this machine: database, gateway, worker and sandbox PSPs, with a demo merchant."""
+    from gateway.dev import run
+
+    run(port, data, traffic)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="API processes; one a core is a good start.")] = 1,
+) -> None:
+    """Serve the API against GATEWAY_DATABASE_URL and GATEWAY_REDIS_URL."""
+    import uvicorn
+
+    from gateway.settings import load_account_configs, load_settings
+
+    _log_as_json()
+    with _plainly():
+        settings = load_settings()
+        load_account_configs(settings)
+    uvicorn.run(
+        "gateway.app:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        proxy_headers=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2 if settings.dev else 30,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """Settle what is open, apply what was received, wipe what has served: the work outside requests."""
+    from gateway.settings import load_settings
+    from gateway.worker import run_worker
+
+    _log_as_json()
+    with _plainly():
+        asyncio.run(run_worker(load_settings()))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the schema of this version, as the role in GATEWAY_MIGRATE_DATABASE_URL."""
+    from gateway.migrate import migrate as upgrade
+    from gateway.settings import load_settings
+
+    with _plainly():
+        typer.echo(f"database is at revision {upgrade(load_settings())}")
+
+
+@app.command()
+def sandbox(
+    stripe_port: Annotated[int, typer.Option(min=1, max=65535)] = 8081,
+    adyen_port: Annotated[int, typer.Option(min=1, max=65535)] = 8082,
+) -> None:
+    """Run the simulated PSPs alone. Webhooks go where GATEWAY_SANDBOX_STRIPE_WEBHOOK_URL and …_ADYEN_… say."""
+    from providers.sandbox import SandboxConfig, run
+
+    given = {
+        "stripe_api_key": os.environ.get("STRIPE_API_KEY"),
+        "stripe_webhook_url": os.environ.get("GATEWAY_SANDBOX_STRIPE_WEBHOOK_URL"),
+        "stripe_webhook_secret": os.environ.get("STRIPE_WEBHOOK_SECRET"),
+        "adyen_api_key": os.environ.get("ADYEN_API_KEY"),
+        "adyen_merchant_account": os.environ.get("ADYEN_MERCHANT_ACCOUNT"),
+        "adyen_webhook_url": os.environ.get("GATEWAY_SANDBOX_ADYEN_WEBHOOK_URL"),
+        "adyen_hmac_key": os.environ.get("ADYEN_HMAC_KEY"),
+    }
+    chosen = {name: value for name, value in given.items() if value}
+    run(SandboxConfig(stripe_port=stripe_port, adyen_port=adyen_port, **chosen))  # type: ignore[arg-type]  # all are text
+
+
+@merchants.command("create")
+def create_merchant(
+    merchant_id: Annotated[str, typer.Argument(help="mer_ and a word, as in the accounts file.")],
+    name: Annotated[str, typer.Option(help="What people call it.")] = "",
+) -> None:
+    """Create a merchant. Creating it again changes nothing."""
+    from gateway.admin import create_merchant as create
+
+    with _plainly():
+        typer.echo(asyncio.run(create(merchant_id, name or merchant_id)))
+
+
+@keys.command("create")
+def create_key(
+    merchant_id: Annotated[str, typer.Argument()],
+    *,
+    kind: Annotated[Literal["secret", "publishable"], typer.Option()] = "secret",
+    live: Annotated[bool, typer.Option("--live", help="A key for live accounts.")] = False,
+) -> None:
+    """Create an API key. It is shown once and stored only as a hash."""
+    from gateway.admin import create_key as create
+
+    with _plainly():
+        typer.echo(asyncio.run(create(merchant_id, kind, livemode=live)))
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="The id from `gateway keys list`.")]) -> None:
+    """Revoke an API key: it is refused everywhere within five seconds."""
+    from gateway.admin import revoke_key as revoke
+
+    with _plainly():
+        typer.echo(asyncio.run(revoke(key_id)))
+
+
+@keys.command("list")
+def list_keys(merchant_id: Annotated[str, typer.Argument()]) -> None:
+    """List a merchant's API keys, never their secrets."""
+    from gateway.admin import list_keys as listed
+
+    with _plainly():
+        for line in asyncio.run(listed(merchant_id)):
+            typer.echo(line)
+
+
+if __name__ == "__main__":
+    app()

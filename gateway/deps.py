@@ -1,0 +1,79 @@
+"""What the use cases are handed: wired once in ``gateway.app``, passed as one argument."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from gateway.books import Books
+from gateway.lifecycle import Operation
+from gateway.metrics.instruments import Instruments
+from gateway.queries import Queries
+from gateway.vault import Keyring
+from idempotency.once import Once
+from providers.registry import Account
+
+RENEW_S: Final = 2.0
+"""A lease of 6 s is renewed every 2 s, so one lost renewal costs nothing; a call under 2 s writes nothing."""
+
+log = structlog.get_logger()
+
+
+class Hold:
+    """A lease being renewed by a timer while a call lasts."""
+
+    def __init__(self, books: Books, operation: Operation) -> None:
+        self._books = books
+        self._operation = operation
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer = asyncio.get_running_loop().call_later(RENEW_S, self._tick)
+
+    def let_go(self) -> None:
+        """Stop renewing. The lease itself ends with the next write, or by itself."""
+        self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._renew())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._timer = loop.call_later(RENEW_S, self._tick)
+
+    async def _renew(self) -> None:
+        try:
+            await self._books.renew(self._operation)
+        except Exception as error:  # a lost renewal must not end the call: the lease then simply runs out
+            log.warning("lease_not_renewed", operation=self._operation.id, error=type(error).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """The house: its books, its accounts, its keys and its clock."""
+
+    books: Books
+    queries: Queries
+    once: Once
+    accounts: Mapping[str, Account]
+    keys: Keyring
+    instruments: Instruments
+    clock: Callable[[], datetime]
+    public_url: str
+
+    def hold(self, operation: Operation) -> Hold:
+        """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""
+        return Hold(self.books, operation)
+
+    def accounts_of(self, merchant_id: str, *, livemode: bool) -> list[Account]:
+        """A merchant's accounts of one mode, in the order of the configuration."""
+        return [
+            account
+            for account in self.accounts.values()
+            if account.merchant == merchant_id and account.livemode == livemode
+        ]

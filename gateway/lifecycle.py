@@ -1,0 +1,621 @@
+"""The life of a payment: its statuses, and the one pure function that turns news into change.
+
+Everything that changes a payment's state is decided in this file, and this file does no IO: it is handed values and hands
+values back. The news may be the outcome of a call, a webhook, a lookup or an operator's word: the decision is the same.
+Late, repeated and contradicting news change nothing and say why.
+
+A payment's ``version`` counts its changes; the row ``change(payment_id, seq)`` of that number tells what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, assert_never
+
+from providers.contract import (
+    ActionRequired,
+    Approved,
+    CardFacts,
+    Declined,
+    Kind,
+    NotProcessed,
+    Outcome,
+    Pending,
+    Unknown,
+)
+from providers.declines import Action, Decline
+from providers.money import Money
+from routing.plan import Plan, Verdict
+
+ROUNDS_MAX: Final = 5
+"""How often an on-session payment may be confirmed before a decline is final."""
+
+
+class Status(StrEnum):
+    """What a payment waits for: each status says what to do next."""
+
+    REQUIRES_PAYMENT_METHOD = "requires_payment_method"
+    REQUIRES_CONFIRMATION = "requires_confirmation"
+    REQUIRES_ACTION = "requires_action"
+    PROCESSING = "processing"
+    REQUIRES_CAPTURE = "requires_capture"
+    SUCCEEDED = "succeeded"
+    CANCELED = "canceled"
+    FAILED = "failed"
+
+
+class Reason(StrEnum):
+    """Why a payment is ``processing``; none while its attempt is on the way for the first time."""
+
+    PENDING_AT_PROVIDER = "pending_at_provider"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    AWAITING_RETRY = "awaiting_retry"
+    """Nothing is open at any provider: the same key drives the payment on, else it ends after 15 minutes."""
+
+
+class OperationStatus(StrEnum):
+    """Where one operation at a PSP stands. Authorizations use all but ``succeeded`` and ``failed``, the others only some."""
+
+    CREATED = "created"
+    SENT = "sent"
+    REQUIRES_ACTION = "requires_action"
+    PENDING = "pending"
+    UNKNOWN = "unknown"
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    DECLINED = "declined"
+    NOT_PROCESSED = "not_processed"
+    VOIDED = "voided"
+    EXPIRED = "expired"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+S = OperationStatus
+IN_FLIGHT: Final = frozenset({S.CREATED, S.SENT, S.UNKNOWN})
+"""Open, and it is for us to find out what became of it: a lease guards who does."""
+OPEN: Final = IN_FLIGHT | {S.REQUIRES_ACTION, S.PENDING}
+"""The operation may still move money. While an authorization is open, no other account is asked."""
+
+_ENDS: Final = frozenset({S.AUTHORIZED, S.CAPTURED, S.DECLINED, S.VOIDED, S.EXPIRED})
+_FOLLOW_UP: Final[Mapping[S, frozenset[S]]] = {
+    S.CREATED: frozenset({S.SENT, S.PENDING, S.UNKNOWN, S.SUCCEEDED, S.FAILED}),
+    S.SENT: frozenset({S.CREATED, S.PENDING, S.UNKNOWN, S.SUCCEEDED, S.FAILED}),
+    S.UNKNOWN: frozenset({S.PENDING, S.SUCCEEDED, S.FAILED}),
+    S.PENDING: frozenset({S.SUCCEEDED, S.FAILED}),
+    S.SUCCEEDED: frozenset({S.FAILED}),  # Adyen: CAPTURE and then CAPTURE_FAILED, REFUND and then REFUND_FAILED
+    S.FAILED: frozenset(),
+}
+TRANSITIONS: Final[Mapping[Kind, Mapping[S, frozenset[S]]]] = {
+    Kind.AUTHORIZE: {
+        S.SENT: _ENDS | {S.REQUIRES_ACTION, S.PENDING, S.UNKNOWN, S.NOT_PROCESSED},
+        S.UNKNOWN: _ENDS | {S.REQUIRES_ACTION, S.PENDING},
+        S.REQUIRES_ACTION: _ENDS | {S.PENDING, S.UNKNOWN},
+        S.PENDING: _ENDS,
+        S.AUTHORIZED: frozenset({S.CAPTURED, S.VOIDED, S.EXPIRED}),
+        S.CAPTURED: frozenset(),
+        S.DECLINED: frozenset(),
+        S.NOT_PROCESSED: frozenset(),
+        S.VOIDED: frozenset(),
+        S.EXPIRED: frozenset(),
+    },
+    Kind.CAPTURE: _FOLLOW_UP,
+    Kind.VOID: {**_FOLLOW_UP, S.SUCCEEDED: frozenset()},
+    Kind.REFUND: _FOLLOW_UP,
+}
+"""Every step an operation may take, by what it asks. A step that is not here is no news: it changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Everything we ask of a PSP, as a value. ``amount`` is in minor units of the payment's currency."""
+
+    id: str
+    kind: Kind
+    seq: int
+    round: int
+    account: str
+    provider: str
+    amount: int
+    status: S
+    provider_key: str
+    epoch: int = 1
+    tries: int = 0
+    provider_id: str | None = None
+    decline: Decline | None = None
+    final: bool = True
+    reason: str | None = None
+    metadata: Mapping[str, str] | None = None
+    created_at: datetime | None = None
+
+    def outcome(self, currency: str) -> Outcome:
+        """What an authorization's recorded status says to the plan."""
+        match self.status:
+            case S.AUTHORIZED | S.CAPTURED:
+                amount = Money(self.amount, currency)
+                return Approved(self.provider_id or "", amount, captured=self.status is S.CAPTURED)
+            case S.DECLINED if self.decline is not None:
+                return Declined(self.decline, self.provider_id)
+            case S.NOT_PROCESSED:
+                return NotProcessed("not_sent")
+            case S.DECLINED | S.VOIDED | S.EXPIRED:
+                return Declined(Decline("cancelled", "hard", Action.DO_NOT_RETRY), self.provider_id)
+            case _:
+                return Unknown("open")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the merchant asked for. Fixed when the payment is created."""
+
+    id: str
+    merchant_id: str
+    livemode: bool
+    amount: int
+    currency: str
+    capture_method: str
+    off_session: bool
+    created_at: datetime
+    reference: str | None = None
+    customer: str | None = None
+    description: str | None = None
+    statement_descriptor: str | None = None
+    return_url: str | None = None
+    setup_future_usage: str | None = None
+    recurring: str | None = None
+    network_transaction_id: str | None = None
+    pinned_account: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    billing_details: Mapping[str, Any] = field(default_factory=dict)
+    shopper: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment as a value: its terms, its state, and the operations it has asked of providers. Amounts in minor units.
+
+    ``version`` 0 is a payment that is not written yet.
+    """
+
+    terms: Terms
+    status: Status
+    updated_at: datetime
+    version: int = 0
+    processing_reason: Reason | None = None
+    round: int = 0
+    route: tuple[str, ...] = ()
+    amount_authorized: int = 0
+    amount_capturing: int = 0
+    amount_captured: int = 0
+    amount_refunding: int = 0
+    amount_refunded: int = 0
+    cancel_requested: bool = False
+    cancellation_reason: str | None = None
+    payment_method: str | None = None
+    account: str | None = None
+    provider: str | None = None
+    provider_payment_id: str | None = None
+    network_transaction_id: str | None = None
+    auth_code: str | None = None
+    avs: str | None = None
+    cvc: str | None = None
+    card: CardFacts | None = None
+    decline: Decline | None = None
+    next_action: Mapping[str, Any] | None = None
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def amount_capturable(self) -> int:
+        """What a capture may still ask for. A final partial capture releases the rest, so then it is zero."""
+        if self.status is not Status.REQUIRES_CAPTURE:
+            return 0
+        return self.amount_authorized - self.amount_captured - self.amount_capturing
+
+    @property
+    def amount_refundable(self) -> int:
+        """What a refund may still ask for."""
+        return self.amount_captured - self.amount_refunded - self.amount_refunding
+
+    @property
+    def attempts(self) -> tuple[Operation, ...]:
+        """The authorizations, oldest first."""
+        return tuple(operation for operation in self.operations if operation.kind is Kind.AUTHORIZE)
+
+    @property
+    def open_attempt(self) -> Operation | None:
+        """The authorization that may still move money; there is at most one (a unique index holds it)."""
+        return next((attempt for attempt in self.attempts if attempt.status in OPEN), None)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the last confirm has its answer: nothing is open and nothing more will be asked."""
+        return self.status not in {Status.PROCESSING, Status.REQUIRES_ACTION}
+
+    def operation(self, operation_id: str) -> Operation:
+        """The operation of that id. Raises ``KeyError`` for one that is not this payment's."""
+        for operation in self.operations:
+            if operation.id == operation_id:
+                return operation
+        raise KeyError(operation_id)
+
+    def plan(self, news: Mapping[str, Outcome] = MappingProxyType({})) -> Plan:
+        """The plan of the current round, folded from the attempts already there, with ``news`` of some by operation id."""
+        currency = self.terms.currency
+        history = [
+            (attempt.account, news.get(attempt.id) or attempt.outcome(currency))
+            for attempt in self.attempts
+            if attempt.round == self.round
+        ]
+        return Plan.resume(self.route, history)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of a payment: what it is afterwards, and what the history will say about it."""
+
+    payment: Payment
+    operation: Operation | None
+    from_status: Status | None
+    news: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoChange:
+    """News that changes nothing, and why."""
+
+    reason: str
+
+
+class Refused(Exception):
+    """The payment's state forbids the verb. ``code`` is the API's word, the message says what the state allows."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+# --- News about an operation ------------------------------------------------------------------------------------------
+
+
+def decide(
+    payment: Payment, operation_id: str, outcome: Outcome, plan: Plan, *, driven: bool, now: datetime
+) -> Change | NoChange:
+    """What ``outcome`` of one operation means for the payment.
+
+    ``plan`` is the payment's plan after this outcome. ``driven`` says that whoever asks will go on with it at once; news that
+    comes without a driver (webhook, lookup) never leaves a payment waiting for an account that nobody will ask.
+    """
+    operation = payment.operation(operation_id)
+    if operation.kind is Kind.AUTHORIZE:
+        return _authorize_news(payment, operation, outcome, plan, driven=driven, now=now)
+    return _follow_up_news(payment, operation, outcome, now)
+
+
+def followed_by(change: Change, operation: Operation) -> Change:
+    """The same change, with the next attempt opened in the same commit: there is no moment between the two."""
+    payment = replace(change.payment, operations=(*change.payment.operations, operation))
+    return replace(change, payment=payment)
+
+
+def _authorize_news(
+    payment: Payment, operation: Operation, outcome: Outcome, plan: Plan, *, driven: bool, now: datetime
+) -> Change | NoChange:
+    if operation.status is S.AUTHORIZED and (payment.amount_capturing or payment.amount_captured):
+        return NoChange("a capture of ours accounts for it")
+    after = _attempt_after(operation, outcome)
+    if isinstance(after, NoChange):
+        return after
+    news = type(outcome).__name__
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        operations=_with(payment.operations, after),
+        account=after.account,
+        provider=after.provider,
+        provider_payment_id=after.provider_id,  # never that of an earlier attempt, perhaps at another account
+        next_action=None,
+        processing_reason=None,
+    )
+    match outcome:
+        case Approved():
+            changed = _approved(changed, outcome)
+        case ActionRequired(action=action):
+            changed = replace(changed, status=Status.REQUIRES_ACTION, next_action=action)
+        case Pending():
+            changed = _processing(changed, Reason.PENDING_AT_PROVIDER)
+        case Unknown():
+            changed = _processing(changed, Reason.OUTCOME_UNKNOWN)
+        case Declined(decline=decline, card=card):
+            changed = _ended(replace(changed, decline=decline, card=_merged(changed.card, card)), plan, driven=driven)
+        case NotProcessed():
+            changed = _ended(changed, plan, driven=driven)
+        case _:
+            assert_never(outcome)
+    return _change(payment, changed, after, news, after.reason or after.status)
+
+
+def _attempt_after(operation: Operation, outcome: Outcome) -> Operation | NoChange:
+    """The attempt once ``outcome`` is known, or why it is no news."""
+    reason = decline = None
+    provider_id = operation.provider_id
+    match outcome:
+        case Approved():
+            status, provider_id = (S.CAPTURED if outcome.captured else S.AUTHORIZED), outcome.provider_id
+        case Declined():
+            status, decline = S.DECLINED, outcome.decline
+            provider_id, reason = outcome.provider_id or provider_id, outcome.decline.code
+        case ActionRequired():
+            status, provider_id = S.REQUIRES_ACTION, outcome.provider_id or provider_id
+        case Pending():
+            status, provider_id = S.PENDING, outcome.provider_id or provider_id
+        case NotProcessed():
+            status, reason = S.NOT_PROCESSED, outcome.reason
+        case Unknown():
+            status, reason = S.UNKNOWN, outcome.reason
+        case _:
+            assert_never(outcome)
+    if status not in TRANSITIONS[Kind.AUTHORIZE][operation.status]:
+        return NoChange(f"attempt is {operation.status}, news says {status}")
+    return replace(operation, status=status, provider_id=provider_id, decline=decline, reason=reason)
+
+
+def _approved(payment: Payment, outcome: Approved) -> Payment:
+    amount = outcome.amount.amount_minor
+    return replace(
+        payment,
+        status=Status.SUCCEEDED if outcome.captured else Status.REQUIRES_CAPTURE,
+        amount_authorized=amount,
+        amount_captured=amount if outcome.captured else 0,
+        decline=None,
+        network_transaction_id=outcome.network_transaction_id or payment.network_transaction_id,
+        auth_code=outcome.auth_code or payment.auth_code,
+        avs=outcome.avs or payment.avs,
+        cvc=outcome.cvc or payment.cvc,
+        card=_merged(payment.card, outcome.card),
+    )
+
+
+def _merged(known: CardFacts | None, told: CardFacts | None) -> CardFacts | None:
+    """What is known of the card: what the PSP says of it, and for the rest what was known before."""
+    if known is None or told is None:
+        return told or known
+    return CardFacts(
+        **{name: value if value is not None else getattr(known, name) for name, value in asdict(told).items()}
+    )
+
+
+def _ended(payment: Payment, plan: Plan, *, driven: bool) -> Payment:
+    """An attempt ended without approval: go on, park, or end the round."""
+    match plan.verdict:
+        case Verdict.ASK:
+            return _processing(payment, None if driven else Reason.AWAITING_RETRY)
+        case Verdict.NOT_SENT:
+            return _processing(payment, Reason.AWAITING_RETRY)
+        case Verdict.DECIDED | Verdict.WAITING:
+            return _declined(payment)
+        case _:
+            assert_never(plan.verdict)
+
+
+def _declined(payment: Payment) -> Payment:
+    """The round is over without approval: another method may be tried, unless nobody is there to try it."""
+    if payment.cancel_requested:
+        return replace(_voided(payment), cancellation_reason=payment.cancellation_reason or "requested")
+    declined_rounds = len({attempt.round for attempt in payment.attempts if attempt.status is S.DECLINED})
+    again = not payment.terms.off_session and declined_rounds < ROUNDS_MAX
+    return replace(
+        payment,
+        status=Status.REQUIRES_PAYMENT_METHOD if again else Status.FAILED,
+        processing_reason=None,
+        next_action=None,
+    )
+
+
+def _processing(payment: Payment, reason: Reason | None) -> Payment:
+    return replace(payment, status=Status.PROCESSING, processing_reason=reason)
+
+
+def _follow_up_news(payment: Payment, operation: Operation, outcome: Outcome, now: datetime) -> Change | NoChange:
+    """News about a capture, a void or a refund."""
+    status, reason = _follow_up_status(outcome)
+    if status not in TRANSITIONS[operation.kind][operation.status]:
+        return NoChange(f"{operation.kind} is {operation.status}, news says {status}")
+    provider_id = getattr(outcome, "provider_id", None) or operation.provider_id
+    decline = outcome.decline if isinstance(outcome, Declined) else None
+    after = replace(operation, status=status, provider_id=provider_id, decline=decline, reason=reason)
+    operations = _with(payment.operations, after)
+    changed = replace(payment, version=payment.version + 1, updated_at=now, operations=operations)
+    if status in {S.SUCCEEDED, S.FAILED}:
+        changed = _settled(changed, operation, after)
+    return _change(payment, changed, after, type(outcome).__name__, f"{after.kind}_{after.status}")
+
+
+def _follow_up_status(outcome: Outcome) -> tuple[S, str | None]:
+    match outcome:
+        case Approved():
+            return S.SUCCEEDED, None
+        case Declined(decline=decline):
+            return S.FAILED, decline.provider_code or decline.code
+        case Pending() | ActionRequired():
+            return S.PENDING, None
+        case NotProcessed(reason=reason):  # reached nobody: queued, sent again under the same key
+            return S.CREATED, reason
+        case Unknown(reason=reason):
+            return S.UNKNOWN, reason
+        case _:
+            assert_never(outcome)
+
+
+def _settled(payment: Payment, before: Operation, after: Operation) -> Payment:
+    """Move the reserved amount of a follow-up to where it belongs."""
+    amount, succeeded, undone = after.amount, after.status is S.SUCCEEDED, before.status is S.SUCCEEDED
+    match after.kind:
+        case Kind.CAPTURE:
+            if undone:  # captured, and then the capture failed after all
+                payment = replace(payment, amount_captured=payment.amount_captured - amount)
+                return replace(payment, status=Status.REQUIRES_CAPTURE)
+            payment = replace(
+                payment,
+                amount_capturing=payment.amount_capturing - amount,
+                amount_captured=payment.amount_captured + (amount if succeeded else 0),
+            )
+            whole = payment.amount_captured == payment.amount_authorized
+            done = succeeded and (after.final or whole)
+            return replace(payment, status=Status.SUCCEEDED) if done else payment
+        case Kind.REFUND:
+            if undone:
+                return replace(payment, amount_refunded=payment.amount_refunded - amount)
+            return replace(
+                payment,
+                amount_refunding=payment.amount_refunding - amount,
+                amount_refunded=payment.amount_refunded + (amount if succeeded else 0),
+            )
+        case Kind.VOID:
+            return _voided(payment) if succeeded else replace(payment, cancel_requested=False)
+        case Kind.AUTHORIZE:
+            raise AssertionError("an authorization is not a follow-up")
+        case _:
+            assert_never(after.kind)
+
+
+def _voided(payment: Payment) -> Payment:
+    operations = tuple(
+        replace(op, status=S.VOIDED)
+        if op.kind is Kind.AUTHORIZE and op.status in {S.AUTHORIZED, S.REQUIRES_ACTION, S.PENDING, S.UNKNOWN}
+        else op
+        for op in payment.operations
+    )
+    return replace(
+        payment,
+        operations=operations,
+        status=Status.CANCELED,
+        processing_reason=None,
+        next_action=None,
+        cancel_requested=False,
+    )
+
+
+# --- What a merchant, an operator or the clock asks of a payment ------------------------------------------------------
+
+
+def created(payment: Payment, now: datetime) -> Change:
+    """A payment begins, and waits to be confirmed."""
+    return _change(payment, replace(payment, version=payment.version + 1, updated_at=now), None, "Created", "created")
+
+
+def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
+    """A new round starts with ``operation``. Raises :class:`Refused` where the state forbids a confirm."""
+    if payment.status not in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION}:
+        raise Refused("payment_state", f"A payment that is {payment.status} cannot be confirmed.")
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        status=Status.PROCESSING,
+        processing_reason=None,
+        round=payment.round + 1,
+        route=route,
+        decline=None,
+        operations=(*payment.operations, operation),
+    )
+    return _change(payment, changed, operation, "Confirmed", "confirmed")
+
+
+def asked(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
+    """A parked payment goes on: ``operation`` is its next attempt."""
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        processing_reason=None,
+        round=operation.round,
+        route=route,
+        operations=(*payment.operations, operation),
+    )
+    return _change(payment, changed, operation, "Asked", f"attempt {operation.seq} at {operation.account}")
+
+
+def given_up(payment: Payment, now: datetime) -> Change | NoChange:
+    """A parked payment that nobody drives on ends: declined if an account declined it, else never sent."""
+    if payment.processing_reason is not Reason.AWAITING_RETRY or payment.open_attempt is not None:
+        return NoChange("the payment is not parked")
+    changed = replace(payment, version=payment.version + 1, updated_at=now)
+    if payment.cancel_requested or payment.decline is not None:
+        ended = _declined(changed)
+        return _change(payment, ended, None, "GivenUp", ended.status)
+    changed = replace(changed, status=Status.FAILED, processing_reason=None)
+    return _change(payment, changed, None, "GivenUp", "not_sent")
+
+
+def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Change:
+    """Reserve the amount of a capture. Raises :class:`Refused` where the state or the amount forbids it."""
+    if payment.status is not Status.REQUIRES_CAPTURE:
+        raise Refused("payment_state", f"A payment that is {payment.status} cannot be captured.")
+    if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
+        raise Refused("payment_state", "The payment is being canceled.")
+    if operation.amount > payment.amount_capturable:
+        raise Refused("amount_too_large", f"At most {payment.amount_capturable} can be captured.", param="amount")
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        amount_capturing=payment.amount_capturing + operation.amount,
+        operations=(*payment.operations, operation),
+    )
+    return _change(payment, changed, operation, "CaptureRequested", "capture_requested")
+
+
+def refund_opened(payment: Payment, operation: Operation, now: datetime) -> Change:
+    """Reserve the amount of a refund. Raises :class:`Refused` where nothing, or not so much, was captured."""
+    if payment.amount_captured == 0:
+        raise Refused("payment_state", "Nothing was captured that could be refunded.")
+    if operation.amount > payment.amount_refundable:
+        raise Refused("amount_too_large", f"At most {payment.amount_refundable} can be refunded.", param="amount")
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        cancel_requested=False,
+        amount_refunding=payment.amount_refunding + operation.amount,
+        operations=(*payment.operations, operation),
+    )
+    return _change(payment, changed, operation, "RefundRequested", "refund_requested")
+
+
+def cancel_opened(payment: Payment, operation: Operation | None, reason: str | None, now: datetime) -> Change:
+    """Cancel at once, void at the PSP with ``operation``, or note that it is wanted while the outcome is not known."""
+    changed = replace(payment, version=payment.version + 1, updated_at=now, cancellation_reason=reason)
+    match payment.status:
+        case Status.REQUIRES_PAYMENT_METHOD | Status.REQUIRES_CONFIRMATION:
+            changed = replace(changed, status=Status.CANCELED)
+        case Status.PROCESSING:
+            changed = replace(changed, cancel_requested=True)
+        case Status.REQUIRES_CAPTURE | Status.REQUIRES_ACTION:
+            if operation is None:
+                raise AssertionError("an authorization is released by a void")
+            if payment.amount_capturing or payment.amount_captured:
+                raise Refused("payment_state", "A payment with a capture cannot be canceled; refund it instead.")
+            if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
+                raise Refused("payment_state", "The payment is being canceled.")
+            changed = replace(changed, cancel_requested=True, operations=(*payment.operations, operation))
+        case Status.SUCCEEDED | Status.CANCELED | Status.FAILED:
+            raise Refused("payment_state", f"A payment that is {payment.status} cannot be canceled.")
+        case _:
+            assert_never(payment.status)
+    return _change(payment, changed, operation, "CancelRequested", "cancel_requested")
+
+
+def _change(before: Payment, after: Payment, operation: Operation | None, news: str, reason: str) -> Change:
+    """A step from ``before`` to ``after``. What a payment was before its first version is nothing."""
+    return Change(after, operation, before.status if before.version else None, news, reason)
+
+
+def _with(operations: tuple[Operation, ...], changed: Operation) -> tuple[Operation, ...]:
+    return tuple(changed if operation.id == changed.id else operation for operation in operations)

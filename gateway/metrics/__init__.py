@@ -1,0 +1,1 @@
+"""Numbers about payments, taken where the money is."""

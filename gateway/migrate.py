@@ -1,0 +1,70 @@
+"""Migrations: brings the database to the schema of this code, as the owner role, once at a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+
+from gateway.api.auth import DEV_MERCHANT
+from gateway.settings import Settings
+from providers.registry import ConfigError
+
+LOCK: Final = 0x17E6_10C4
+"""The advisory lock under which migrations run: two that start together run one after the other."""
+
+
+def migrate(settings: Settings) -> str:
+    """Upgrade to the newest schema and return its revision. May be called any number of times.
+
+    Raises :class:`ConfigError` where the owner's URL is missing or the database cannot be reached.
+    """
+    if settings.migrate_database_url is None:
+        raise ConfigError("GATEWAY_MIGRATE_DATABASE_URL is not set: migrations run as the role that owns the tables")
+    owner = make_url(settings.migrate_database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    application_role = make_url(settings.database_url.get_secret_value()).username
+    engine = create_engine(owner)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+            connection.commit()
+            try:
+                return _upgrade(connection, application_role if application_role != owner.username else None, settings)
+            finally:
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+                connection.commit()
+    except OperationalError as error:
+        raise ConfigError(
+            f"GATEWAY_MIGRATE_DATABASE_URL: the database cannot be reached ({type(error.orig).__name__})"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _upgrade(connection: Connection, role: str | None, settings: Settings) -> str:
+    config = Config()
+    config.set_main_option("script_location", str(files("gateway") / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    config.attributes["application_role"] = None if role is None else _quoted(connection, role)
+    command.upgrade(config, "head")
+    connection.commit()
+    if settings.dev:
+        connection.execute(
+            text("INSERT INTO merchant (id, name, created_at) VALUES (:id, :name, :now) ON CONFLICT DO NOTHING"),
+            {"id": DEV_MERCHANT, "name": "Development merchant", "now": datetime.now(UTC)},
+        )
+        connection.commit()
+    revision: str = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+    return revision
+
+
+def _quoted(connection: Connection, role: str) -> str:
+    return connection.dialect.identifier_preparer.quote(role)

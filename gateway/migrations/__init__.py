@@ -1,0 +1,1 @@
+"""The schema, step by step. Names are numbered; migrations expand first and contract later."""

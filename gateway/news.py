@@ -1,0 +1,62 @@
+"""News from outside: what a webhook's event means for our books.
+
+An event is matched to an operation by our reference, which the PSP echoes, or by the PSP's own ids. It then goes the way of every
+outcome: one pure decision, one writer. An event that finds nothing, says nothing or contradicts our amounts changes nothing,
+and the inbox keeps it with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from gateway.deps import Deps
+from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
+from gateway.settle import learn
+from providers.contract import Approved, Event, Kind
+from webhooks.inbox import Applied
+
+NOT_FOUND: Final = Applied("operation_not_found", again=True)
+
+log = structlog.get_logger()
+
+
+async def apply(account: str, event: Event, deps: Deps) -> Applied:
+    """Apply one event. May be called any number of times: the second time it is no news."""
+    if event.outcome is None or event.kind is None:
+        return Applied("kept")
+    found = await _find(account, event, deps)
+    if found is None:
+        return NOT_FOUND
+    payment, operation = found
+    if operation.account != account:
+        log.error("webhook_of_another_account", account=account, operation=operation.id)
+        return Applied("another_account")
+    operation = _meant(payment, operation, event)
+    if isinstance(event.outcome, Approved) and operation.kind is not Kind.VOID:
+        amount = event.outcome.amount
+        if (amount.amount_minor, amount.currency) != (operation.amount, payment.terms.currency):
+            log.error("webhook_amount_mismatch", account=account, operation=operation.id, type=event.type)
+            return Applied("amount_mismatch")
+    change = await learn(payment, operation.id, event.outcome, source="webhook", deps=deps)
+    return Applied("no_news" if isinstance(change, NoChange) else "applied")
+
+
+async def _find(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:
+    if event.operation_id is not None:
+        found = await deps.queries.operation(event.operation_id)
+        if found is not None:
+            return found
+    if event.provider_id is not None and event.kind is not None:
+        return await deps.queries.operation_at(account, event.provider_id, event.kind)
+    return None
+
+
+def _meant(payment: Payment, operation: Operation, event: Event) -> Operation:
+    """A PSP that reports a capture as "the payment succeeded" means our open capture, not the authorization again."""
+    captured = isinstance(event.outcome, Approved) and event.outcome.captured
+    if operation.kind is not Kind.AUTHORIZE or operation.status is not OperationStatus.AUTHORIZED or not captured:
+        return operation
+    captures = [op for op in payment.operations if op.kind is Kind.CAPTURE and op.status in OPEN]
+    return captures[-1] if captures else operation

@@ -1,0 +1,170 @@
+"""The reader of payments. It changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.lifecycle import Operation, Payment
+from gateway.rows import payment_from
+from gateway.sql import Pool, Statement, columns
+from gateway.tables import ApiKey, OperationRow, PaymentMethod, PaymentRow
+from idempotency.key import Key
+
+
+@dataclass(frozen=True, slots=True)
+class UsedKey:
+    """What a key was used for, and its answer where it is decided."""
+
+    fingerprint: bytes
+    payment_id: str
+    operation_id: str | None
+    status: int | None
+    answer: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMethod:
+    """A stored payment method, still sealed."""
+
+    id: str
+    tokens: dict[str, str]
+    sealed_card: bytes | None = field(repr=False)
+    sealed_cvc: bytes | None = field(repr=False)
+    reusable: bool
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueOperation:
+    """An operation whose time has come."""
+
+    payment_id: str
+    operation_id: str
+
+
+_USED = Statement(
+    """SELECT fingerprint, payment_id, operation_id, status, answer FROM idempotency_key
+    WHERE merchant_id = :merchant_id AND livemode = :livemode AND key = :key"""
+)
+_PAYMENT = Statement(f"SELECT {columns(PaymentRow)} FROM payment WHERE id = :id")
+_OPERATIONS = Statement(f"SELECT {columns(OperationRow)} FROM operation WHERE payment_id = :id ORDER BY seq")
+_OPERATIONS_OF = Statement(
+    f"SELECT {columns(OperationRow)} FROM operation WHERE payment_id = ANY(:ids::text[]) ORDER BY payment_id, seq"
+)
+_LIST = Statement(
+    f"""SELECT {columns(PaymentRow)} FROM payment WHERE merchant_id = :merchant_id AND livemode = :livemode
+    AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
+    AND (:reference::text IS NULL OR reference = :reference) AND (:customer::text IS NULL OR customer = :customer)
+    AND (:currency::text IS NULL OR currency = :currency)
+    AND (:created_gte::timestamptz IS NULL OR created_at >= :created_gte)
+    AND (:created_lt::timestamptz IS NULL OR created_at < :created_lt)
+    ORDER BY id DESC LIMIT :limit"""
+)
+_BY_OPERATION = Statement("SELECT payment_id, id FROM operation WHERE id = :id")
+_BY_PROVIDER_ID = Statement(
+    """SELECT payment_id, id FROM operation WHERE provider_id = :provider_id AND account = :account
+    AND kind = :kind ORDER BY seq DESC LIMIT 1"""
+)
+_METHOD = Statement(
+    f"""SELECT {columns(PaymentMethod)} FROM payment_method
+    WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
+)
+_DUE = Statement("""SELECT payment_id, id FROM operation WHERE due_at <= now() ORDER BY due_at LIMIT :limit""")
+_PARKED = Statement(
+    """SELECT id FROM payment WHERE processing_reason = 'awaiting_retry'
+    AND (updated_at < now() - make_interval(secs => :age::float8) OR cancel_requested) LIMIT :limit"""
+)
+_CANCEL_WANTED = Statement(
+    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_capture', 'succeeded') LIMIT :limit"""
+)
+_API_KEY = Statement(f"SELECT {columns(ApiKey)} FROM api_key WHERE id = :id")
+_OPEN_ACCOUNTS = Statement(
+    """SELECT DISTINCT account FROM operation WHERE due_at IS NOT NULL OR kind = 'authorize'
+    AND status IN ('created', 'sent', 'requires_action', 'pending', 'unknown')"""
+)
+
+
+class Queries:
+    """Reads. Nothing here raises for what is not there: it answers ``None`` or nothing."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def used_key(self, key: Key) -> UsedKey | None:
+        """What became of a key."""
+        params = {"merchant_id": key.merchant_id, "livemode": key.livemode, "key": key.text}
+        row = await _USED.row(self._pool, params)
+        return None if row is None else UsedKey(**row)
+
+    async def payment(self, payment_id: str) -> Payment | None:
+        """A payment with its operations, whoever's it is: for the charge path and the worker."""
+        row = await _PAYMENT.row(self._pool, {"id": payment_id})
+        if row is None:
+            return None
+        return payment_from(row, await _OPERATIONS.rows(self._pool, {"id": payment_id}))
+
+    async def payment_of(self, payment_id: str, merchant_id: str, *, livemode: bool) -> Payment | None:
+        """A merchant's payment in one mode. Another merchant's is not there."""
+        payment = await self.payment(payment_id)
+        if payment is None or payment.terms.merchant_id != merchant_id or payment.terms.livemode != livemode:
+            return None
+        return payment
+
+    async def payments(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[Payment]:
+        """A page of payments, newest first; ``before`` is the id to go on from."""
+        wanted: dict[str, Any] = dict.fromkeys(
+            ("before", "status", "reference", "customer", "currency", "created_gte", "created_lt")
+        )
+        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        rows = await _LIST.rows(self._pool, params)
+        operations: dict[str, list[Any]] = {row["id"]: [] for row in rows}
+        for row in await _OPERATIONS_OF.rows(self._pool, {"ids": list(operations)}):
+            operations[row["payment_id"]].append(row)
+        return [payment_from(row, operations[row["id"]]) for row in rows]
+
+    async def operation(self, operation_id: str) -> tuple[Payment, Operation] | None:
+        """An operation with its payment."""
+        row = await _BY_OPERATION.row(self._pool, {"id": operation_id})
+        payment = None if row is None else await self.payment(row["payment_id"])
+        return None if payment is None else (payment, payment.operation(operation_id))
+
+    async def operation_at(self, account: str, provider_id: str, kind: str) -> tuple[Payment, Operation] | None:
+        """The operation of one kind that an account knows by ``provider_id``."""
+        params = {"account": account, "provider_id": provider_id, "kind": kind}
+        row = await _BY_PROVIDER_ID.row(self._pool, params)
+        return None if row is None else await self.operation(row["id"])
+
+    async def method(self, method_id: str, merchant_id: str, *, livemode: bool) -> StoredMethod | None:
+        """A merchant's stored payment method."""
+        params = {"id": method_id, "merchant_id": merchant_id, "livemode": livemode}
+        row = await _METHOD.row(self._pool, params)
+        if row is None:
+            return None
+        return StoredMethod(**{name: row[name] for name in StoredMethod.__dataclass_fields__})
+
+    async def due(self, limit: int) -> list[DueOperation]:
+        """Operations whose time has come, the longest waiting first."""
+        return [DueOperation(row["payment_id"], row["id"]) for row in await _DUE.rows(self._pool, {"limit": limit})]
+
+    async def parked(self, age_s: float, limit: int) -> list[str]:
+        """Payments that nobody has driven on for ``age_s`` seconds, or that are to be canceled."""
+        return [row["id"] for row in await _PARKED.rows(self._pool, {"age": age_s, "limit": limit})]
+
+    async def cancel_wanted(self, limit: int) -> list[str]:
+        """Payments that were approved after their cancel was asked for."""
+        return [row["id"] for row in await _CANCEL_WANTED.rows(self._pool, {"limit": limit})]
+
+    async def api_key(self, key_id: str) -> dict[str, Any] | None:
+        """An API key's row."""
+        row = await _API_KEY.row(self._pool, {"id": key_id})
+        return None if row is None else dict(row)
+
+    async def accounts_in_use(self) -> set[str]:
+        """Accounts with open operations: they cannot leave the configuration."""
+        return {row["account"] for row in await _OPEN_ACCOUNTS.rows(self._pool, {})}
+
+    async def revision(self) -> str | None:
+        """The migration that the database is at, or whatever asyncpg raises where it cannot be asked."""
+        revision: str | None = await self._pool.fetchval("SELECT max(version_num) FROM alembic_version")
+        return revision

@@ -1,0 +1,222 @@
+"""Between rows and values: how a payment and its operations are written down, and read back the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from gateway.lifecycle import Operation, OperationStatus, Payment, Reason, Status, Terms
+from providers.contract import CardFacts, Kind
+from providers.declines import Action, Decline
+
+OPTIONS: Final = (
+    "description",
+    "statement_descriptor",
+    "return_url",
+    "setup_future_usage",
+    "recurring",
+    "network_transaction_id",
+    "pinned_account",
+)
+"""Terms that nobody filters by: they live in one JSON column."""
+
+STATE: Final = (
+    "version",
+    "status",
+    "processing_reason",
+    "round",
+    "route",
+    "amount_authorized",
+    "amount_capturing",
+    "amount_captured",
+    "amount_refunding",
+    "amount_refunded",
+    "cancel_requested",
+    "cancellation_reason",
+    "payment_method_id",
+    "account",
+    "provider",
+    "provider_payment_id",
+    "network_transaction_id",
+    "auth_code",
+    "checks",
+    "card",
+    "decline",
+    "next_action",
+    "updated_at",
+)
+"""The columns of a payment that change."""
+
+
+def state_values(payment: Payment, prefix: str) -> dict[str, Any]:
+    """The changing columns of ``payment``, under parameter names."""
+    checks = {"avs": payment.avs, "cvc": payment.cvc} if payment.avs or payment.cvc else None
+    return {
+        f"{prefix}version": payment.version,
+        f"{prefix}status": payment.status,
+        f"{prefix}processing_reason": payment.processing_reason,
+        f"{prefix}round": payment.round,
+        f"{prefix}route": payment.route,
+        f"{prefix}amount_authorized": payment.amount_authorized,
+        f"{prefix}amount_capturing": payment.amount_capturing,
+        f"{prefix}amount_captured": payment.amount_captured,
+        f"{prefix}amount_refunding": payment.amount_refunding,
+        f"{prefix}amount_refunded": payment.amount_refunded,
+        f"{prefix}cancel_requested": payment.cancel_requested,
+        f"{prefix}cancellation_reason": payment.cancellation_reason,
+        f"{prefix}payment_method_id": payment.payment_method,
+        f"{prefix}account": payment.account,
+        f"{prefix}provider": payment.provider,
+        f"{prefix}provider_payment_id": payment.provider_payment_id,
+        f"{prefix}network_transaction_id": payment.network_transaction_id,
+        f"{prefix}auth_code": payment.auth_code,
+        f"{prefix}checks": checks,
+        f"{prefix}card": card_json(payment.card),
+        f"{prefix}decline": decline_json(payment.decline),
+        f"{prefix}next_action": payment.next_action,
+        f"{prefix}updated_at": payment.updated_at,
+    }
+
+
+def payment_values(payment: Payment, prefix: str) -> dict[str, Any]:
+    """Every column of ``payment``, under parameter names."""
+    terms = payment.terms
+    personal = {"billing_details": terms.billing_details, "shopper": terms.shopper}
+    return {
+        **state_values(payment, prefix),
+        f"{prefix}id": terms.id,
+        f"{prefix}merchant_id": terms.merchant_id,
+        f"{prefix}livemode": terms.livemode,
+        f"{prefix}amount": terms.amount,
+        f"{prefix}currency": terms.currency,
+        f"{prefix}capture_method": terms.capture_method,
+        f"{prefix}off_session": terms.off_session,
+        f"{prefix}reference": terms.reference,
+        f"{prefix}customer": terms.customer,
+        f"{prefix}metadata": terms.metadata,
+        f"{prefix}options": {name: value for name in OPTIONS if (value := getattr(terms, name)) is not None},
+        f"{prefix}personal": personal if terms.billing_details or terms.shopper else None,
+        f"{prefix}created_at": terms.created_at,
+    }
+
+
+def operation_values(operation: Operation, payment: Payment, prefix: str) -> dict[str, Any]:
+    """Every column of ``operation`` that is not sealed, computed by SQL or the writer's, under parameter names."""
+    return {
+        f"{prefix}id": operation.id,
+        f"{prefix}payment_id": payment.terms.id,
+        f"{prefix}kind": operation.kind,
+        f"{prefix}seq": operation.seq,
+        f"{prefix}round": operation.round,
+        f"{prefix}account": operation.account,
+        f"{prefix}provider": operation.provider,
+        f"{prefix}amount": operation.amount,
+        f"{prefix}status": operation.status,
+        f"{prefix}final": operation.final,
+        f"{prefix}provider_key": operation.provider_key,
+        f"{prefix}provider_id": operation.provider_id,
+        f"{prefix}decline": decline_json(operation.decline),
+        f"{prefix}reason": operation.reason,
+        f"{prefix}metadata": operation.metadata,
+        f"{prefix}epoch": operation.epoch,
+        f"{prefix}created_at": operation.created_at,
+        f"{prefix}updated_at": payment.updated_at,
+    }
+
+
+def payment_from(row: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]) -> Payment:
+    """The value that these rows were written from."""
+    personal, options, checks = row["personal"] or {}, row["options"], row["checks"] or {}
+    terms = Terms(
+        id=row["id"],
+        merchant_id=row["merchant_id"],
+        livemode=row["livemode"],
+        amount=row["amount"],
+        currency=row["currency"],
+        capture_method=row["capture_method"],
+        off_session=row["off_session"],
+        created_at=row["created_at"],
+        reference=row["reference"],
+        customer=row["customer"],
+        metadata=row["metadata"],
+        billing_details=personal.get("billing_details", {}),
+        shopper=personal.get("shopper", {}),
+        **options,
+    )
+    return Payment(
+        terms=terms,
+        status=Status(row["status"]),
+        updated_at=row["updated_at"],
+        version=row["version"],
+        processing_reason=Reason(row["processing_reason"]) if row["processing_reason"] else None,
+        round=row["round"],
+        route=tuple(row["route"]),
+        amount_authorized=row["amount_authorized"],
+        amount_capturing=row["amount_capturing"],
+        amount_captured=row["amount_captured"],
+        amount_refunding=row["amount_refunding"],
+        amount_refunded=row["amount_refunded"],
+        cancel_requested=row["cancel_requested"],
+        cancellation_reason=row["cancellation_reason"],
+        payment_method=row["payment_method_id"],
+        account=row["account"],
+        provider=row["provider"],
+        provider_payment_id=row["provider_payment_id"],
+        network_transaction_id=row["network_transaction_id"],
+        auth_code=row["auth_code"],
+        avs=checks.get("avs"),
+        cvc=checks.get("cvc"),
+        card=CardFacts(**row["card"]) if row["card"] else None,
+        decline=decline_from(row["decline"]),
+        next_action=row["next_action"],
+        operations=tuple(operation_from(operation) for operation in operations),
+    )
+
+
+def operation_from(row: Mapping[str, Any]) -> Operation:
+    """The value that an operation's row was written from."""
+    return Operation(
+        id=row["id"],
+        kind=Kind(row["kind"]),
+        seq=row["seq"],
+        round=row["round"],
+        account=row["account"],
+        provider=row["provider"],
+        amount=row["amount"],
+        status=OperationStatus(row["status"]),
+        provider_key=row["provider_key"],
+        epoch=row["epoch"],
+        tries=row["tries"],
+        provider_id=row["provider_id"],
+        decline=decline_from(row["decline"]),
+        final=row["final"],
+        reason=row["reason"],
+        metadata=row["metadata"],
+        created_at=row["created_at"],
+    )
+
+
+def card_json(card: CardFacts | None) -> dict[str, Any] | None:
+    """What may be shown of a card, as it stands in a JSON column and in an answer."""
+    if card is None:
+        return None
+    return {
+        "brand": card.brand,
+        "bin": card.bin,
+        "last4": card.last4,
+        "exp_month": card.exp_month,
+        "exp_year": card.exp_year,
+        "funding": card.funding,
+        "country": card.country,
+    }
+
+
+def decline_json(decline: Decline | None) -> dict[str, Any] | None:
+    """A decline as it stands in a JSON column."""
+    return None if decline is None else asdict(decline)
+
+
+def decline_from(value: Mapping[str, Any] | None) -> Decline | None:
+    """The decline that a JSON column holds."""
+    return None if value is None else Decline(**{**value, "action": Action(value["action"])})

@@ -1,0 +1,168 @@
+"""Settings: read once at start, refused with the reason where they cannot be used.
+
+Everything comes from the environment (``GATEWAY_…``) but the accounts, which come from the TOML file that ``GATEWAY_CONFIG`` names;
+their secrets are named there (``api_key_env``) and read from the environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, SecretBytes, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from idempotency.once import GatePolicy
+from providers.registry import AccountConfig, ConfigError
+
+VERSIONS: Final = ("2026-11-01",)
+"""Dated API versions, newest first. A key is pinned to the newest of its day."""
+
+_LIVE_KEY: Final = ("sk_live_", "rk_live_")
+_ACCOUNT_FIELDS: Final = frozenset(
+    {
+        "merchant",
+        "provider",
+        "api_key_env",
+        "webhook_secret_env",
+        "hmac_key_env",
+        "base_url",
+        "currencies",
+        "merchant_account",
+        "environment",
+        "live_prefix",
+    }
+)
+
+
+def _decode_key(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        key = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("must be base64 (make one with: openssl rand -base64 32)") from None
+    if len(key) != 32:
+        raise ValueError("must be 32 bytes in base64 (make one with: openssl rand -base64 32)")
+    return key
+
+
+Key = Annotated[SecretBytes, BeforeValidator(_decode_key)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field's text is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
+
+    database_url: SecretStr = Field(
+        description="PostgreSQL 15 or newer, as the application role: postgresql://user:password@host/database."
+    )
+    migrate_database_url: SecretStr | None = Field(
+        default=None, description="The same database as the owner role, for `gateway migrate` only."
+    )
+    redis_url: SecretStr = Field(description="A Redis-protocol server: redis://host:6379/0 or unix:///path.")
+    config: Path | None = Field(default=None, description="The TOML file with the accounts.")
+    secret_key: Key = Field(
+        description="32 random bytes in base64, from which every subkey is derived. Losing it loses the sealed records."
+    )
+    vault_key: Key | None = Field(
+        default=None,
+        description="32 random bytes in base64. With it card numbers are accepted and sealed at rest; without it they are refused.",
+    )
+    on_redis_loss: GatePolicy = Field(
+        default=GatePolicy.FAIL_OPEN,
+        description="fail_open: go on with Postgres alone, slower and just as safe. fail_closed: answer 503.",
+    )
+    public_url: str = Field(
+        default="http://127.0.0.1:8080",
+        description="Where shoppers' browsers reach this gateway, for return addresses.",
+    )
+    dev: bool = Field(
+        default=False,
+        description="Set by `gateway dev`: accepts the fixed development keys. Refused together with live accounts.",
+    )
+
+
+def load_settings() -> Settings:
+    """The settings in the environment. Raises :class:`ConfigError` naming each variable that is missing or wrong."""
+    try:
+        return Settings()  # the environment fills the fields
+    except ValidationError as error:
+        wrong = [
+            f"GATEWAY_{str(item['loc'][0]).upper()}: {_sentence(item['msg'])}"
+            for item in error.errors(include_input=False)
+        ]
+        raise ConfigError("\n".join(wrong)) from None
+
+
+def _sentence(message: str) -> str:
+    return "is not set" if message == "Field required" else message.removeprefix("Value error, ")
+
+
+def load_account_configs(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[AccountConfig]:
+    """The accounts in the configuration file, in its order, with their secrets from ``environ``.
+
+    Raises :class:`ConfigError` naming the account and the field. Live credentials with development settings, a missing webhook
+    secret or a test key are refused here, before anything is started.
+    """
+    if settings.config is None:
+        return []
+    try:
+        document = tomllib.loads(settings.config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"GATEWAY_CONFIG: there is no file {settings.config}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"GATEWAY_CONFIG: {settings.config} is not TOML: {error}") from None
+    unknown = document.keys() - {"accounts"}
+    if unknown:
+        raise ConfigError(
+            f"{settings.config}: unknown section {', '.join(sorted(unknown))}; accounts stand in [accounts.NAME]"
+        )
+    return [_account(name, table, settings, environ) for name, table in document.get("accounts", {}).items()]
+
+
+def _account(name: str, table: Mapping[str, Any], settings: Settings, environ: Mapping[str, str]) -> AccountConfig:
+    unknown = table.keys() - _ACCOUNT_FIELDS
+    if unknown:
+        raise ConfigError(
+            f"account {name}: unknown field {', '.join(sorted(unknown))}; known are {', '.join(sorted(_ACCOUNT_FIELDS))}"
+        )
+    fields = {field: value for field, value in table.items() if not field.endswith("_env")}
+    secret_env = table.get("webhook_secret_env") or table.get("hmac_key_env")
+    secrets = tuple(filter(None, environ.get(secret_env, "").split(","))) if secret_env else ()
+    api_key = environ.get(table.get("api_key_env", ""), "")
+    if not api_key:
+        raise ConfigError(f"account {name}: the variable in api_key_env ({table.get('api_key_env')}) is not set")
+    if "environment" not in fields and api_key.startswith(_LIVE_KEY):
+        fields["environment"] = "live"
+    try:
+        config = AccountConfig(
+            name=name, api_key=SecretStr(api_key), webhook_secrets=tuple(map(SecretStr, secrets)), **fields
+        )
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)
+        )
+        raise ConfigError(f"account {name}: {wrong}") from None
+    _check_mode(config, api_key, settings)
+    return config
+
+
+def _check_mode(config: AccountConfig, api_key: str, settings: Settings) -> None:
+    """Refuse a live account that is not ready for real money, and a key of the other mode."""
+    looks_live = api_key.startswith(_LIVE_KEY)
+    looks_test = api_key.startswith(("sk_test_", "rk_test_"))
+    if (looks_live and not config.livemode) or (looks_test and config.livemode):
+        raise ConfigError(f"account {config.name}: its API key and its environment ({config.environment}) do not match")
+    if config.livemode and settings.dev:
+        raise ConfigError(f"account {config.name}: live credentials are refused in `gateway dev`")
+    if config.livemode and not config.webhook_secrets:
+        raise ConfigError(
+            f"account {config.name}: a live account needs its webhook secret (webhook_secret_env or hmac_key_env)"
+        )

@@ -1,0 +1,123 @@
+"""Hot SQL: text that a reviewer can read, with its column lists taken from the tables.
+
+A statement is written as SQL with named parameters (``:name``) and prepared by asyncpg, one round trip each. Column lists come
+from the SQLModel tables, so a renamed column breaks at import and not at night. An ORM session would cost more CPU than the
+whole rest of a charge (docs/performance.md); why text and not compiled Core stands in docs/adr/0009-hot-sql-is-text.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Final, Protocol
+
+import asyncpg  # it ships no types; Pool below is what we use of it
+import orjson
+from sqlalchemy.dialects import postgresql
+from sqlmodel import SQLModel
+
+POOL_MIN: Final = 2
+POOL_MAX: Final = 16
+"""More connections gained nothing at 64 concurrent charges (docs/performance.md); none is held across a provider call."""
+COMMAND_TIMEOUT_S: Final = 5.0
+"""A statement of ours takes a millisecond. One that takes five seconds has lost its database."""
+
+Row = Mapping[str, Any]
+
+
+class Pool(Protocol):
+    """What we use of asyncpg's pool: each call is one statement in a transaction of its own."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Row]:
+        """The rows."""
+        ...
+
+    async def fetchrow(self, query: str, *args: Any) -> Row | None:
+        """The first row."""
+        ...
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """The first column of the first row."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+_PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
+
+
+class Statement:
+    """One statement: its text with numbered parameters, and their names in that order."""
+
+    def __init__(self, sql: str) -> None:
+        names: dict[str, int] = {}
+        self.text = _PARAMETER.sub(lambda m: f"${names.setdefault(m[1], len(names) + 1)}", sql)
+        self._names = tuple(names)
+
+    async def row(self, pool: Pool, values: Mapping[str, Any]) -> Row | None:
+        """Run it in a transaction of its own and return its first row. ``KeyError`` for a parameter that was not given."""
+        return await pool.fetchrow(self.text, *[values[name] for name in self._names])
+
+    async def rows(self, pool: Pool, values: Mapping[str, Any]) -> list[Row]:
+        """Run it in a transaction of its own and return its rows."""
+        return await pool.fetch(self.text, *[values[name] for name in self._names])
+
+
+def _names(model: type[SQLModel]) -> dict[str, str]:
+    columns = model.__table__.columns  # type: ignore[attr-defined]  # SQLModel adds it to table models
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are untyped
+    return {column.name: column.type.compile(dialect=dialect).split(" COLLATE")[0] for column in columns}
+
+
+def columns(model: type[SQLModel], *, table: str = "") -> str:
+    """The model's columns, as a list to insert into or to select."""
+    return ", ".join(f"{table}.{name}" if table else name for name in _names(model))
+
+
+def values(model: type[SQLModel], prefix: str, **instead: str) -> str:
+    """A typed parameter for each column, named ``prefix`` + column, but for those that SQL computes ``instead``."""
+    unknown = instead.keys() - _names(model).keys()
+    if unknown:
+        raise KeyError(f"{model.__name__} has no column {unknown}")
+    return ", ".join(instead.get(name, f":{prefix}{name}::{kind}") for name, kind in _names(model).items())
+
+
+def sets(model: type[SQLModel], prefix: str, only: Collection[str]) -> str:
+    """Assignments of the columns in ``only`` to parameters named ``prefix`` + column."""
+    unknown = set(only) - _names(model).keys()
+    if unknown:
+        raise KeyError(f"{model.__name__} has no column {unknown}")
+    return ", ".join(f"{name} = :{prefix}{name}" for name in only)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # untyped base
+    """A connection without the reset that asyncpg sends on every release: we keep no session state, and it is a round trip."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+async def _prepare(connection: Any) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_dump, decoder=orjson.loads, format="text")
+
+
+def _dump(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+async def connect(url: str) -> Pool:
+    """A pool on ``url``. Raises what asyncpg raises where the database cannot be reached."""
+    pool: Pool = await asyncpg.create_pool(
+        url,
+        min_size=POOL_MIN,
+        max_size=POOL_MAX,
+        max_inactive_connection_lifetime=0,
+        command_timeout=COMMAND_TIMEOUT_S,
+        connection_class=_Connection,
+        init=_prepare,
+        # Planning a statement of a hundred parameters costs more than running it; the tables want the same plan every time.
+        server_settings={"application_name": "interlock", "jit": "off", "plan_cache_mode": "force_generic_plan"},
+    )
+    return pool

@@ -1,0 +1,143 @@
+"""The sweep: what the worker does, again and again, so that nothing stays open because somebody died.
+
+An operation whose time has come is taken over by its lease, sent again under the same key and with the same bytes while the PSP
+certainly remembers that key, and looked up after that. What comes of it goes the way of every outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from gateway import lifecycle
+from gateway.books import Request, Written
+from gateway.deps import Deps
+from gateway.lifecycle import IN_FLIGHT, Change, NoChange, Operation, OperationStatus, Payment, Status
+from gateway.modify import compose, open_operation, seal
+from gateway.settle import due_after, learn, read, send
+from providers.contract import Call, Declined, Kind, Outcome, Unknown
+from providers.declines import Action, Decline
+from providers.money import Money
+
+BATCH: Final = 100
+AT_ONCE: Final = 8
+"""Operations settled at the same time: enough to catch up after an outage, few enough to leave the pool to the API."""
+PARKED_S: Final = 900
+"""A payment that nobody drives on ends after 15 minutes: by then the shopper is gone."""
+CARD_S: Final = 3600
+"""A sealed request may hold a card for 60 minutes; then only lookups are left."""
+QUEUE_S: Final = 24 * 3600
+"""A capture, void or refund that reached nobody is sent again for a day, then it fails and frees its amount."""
+
+log = structlog.get_logger()
+
+
+async def sweep(deps: Deps) -> int:
+    """Settle what is due. Returns how many operations were looked at. Two workers may sweep at once."""
+    due = await deps.queries.due(BATCH)
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(payment_id: str, operation_id: str) -> None:
+        async with slots:
+            try:
+                result = await settle(payment_id, operation_id, deps)
+            except Exception as error:  # one operation's trouble must not keep the others waiting
+                log.error("sweep_failed", operation=operation_id, error=type(error).__name__)
+                result = "failed"
+            deps.instruments.swept.labels(result).inc()
+
+    await asyncio.gather(*(one(item.payment_id, item.operation_id) for item in due))
+    return len(due)
+
+
+async def settle(payment_id: str, operation_id: str, deps: Deps) -> str:
+    """Find out what became of one operation. Returns what was found: the name of the outcome, or why nothing was done."""
+    payment = await read(payment_id, deps)
+    operation = payment.operation(operation_id)
+    if operation.status not in IN_FLIGHT:
+        return "settled"
+    taken = await deps.books.take_over(operation)
+    if taken is None:
+        return "held"
+    epoch, request = taken
+    operation = replace(operation, epoch=epoch)
+    outcome = await _ask(payment, operation, request, deps)
+    change = await learn(payment, operation_id, outcome, source="sweep", deps=deps)
+    if isinstance(change, NoChange):
+        await deps.books.postpone(operation, due_after(replace(operation, tries=operation.tries + 1)))
+    return type(outcome).__name__
+
+
+async def _ask(payment: Payment, operation: Operation, request: Request | None, deps: Deps) -> Outcome:
+    """Send again what may be sent again; look up what may only be looked up."""
+    account = deps.accounts.get(operation.account)
+    if account is None:
+        return Unknown("account_not_configured")
+    age = deps.clock() - (operation.created_at or deps.clock())
+    first_send = operation.status is OperationStatus.CREATED  # recorded as having reached nobody
+    if first_send and age > timedelta(seconds=QUEUE_S):
+        return Declined(Decline("not_sent", "hard", Action.DO_NOT_RETRY))
+    merchant_id = payment.terms.merchant_id
+    opened: dict[str, Any] = {}
+    if request is not None:
+        opened = deps.keys.open_request(request.sealed, merchant_id, operation.id, holds_card=request.holds_card)
+        if age < timedelta(seconds=account.provider.capabilities.replay_horizon_s):
+            return await send(payment, operation, opened, deps, first_send=first_send)
+    call = Call(
+        operation_id=operation.id,
+        kind=operation.kind,
+        request=opened,
+        key=operation.provider_key,
+        amount=Money(operation.amount, payment.terms.currency),
+        provider_id=operation.provider_id,
+    )
+    return await account.lookup(call)
+
+
+async def end_parked(deps: Deps) -> int:
+    """End payments that wait for a retry nobody sends."""
+    ended = 0
+    for payment_id in await deps.queries.parked(PARKED_S, BATCH):
+        payment = await read(payment_id, deps)
+        change = lifecycle.given_up(payment, deps.clock())
+        if isinstance(change, Change):
+            ended += await deps.books.write(payment, change, source="sweep") is Written.DONE
+    return ended
+
+
+async def honour_cancels(deps: Deps) -> int:
+    """Give back what was approved after its cancel was asked for: a void while it can be voided, else a refund."""
+    opened = 0
+    for payment_id in await deps.queries.cancel_wanted(BATCH):
+        payment = await read(payment_id, deps)
+        try:
+            opened += await _give_back(payment, deps)
+        except lifecycle.Refused as refused:
+            log.info("cancel_waits", payment=payment_id, reason=str(refused))
+    return opened
+
+
+async def _give_back(payment: Payment, deps: Deps) -> bool:
+    now = deps.clock()
+    if payment.status is Status.REQUIRES_CAPTURE:
+        operation = open_operation(payment, Kind.VOID, payment.terms.amount, deps)
+        change = lifecycle.cancel_opened(payment, operation, payment.cancellation_reason, now)
+    else:
+        operation = open_operation(payment, Kind.REFUND, payment.amount_refundable, deps)
+        change = lifecycle.refund_opened(payment, operation, now)
+    request = compose(payment, operation, deps)
+    opened = (operation, seal(payment, operation, request, deps))
+    if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
+        return False
+    outcome = await send(change.payment, operation, request, deps, first_send=True)
+    await learn(change.payment, operation.id, outcome, source="sweep", deps=deps)
+    return True
+
+
+async def wipe(deps: Deps) -> int:
+    """Wipe cards and security codes that have waited too long."""
+    return await deps.books.wipe(CARD_S)

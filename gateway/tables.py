@@ -1,0 +1,205 @@
+"""The tables of this room. The schema itself is made by the migrations; a test holds the two together.
+
+What carries the safety is in the database, behind the code: one open authorization a payment, one live success a payment,
+amounts that can never exceed what was authorized or captured, and a history that the application role cannot rewrite.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field, SQLModel
+
+OPEN_SQL: Final = "status IN ('created', 'sent', 'requires_action', 'pending', 'unknown')"
+
+ID: Final = Text(collation="C")
+"""Our ids sort by time; the C collation keeps that order whatever the database's locale is.
+
+``merchant_id`` has no foreign key on the hot tables: it comes from the credential, and every insert would lock the same row.
+"""
+INSTANT: Final = DateTime(timezone=True)
+
+
+class Merchant(SQLModel, table=True):
+    """Who owns payments, accounts and keys."""
+
+    __tablename__ = "merchant"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    name: str = Field(sa_type=Text)
+    created_at: datetime = Field(sa_type=INSTANT)
+
+
+class ApiKey(SQLModel, table=True):
+    """An API key, kept as a keyed hash. ``version`` pins the API version its requests get by default."""
+
+    __tablename__ = "api_key"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("merchant.id")])
+    kind: str = Field(sa_type=Text)
+    livemode: bool = Field(sa_type=Boolean)
+    secret_hash: bytes = Field(sa_type=LargeBinary)
+    version: str = Field(sa_type=Text)
+    created_at: datetime = Field(sa_type=INSTANT)
+    revoked_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+
+    __table_args__ = (CheckConstraint("kind IN ('secret', 'publishable')", name="api_key_kind"),)
+
+
+class PaymentMethod(SQLModel, table=True):
+    """What a shopper pays with: a token an account, or a card sealed at rest. Display data never holds the number."""
+
+    __tablename__ = "payment_method"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    type: str = Field(sa_type=Text)
+    tokens: dict[str, str] = Field(sa_type=JSONB)
+    card: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    sealed_card: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
+    sealed_cvc: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
+    reusable: bool = Field(sa_type=Boolean)
+    wipe_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (Index("payment_method_wipe", "wipe_at", postgresql_where=text("wipe_at IS NOT NULL")),)
+
+
+class PaymentRow(SQLModel, table=True):
+    """A payment's present state. Amounts in minor units; personal data sits in ``personal``, which may be erased."""
+
+    __tablename__ = "payment"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    version: int = Field(sa_type=Integer)
+    status: str = Field(sa_type=Text)
+    processing_reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+    round: int = Field(sa_type=Integer)
+    route: list[str] = Field(sa_type=ARRAY(Text))
+    amount: int = Field(sa_type=BigInteger)
+    currency: str = Field(sa_type=Text)
+    capture_method: str = Field(sa_type=Text)
+    off_session: bool = Field(sa_type=Boolean)
+    amount_authorized: int = Field(sa_type=BigInteger)
+    amount_capturing: int = Field(sa_type=BigInteger)
+    amount_captured: int = Field(sa_type=BigInteger)
+    amount_refunding: int = Field(sa_type=BigInteger)
+    amount_refunded: int = Field(sa_type=BigInteger)
+    cancel_requested: bool = Field(sa_type=Boolean)
+    cancellation_reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+    payment_method_id: str | None = Field(default=None, sa_type=ID, nullable=True)
+    account: str | None = Field(default=None, sa_type=Text, nullable=True)
+    provider: str | None = Field(default=None, sa_type=Text, nullable=True)
+    provider_payment_id: str | None = Field(default=None, sa_type=Text, nullable=True)
+    network_transaction_id: str | None = Field(default=None, sa_type=Text, nullable=True)
+    auth_code: str | None = Field(default=None, sa_type=Text, nullable=True)
+    checks: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    card: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    decline: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    next_action: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    reference: str | None = Field(default=None, sa_type=Text, nullable=True)
+    customer: str | None = Field(default=None, sa_type=Text, nullable=True)
+    metadata_: dict[str, str] = Field(sa_type=JSONB, sa_column_kwargs={"name": "metadata"})
+    options: dict[str, Any] = Field(sa_type=JSONB)
+    personal: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        CheckConstraint("amount BETWEEN 1 AND 999999999999", name="payment_amount"),
+        CheckConstraint("amount_authorized BETWEEN 0 AND amount", name="payment_authorized"),
+        CheckConstraint("amount_capturing >= 0 AND amount_captured >= 0", name="payment_captured_positive"),
+        CheckConstraint("amount_captured + amount_capturing <= amount_authorized", name="payment_captured"),
+        CheckConstraint("amount_refunding >= 0 AND amount_refunded >= 0", name="payment_refunded_positive"),
+        CheckConstraint("amount_refunded + amount_refunding <= amount_captured", name="payment_refunded"),
+        Index("payment_by_merchant", "merchant_id", "livemode", "id"),
+        Index("payment_cancel_requested", "id", postgresql_where=text("cancel_requested")),
+        Index("payment_parked", "id", postgresql_where=text("processing_reason = 'awaiting_retry'")),
+    )
+
+
+class OperationRow(SQLModel, table=True):
+    """Everything we ask of a PSP, committed before it is sent. ``lease_until`` is on the database's clock."""
+
+    __tablename__ = "operation"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    payment_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("payment.id")])
+    kind: str = Field(sa_type=Text)
+    seq: int = Field(sa_type=Integer)
+    round: int = Field(sa_type=Integer)
+    account: str = Field(sa_type=Text)
+    provider: str = Field(sa_type=Text)
+    amount: int = Field(sa_type=BigInteger)
+    status: str = Field(sa_type=Text)
+    final: bool = Field(sa_type=Boolean)
+    provider_key: str = Field(sa_type=Text)
+    provider_id: str | None = Field(default=None, sa_type=Text, nullable=True)
+    decline: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+    metadata_: dict[str, str] | None = Field(
+        default=None, sa_type=JSONB, nullable=True, sa_column_kwargs={"name": "metadata"}
+    )
+    sealed_request: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
+    holds_card: bool = Field(sa_type=Boolean)
+    lease_until: datetime = Field(sa_type=INSTANT)
+    epoch: int = Field(sa_type=Integer)
+    tries: int = Field(sa_type=Integer)
+    due_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        UniqueConstraint("payment_id", "seq", name="operation_seq"),
+        UniqueConstraint("provider_key", name="operation_provider_key"),
+        CheckConstraint("kind IN ('authorize', 'capture', 'void', 'refund')", name="operation_kind"),
+        Index(
+            "operation_one_open_authorize",
+            "payment_id",
+            unique=True,
+            postgresql_where=text(f"kind = 'authorize' AND {OPEN_SQL}"),
+        ),
+        Index(
+            "operation_one_live_success",
+            "payment_id",
+            unique=True,
+            postgresql_where=text("kind = 'authorize' AND status IN ('authorized', 'captured')"),
+        ),
+        Index("operation_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("operation_by_provider_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
+    )
+
+
+class ChangeRow(SQLModel, table=True):
+    """The append-only history of a payment. ``seq`` is the payment's version after the change. Ids only, no personal data."""
+
+    __tablename__ = "change"
+
+    payment_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("payment.id")], primary_key=True)
+    seq: int = Field(sa_type=Integer, primary_key=True)
+    at: datetime = Field(sa_type=INSTANT)
+    source: str = Field(sa_type=Text)
+    news: str = Field(sa_type=Text)
+    from_status: str | None = Field(default=None, sa_type=Text, nullable=True)
+    to_status: str = Field(sa_type=Text)
+    reason: str = Field(sa_type=Text)
+    operation_id: str | None = Field(default=None, sa_type=ID, nullable=True)

@@ -1,0 +1,168 @@
+"""Secrets at rest: subkeys of the one secret key, and the envelope in which cards, requests and answers are sealed.
+
+The secret key never encrypts or signs anything itself; every purpose gets a subkey by HKDF (RFC 5869), so that a leak of one
+says nothing about another. Sealing is AES-256-GCM with a fresh data key per record, wrapped by the key-encryption key, and the
+associated data binds a record to its merchant, its id and its purpose: a ciphertext moved to another row does not open.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, cast
+from uuid import UUID
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from providers.contract import Card, Instrument, Token
+
+_VERSION: Final = b"\x01"
+_KEY_ID: Final = 4
+_NONCE: Final = 12
+_WRAPPED: Final = 32 + 16
+_HEAD: Final = len(_VERSION) + _KEY_ID + _NONCE + _WRAPPED
+
+
+class SealBroken(Exception):
+    """A sealed record does not open: another key, another row, or changed bytes. Nothing of it is in the message."""
+
+
+class Sealer:
+    """Seals records under one key-encryption key.
+
+    A sealed record is ``version ‖ key id ‖ nonce ‖ wrapped data key ‖ nonce ‖ ciphertext``. The data key is used for this one
+    record, so its nonce is fixed at zero; the wrapping nonce is random.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != 32:
+            raise ValueError("a key-encryption key is 32 bytes")
+        self._kek = AESGCM(key)
+        self._key_id = sha256(b"key id" + key).digest()[:_KEY_ID]
+
+    def seal(self, plain: bytes, *context: str) -> bytes:
+        """Seal ``plain`` for ``context`` (merchant, record id, purpose); only the same context opens it again."""
+        aad = "\x1f".join(context).encode()
+        data_key, nonce = os.urandom(32), os.urandom(_NONCE)
+        wrapped = self._kek.encrypt(nonce, data_key, aad)
+        body = AESGCM(data_key).encrypt(bytes(_NONCE), plain, aad)
+        return b"".join((_VERSION, self._key_id, nonce, wrapped, body))
+
+    def open(self, sealed: bytes, *context: str) -> bytes:
+        """The plain bytes. Raises :class:`SealBroken`; may be called any number of times."""
+        aad = "\x1f".join(context).encode()
+        if sealed[:1] != _VERSION or sealed[1 : 1 + _KEY_ID] != self._key_id:
+            raise SealBroken("sealed under a key that is not configured")
+        nonce = sealed[1 + _KEY_ID : 1 + _KEY_ID + _NONCE]
+        try:
+            data_key = self._kek.decrypt(nonce, sealed[_HEAD - _WRAPPED : _HEAD], aad)
+            return AESGCM(data_key).decrypt(bytes(_NONCE), sealed[_HEAD:], aad)
+        except InvalidTag:
+            raise SealBroken("the record does not belong to this context, or was changed") from None
+
+    def seal_json(self, value: Any, *context: str) -> bytes:
+        """Seal a JSON-able value."""
+        return self.seal(orjson.dumps(value), *context)
+
+    def open_json(self, sealed: bytes, *context: str) -> dict[str, Any]:
+        """The JSON object that :meth:`seal_json` sealed."""
+        return cast("dict[str, Any]", orjson.loads(self.open(sealed, *context)))
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The subkeys of the secret key, by purpose, and the vault's key where one is configured."""
+
+    fingerprint: bytes
+    provider: bytes
+    api_key: bytes
+    client_secret: bytes
+    sealer: Sealer
+    vault: Sealer | None
+
+    @classmethod
+    def derive(cls, secret_key: bytes, vault_key: bytes | None) -> Keyring:
+        """Derive every subkey. Raises ``ValueError`` for a secret key shorter than 32 bytes."""
+        if len(secret_key) < 32:
+            raise ValueError("the secret key is at least 32 bytes")
+
+        def subkey(purpose: str) -> bytes:
+            return HKDFExpand(algorithm=SHA256(), length=32, info=b"interlock " + purpose.encode()).derive(secret_key)
+
+        return cls(
+            fingerprint=subkey("fingerprint"),
+            provider=subkey("provider idempotency key"),
+            api_key=subkey("api key"),
+            client_secret=subkey("client secret"),
+            sealer=Sealer(subkey("seal")),
+            vault=Sealer(vault_key) if vault_key is not None else None,
+        )
+
+    def seal_request(
+        self, request: Mapping[str, Any], merchant_id: str, operation_id: str, *, holds_card: bool
+    ) -> bytes:
+        """Seal what will be sent to a PSP. What holds a card goes under the vault's key; the rest under a subkey."""
+        return self._sealer(holds_card=holds_card).seal_json(request, merchant_id, operation_id, "request")
+
+    def open_request(self, sealed: bytes, merchant_id: str, operation_id: str, *, holds_card: bool) -> dict[str, Any]:
+        """The request as it was sealed. Raises :class:`SealBroken`."""
+        return self._sealer(holds_card=holds_card).open_json(sealed, merchant_id, operation_id, "request")
+
+    def _sealer(self, *, holds_card: bool) -> Sealer:
+        if not holds_card:
+            return self.sealer
+        if self.vault is None:
+            raise SealBroken("a card is sealed only under a vault key, and none is configured")
+        return self.vault
+
+    def provider_key(self, operation_id: str) -> str:
+        """The idempotency key an operation travels under: UUID-shaped, unguessable, the same whenever it is derived."""
+        digest = bytearray(hmac.digest(self.provider, operation_id.encode(), "sha256")[:16])
+        return str(UUID(bytes=bytes(digest), version=4))
+
+    def secret_of(self, payment_id: str) -> str:
+        """A payment's client secret. Derived, so it is never stored."""
+        return f"{payment_id}_secret_{hmac.digest(self.client_secret, payment_id.encode(), 'sha256')[:16].hex()}"
+
+    def hash_api_key(self, secret: str) -> bytes:
+        """What is stored of an API key's secret part."""
+        return hmac.digest(self.api_key, secret.encode(), "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Wallet:
+    """What a shopper pays with, as far as this house knows it: a card, tokens by account, or both."""
+
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    card: Card | None = None
+
+    def instrument(self, account: str) -> Instrument | None:
+        """What to hand to ``account``: its own token first, then the card."""
+        token = self.tokens.get(account)
+        return Token(token) if token is not None else self.card
+
+
+def seal_card(card: Card, vault: Sealer, merchant_id: str, method_id: str) -> tuple[bytes, bytes | None]:
+    """The card and, apart from it, its security code: the code goes first, and the two are wiped at different times."""
+    plain = {
+        "number": card.number,
+        "exp_month": card.exp_month,
+        "exp_year": card.exp_year,
+        "holder_name": card.holder_name,
+    }
+    sealed_cvc = None if card.cvc is None else vault.seal(card.cvc.encode(), merchant_id, method_id, "cvc")
+    return vault.seal_json(plain, merchant_id, method_id, "card"), sealed_cvc
+
+
+def open_card(sealed_card: bytes, sealed_cvc: bytes | None, vault: Sealer, merchant_id: str, method_id: str) -> Card:
+    """The card as it was sealed; without a security code once that is wiped. Raises :class:`SealBroken`."""
+    plain = vault.open_json(sealed_card, merchant_id, method_id, "card")
+    cvc = None if sealed_cvc is None else vault.open(sealed_cvc, merchant_id, method_id, "cvc").decode()
+    return Card(**plain, cvc=cvc)

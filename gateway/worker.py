@@ -1,0 +1,77 @@
+"""The worker: procrastinate is the clock, the business rows are the queue.
+
+A periodic task claims what is due and calls the functions of ``gateway.sweep`` and the inbox; so there is never a job a payment.
+Any number of workers may run: the rows' leases and ``SKIP LOCKED`` keep them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import procrastinate
+import structlog
+
+from gateway.app import House, check_accounts, open_house
+from gateway.settings import Settings
+from gateway.sweep import end_parked, honour_cancels, sweep, wipe
+
+INBOX_BATCH: Final = 100
+SETTLE_EVERY: Final = "* * * * * */2"
+"""Every two seconds: an unknown outcome is first looked at two seconds after it was recorded."""
+TIDY_EVERY: Final = "* * * * * */15"
+STOP_S: Final = 1.5
+"""How long a running task may take once the worker is told to stop; what it leaves is picked up by its lease."""
+
+log = structlog.get_logger()
+
+
+async def run_worker(settings: Settings) -> None:
+    """Work until told to stop (SIGINT, SIGTERM). Raises :class:`providers.registry.ConfigError` before it starts."""
+    async with open_house(settings) as house:
+        await check_accounts(house)
+        connector = procrastinate.PsycopgConnector(
+            conninfo=settings.database_url.get_secret_value(),
+            kwargs={"options": "-c search_path=procrastinate,public"},
+            min_size=1,
+            max_size=4,
+        )
+        app = procrastinate.App(connector=connector)
+        _schedule(app, house)
+        async with app.open_async():
+            log.info("worker_started")
+            await app.run_worker_async(
+                concurrency=4,
+                delete_jobs="always",
+                shutdown_graceful_timeout=STOP_S,
+                fetch_job_polling_interval=1.0,
+            )
+
+
+def _schedule(app: procrastinate.App, house: House) -> None:
+    deps, inbox = house.deps, house.inbox
+
+    async def settle() -> None:
+        await sweep(deps)
+        await inbox.apply_due(deps.accounts, INBOX_BATCH)
+        await honour_cancels(deps)
+
+    async def tidy() -> None:
+        await end_parked(deps)
+        await wipe(deps)
+
+    for name, work, cron in (("settle", settle, SETTLE_EVERY), ("tidy", tidy, TIDY_EVERY)):
+        _every(app, name, work, cron)
+
+
+def _every(app: procrastinate.App, name: str, work: Callable[[], Awaitable[None]], cron: str) -> None:
+    """Run ``work`` by the clock. The lock keeps a slow run from piling up behind itself."""
+
+    async def task(timestamp: int) -> None:
+        try:
+            await work()
+        except Exception as error:  # the next run tries again; a failed job would only be a second record of it
+            log.error("task_failed", task=name, error=type(error).__name__)
+
+    registered = app.task(name=name, queueing_lock=name)(task)
+    app.periodic(cron=cron, periodic_id=name)(registered)
