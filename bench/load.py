@@ -1,0 +1,243 @@
+"""The load generator: merchants that pay, in a closed loop or as they come.
+
+Closed loop (`--connections N`): N merchants, each sends its next payment when the last one is
+answered; for CPU and throughput. Open loop (`--rate R`): payments arrive at random (Poisson) at R a
+second however slow the answers are, and a latency counts from the moment a payment was due, so
+a queue in front of the server is not hidden. Every payment has an Idempotency-Key of its own.
+Prints one JSON object; runs in a process of its own so that its CPU is nobody else's.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import struct
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+import uvloop
+
+from bench.wire import ClientConnection, Reply, connect
+
+DRAIN_S = 10.0  # how long the last answers may take; a charge's own deadline is far above it
+CONNECTIONS_MAX = 1000  # of the open loop; beyond it payments queue here, which the latency shows
+GOOD = {200, 201}
+
+
+@dataclass(frozen=True)
+class Template:
+    """A request with a place for its Idempotency-Key. Keys are unique over all runs."""
+
+    head: bytes
+    tail: bytes
+    run: bytes
+
+    @classmethod
+    def of(cls, url: str, headers: list[str], body: str) -> "Template":
+        at = urlsplit(url)
+        lines = [f"POST {at.path} HTTP/1.1", f"Host: {at.netloc}", *headers]
+        lines.append(f"Content-Length: {len(body.encode())}")
+        if not any(line.lower().startswith("content-type:") for line in headers):
+            lines.append("Content-Type: application/json")
+        head = "\r\n".join(lines) + "\r\nIdempotency-Key: "
+        return cls(head.encode(), f"\r\n\r\n{body}".encode(), os.urandom(9).hex().encode())
+
+    def numbered(self, n: int) -> bytes:
+        return b"%s%s-%08d%s" % (self.head, self.run, n, self.tail)
+
+
+@dataclass
+class Tally:
+    """What came back."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    refusal: str = ""  # the first answer that was not a success
+
+    def count(self, reply: Reply, latency_s: float) -> None:
+        status, body = reply
+        self.statuses[status] += 1
+        self.latencies_s.append(latency_s)
+        if status not in GOOD and not self.refusal:
+            self.refusal = f"{status} {body[:400]!r}"
+
+    def report(self, per_second: float, unanswered: int) -> dict[str, Any]:
+        ordered = sorted(self.latencies_s) or [float("nan")]
+        return {
+            "answered": sum(self.statuses.values()),
+            "succeeded": sum(self.statuses[status] for status in GOOD),
+            "unanswered": unanswered,
+            "statuses": {str(status): count for status, count in self.statuses.items()},
+            "refusal": self.refusal,
+            "per_second": per_second,
+            "p50_ms": ordered[int(len(ordered) * 0.50)] * 1000,
+            "p99_ms": ordered[int(len(ordered) * 0.99)] * 1000,
+        }
+
+
+Opener = Callable[[], Awaitable[ClientConnection]]
+
+
+async def closed_loop(opener: Opener, template: Template, connections: int, seconds: float) -> dict[str, Any]:
+    """`connections` merchants for `seconds`; returns when the last one is answered."""
+    tally, drained = Tally(), asyncio.Event()
+    merchants = [await opener() for _ in range(connections)]
+    sent, busy, answered_in_time = 0, 0, 0
+    deadline = time.perf_counter() + seconds
+
+    def pay(merchant: ClientConnection) -> None:
+        nonlocal sent, busy
+        started = time.perf_counter()
+
+        def answered(reply: Reply) -> None:
+            nonlocal busy, answered_in_time
+            busy -= 1
+            now = time.perf_counter()
+            tally.count(reply, now - started)
+            answered_in_time += now < deadline
+            # A lost connection is counted and left: sending again would spin.
+            if now < deadline and reply[0]:
+                pay(merchant)
+            elif busy == 0:
+                drained.set()
+
+        sent, busy = sent + 1, busy + 1
+        merchant.send(template.numbered(sent), answered)
+
+    for merchant in merchants:
+        pay(merchant)
+    await _until(drained, seconds + DRAIN_S)
+    return tally.report(answered_in_time / seconds, busy)
+
+
+async def open_loop(
+    opener: Opener, template: Template, rate: float, connections: int, seconds: float
+) -> dict[str, Any]:
+    """Payments as they come for `seconds`, over `connections` and more as it needs them."""
+    tally, drained = Tally(), asyncio.Event()
+    idle = [await opener() for _ in range(connections)]
+    opened, waiting = connections, deque[tuple[float, int]]()
+    due = _arrivals(rate, seconds)
+    left, next_one = len(due), 0
+    openings: set[asyncio.Future[None]] = set()
+
+    def pay(merchant: ClientConnection, due_at: float, n: int) -> None:
+        def answered(reply: Reply) -> None:
+            nonlocal left
+            left -= 1
+            tally.count(reply, time.monotonic() - due_at)
+            if left == 0:
+                drained.set()
+            if reply[0]:
+                free(merchant)
+
+        merchant.send(template.numbered(n), answered)
+
+    def free(merchant: ClientConnection) -> None:
+        if waiting:
+            pay(merchant, *waiting.popleft())
+        else:
+            idle.append(merchant)
+
+    async def open_one() -> None:
+        free(await opener())
+
+    def arrive() -> None:
+        nonlocal next_one, opened
+        while next_one < len(due) and due[next_one] <= time.monotonic():
+            next_one += 1
+            if idle:
+                pay(idle.pop(), due[next_one - 1], next_one)
+                continue
+            waiting.append((due[next_one - 1], next_one))
+            if opened < CONNECTIONS_MAX:
+                opened += 1
+                openings.add(asyncio.ensure_future(open_one()))
+        if next_one < len(due):
+            alarm.set(due[next_one])
+
+    alarm = Alarm(arrive)
+    alarm.set(due[0])
+    await _until(drained, seconds + DRAIN_S)
+    return tally.report(tally.statuses.total() / seconds, left)
+
+
+class Alarm:
+    """Calls back at a moment of the monotonic clock, to the microsecond.
+
+    The event loop's own timers have a grain of 1 ms, which would send payments in bursts and add
+    up to 1 ms to every latency; a timer of the kernel (timerfd) does not.
+    """
+
+    ABSOLUTE, MONOTONIC, NON_BLOCKING = 1, 1, 0o4000
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.descriptor = self.libc.timerfd_create(self.MONOTONIC, self.NON_BLOCKING)
+        if self.descriptor < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self.ring = ring
+        asyncio.get_running_loop().add_reader(self.descriptor, self._rung)
+
+    def set(self, at: float) -> None:
+        whole = int(at)
+        spec = struct.pack("qqqq", 0, 0, whole, int((at - whole) * 1e9))
+        if self.libc.timerfd_settime(self.descriptor, self.ABSOLUTE, spec, None):
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
+
+    def _rung(self) -> None:
+        os.read(self.descriptor, 8)
+        self.ring()
+
+
+def _arrivals(rate: float, seconds: float) -> list[float]:
+    """The moments of a Poisson process, the same for every variant at the same rate."""
+    dice = random.Random(20_261_121)
+    at = time.monotonic() + 0.05
+    end, due = at + seconds, []
+    while (at := at + dice.expovariate(rate)) < end:
+        due.append(at)
+    return due or [at]
+
+
+async def _until(drained: asyncio.Event, timeout_s: float) -> None:
+    """Wait for the last answer; what is missing then is reported as unanswered."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(drained.wait(), timeout_s)
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    at = urlsplit(options.url)
+    template = Template.of(options.url, options.header, options.body)
+
+    async def opener() -> ClientConnection:
+        return await connect(at.hostname or "127.0.0.1", at.port or 80)
+
+    connections, seconds = options.connections, options.seconds
+    if options.rate:
+        found = await open_loop(opener, template, options.rate, connections, seconds)
+    else:
+        found = await closed_loop(opener, template, connections, seconds)
+    return found | {"connections": connections, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", required=True, help="http://127.0.0.1:8080/v1/payments")
+    parser.add_argument("--body", required=True)
+    parser.add_argument("--header", action="append", default=[], help="a line; may be repeated")
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=0.0, help="payments/s; 0: closed loop")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    print(orjson.dumps(uvloop.run(run(parser.parse_args()))).decode())
+
+
+if __name__ == "__main__":
+    main()
