@@ -1,0 +1,636 @@
+"""The whole gateway for tests: a real Postgres and Valkey, the real sandbox PSPs, and the application beside or inside the test.
+
+Everything starts on free ports, from the main thread, and dies with the test process (PR_SET_PDEATHSIG), however that ends.
+
+* ``open_gateway`` runs the application inside the test, behind its ASGI door: quick, and the worker's functions are at hand.
+* ``processes`` starts real `gateway serve` and `gateway worker` processes, to be killed on any line.
+
+Both work on ``database``, a fresh copy of a migrated one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psycopg
+import pytest
+import redis
+import uvicorn
+from fastapi import FastAPI
+from psycopg.rows import dict_row
+
+from gateway.app import House, create_app, open_house
+from gateway.embedded import SUPERUSER, Postgres, Valkey, spawn
+from gateway.migrate import migrate
+from gateway.settings import Settings
+from gateway.sweep import sweep
+from idempotency.once import GatePolicy
+
+HOST: Final = "127.0.0.1"
+READY_S: Final = 60.0
+"""Importing the application takes two seconds on two busy cores; thirty times that is a fault."""
+SOON_S: Final = 40.0
+"""How long a test waits for what the worker does within seconds, before it says that it never will."""
+
+SECRETS: Final[Mapping[str, str]] = {
+    "FLOWS_STRIPE_API_KEY": "sk_test_sandbox",
+    "FLOWS_STRIPE_WEBHOOK_SECRET": "whsec_flows",
+    "FLOWS_ADYEN_API_KEY": "adyen_test_sandbox",
+    "FLOWS_ADYEN_HMAC_KEY": "44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056",
+    "GATEWAY_SECRET_KEY": base64.b64encode(b"s" * 32).decode(),
+    "GATEWAY_VAULT_KEY": base64.b64encode(b"v" * 32).decode(),
+}
+MERCHANT_ACCOUNT: Final = "FlowsECOM"
+CARD: Final[Mapping[str, Any]] = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2030, "cvc": "737"}
+DECLINED_EVERYWHERE: Final = "4000000000009987"
+"""A lost card at Stripe; Adyen knows it by no number, so tests name its refusal by the holder."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# --- Processes --------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """One of our own processes. It dies with the test process; ``kill`` is ``kill -9``."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        self._argv = argv
+        self._env = dict(os.environ) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | dict(env)
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = [sys.executable, "-P", *self._argv]
+        self._running = spawn(argv, log=self.log, death_signal=signal.SIGKILL, env=self._env)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def is_alive(self) -> bool:
+        return self._running is not None and self._running.poll() is None
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._running is None:
+            return
+        self._running.send_signal(how)
+        try:
+            self._running.wait(10)
+        except subprocess.TimeoutExpired:
+            self._running.kill()
+            self._running.wait()
+        self._running = None
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def wait_until_it_answers(process: Process, url: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            if httpx.get(url, timeout=5).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        assert process.is_alive(), process.printed
+        assert time.monotonic() < deadline, process.printed
+        time.sleep(0.02)
+
+
+# --- The stores -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with Postgres.start(tmp_path_factory.mktemp("postgres"), fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey.start(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+def flush(valkey: Valkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> Iterator[Valkey]:
+    """The Valkey of the session, empty; whatever a test did to it, the next one finds it alive."""
+    flush(valkey_server)
+    yield valkey_server
+    if valkey_server.is_alive():
+        valkey_server.resume()
+    else:
+        valkey_server.restart()
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database of its own, and a superuser's look into it."""
+
+    url: str
+    owner_url: str
+    admin_url: str
+
+    def rows(self, query: str, **params: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(self.admin_url, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(query.encode(), params)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, **params: Any) -> Any:
+        (row,) = self.rows(query, **params)
+        (value,) = row.values()
+        return value
+
+    def operations(self, payment_id: str) -> list[dict[str, Any]]:
+        return self.rows("SELECT * FROM operation WHERE payment_id = %(id)s ORDER BY seq", id=payment_id)
+
+    def let_time_pass(self) -> None:
+        """Every lease has run out and everything that waits is due: what a few seconds would do."""
+        self.rows("UPDATE operation SET lease_until = now(), due_at = now() WHERE due_at IS NOT NULL")
+        self.rows("UPDATE webhook_inbox SET due_at = now() WHERE due_at IS NOT NULL")
+
+    def row_counts(self) -> dict[str, int]:
+        tables = ("payment", "operation", "change", "idempotency_key", "payment_method", "webhook_inbox")
+        return {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Copies of one migrated database."""
+
+    server: Postgres
+    template: str
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def create(self) -> tuple[str, Database]:
+        name = f"flow_{next(self.numbers)}"
+        url = self.server.create_database(name, template=self.template)
+        return name, Database(url, self.server.url(name, role="interlock_owner"), self.server.url(name, role=SUPERUSER))
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: Postgres) -> Databases:
+    name = "template_migrated"
+    url = postgres.create_database(name)
+    owner = postgres.url(name, role="interlock_owner")
+    migrate(
+        Settings.model_validate(
+            {
+                "database_url": url,
+                "migrate_database_url": owner,
+                "redis_url": "redis://unused",
+                "secret_key": SECRETS["GATEWAY_SECRET_KEY"],
+                "dev": True,
+            }
+        )
+    )
+    return Databases(postgres, name)
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[Database]:
+    name, fresh = databases.create()
+    yield fresh
+    databases.server.drop_database(name)
+
+
+# --- The PSPs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Psps:
+    """Both sandbox PSPs, in a process of their own, seen through their control paths."""
+
+    urls: Mapping[str, str]
+    http: httpx.Client
+
+    def reset(self) -> None:
+        for psp in self.urls:
+            self._control(psp, "POST", "reset")
+
+    def books(self, psp: str, book: str) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self._control(psp, "GET", "books")[book]
+        return entries
+
+    def charges(self) -> list[dict[str, Any]]:
+        """Every authorization that either of them has made."""
+        return [*self.books("stripe", "authorisations"), *self.books("adyen", "authorisations")]
+
+    def requests(self, psp: str, operation: str | None = None) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self._control(psp, "GET", "requests")["requests"]
+        return [entry for entry in entries if operation in {None, entry["operation"]}]
+
+    def nobody_was_asked(self) -> bool:
+        return not self.requests("stripe") and not self.requests("adyen")
+
+    def fault(self, psp: str, operation: str, fault: str, **parameters: Any) -> None:
+        self._control(psp, "POST", "faults", {"operation": operation, "fault": fault, **parameters})
+
+    def faults_applied(self, psp: str) -> dict[str, int]:
+        applied: dict[str, int] = self._control(psp, "GET", "faults")["applied"]
+        return applied
+
+    def webhooks(self, psp: str) -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = self._control(psp, "GET", "webhooks")["webhooks"]
+        return sent
+
+    def _control(self, psp: str, method: str, path: str, body: object = None) -> Any:
+        answer = self.http.request(method, f"{self.urls[psp]}/_sandbox/{path}", json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+
+@pytest.fixture(scope="session")
+def api_port() -> int:
+    """Where the sandboxes send their webhooks. A real server of a test listens there, or nobody does."""
+    return free_port()
+
+
+_SANDBOX: Final = "import json, sys; from providers.sandbox import SandboxConfig, run; run(SandboxConfig(**json.loads(sys.argv[1])))"
+
+
+@pytest.fixture(scope="session")
+def running_psps(tmp_path_factory: pytest.TempPathFactory, api_port: int) -> Iterator[Psps]:
+    ports = {"stripe": free_port(), "adyen": free_port()}
+    config = {
+        "stripe_port": ports["stripe"],
+        "adyen_port": ports["adyen"],
+        "stripe_api_key": SECRETS["FLOWS_STRIPE_API_KEY"],
+        "stripe_webhook_secret": SECRETS["FLOWS_STRIPE_WEBHOOK_SECRET"],
+        "adyen_api_key": SECRETS["FLOWS_ADYEN_API_KEY"],
+        "adyen_hmac_key": SECRETS["FLOWS_ADYEN_HMAC_KEY"],
+        "adyen_merchant_account": MERCHANT_ACCOUNT,
+        "stripe_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/stripe",
+        "adyen_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/adyen",
+        "webhook_delay_s": 0.05,
+        "refund_settles_after_s": 0.1,
+    }
+    log = tmp_path_factory.mktemp("sandbox") / "log"
+    process = Process(["-c", _SANDBOX, json.dumps(config)], {}, log)
+    process.start()
+    try:
+        urls = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+        for url in urls.values():
+            wait_until_it_answers(process, f"{url}/_sandbox/books")
+        with httpx.Client(timeout=30) as http:
+            yield Psps(urls, http)
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def psps(running_psps: Psps) -> Psps:
+    running_psps.reset()
+    return running_psps
+
+
+# --- The configuration ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Writes accounts files and settings for one database and one Redis."""
+
+    database: Database
+    redis_url: str
+    psps: Psps
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def accounts(self, order: Sequence[str] = ("stripe", "adyen"), unreachable: Sequence[str] = (), more: str = "") -> Path:
+        """An accounts file: the first account is asked first; nobody listens at those that are ``unreachable``."""
+        tables = []
+        for name in order:
+            url = f"http://{HOST}:{free_port()}" if name in unreachable else self.psps.urls[name]
+            common = f'[accounts.{name}]\nmerchant = "mer_dev"\nprovider = "{name}"\nbase_url = "{url}"\n'
+            tables.append(common + _CREDENTIALS[name])
+        path = self.folder / f"accounts-{next(self.numbers)}.toml"
+        path.write_text("\n".join([*tables, more]))
+        return path
+
+    def environment(self, accounts: Path, **changes: str) -> dict[str, str]:
+        """What a process is told."""
+        return {
+            **SECRETS,
+            "GATEWAY_DEV": "1",
+            "GATEWAY_DATABASE_URL": self.database.url,
+            "GATEWAY_MIGRATE_DATABASE_URL": self.database.owner_url,
+            "GATEWAY_REDIS_URL": self.redis_url,
+            "GATEWAY_CONFIG": str(accounts),
+            **changes,
+        }
+
+    def settings(self, accounts: Path, on_redis_loss: GatePolicy = GatePolicy.FAIL_OPEN) -> Settings:
+        """The same for an application inside the test."""
+        told = {name.removeprefix("GATEWAY_").lower(): value for name, value in self.environment(accounts).items()}
+        return Settings.model_validate(told | {"dev": True, "on_redis_loss": on_redis_loss})
+
+
+_CREDENTIALS: Final[Mapping[str, str]] = {
+    "stripe": 'api_key_env = "FLOWS_STRIPE_API_KEY"\nwebhook_secret_env = "FLOWS_STRIPE_WEBHOOK_SECRET"\n',
+    "adyen": 'api_key_env = "FLOWS_ADYEN_API_KEY"\nhmac_key_env = "FLOWS_ADYEN_HMAC_KEY"\n'
+    f'merchant_account = "{MERCHANT_ACCOUNT}"\n',
+}
+
+
+@pytest.fixture(scope="session")
+def secrets_in_environment() -> Iterator[None]:
+    """An accounts file names its secrets; an application inside the test reads them from our own environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            if name.startswith("FLOWS_"):
+                patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def configuration(
+    database: Database, valkey: Valkey, psps: Psps, tmp_path: Path, secrets_in_environment: None
+) -> Configuration:
+    return Configuration(database, valkey.url, psps, tmp_path)
+
+
+# --- A merchant -------------------------------------------------------------------------------------------------------
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    """The plainest charge, with ``fields`` instead; a field that is ``None`` is left out."""
+    plain = {
+        "amount": 1999,
+        "currency": "EUR",
+        "confirm": True,
+        "payment_method_data": {"type": "card", "card": dict(CARD)},
+    }
+    return {name: value for name, value in (plain | fields).items() if value is not None}
+
+
+def card(number: str = CARD["number"], holder: str | None = None) -> dict[str, Any]:
+    """Payment method data of one card."""
+    return {"type": "card", "card": CARD | {"number": number} | ({"holder_name": holder} if holder else {})}
+
+
+@dataclass(frozen=True)
+class Merchant:
+    """A merchant's backend: it sends what it is told, and nothing again unless told so."""
+
+    http: httpx.AsyncClient
+    api_key: str = "sk_test_dev"
+
+    async def post(self, path: str, fields: Any = None, *, key: str | None = None, **headers: str) -> httpx.Response:
+        sent = {"Authorization": f"Bearer {self.api_key}", "Idempotency-Key": key or uuid.uuid4().hex} | headers
+        content = fields if isinstance(fields, bytes) else json.dumps(fields or {}).encode()
+        return await self.http.post(path, content=content, headers=sent)
+
+    async def get(self, path: str, **params: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        return await self.http.get(path, params=params, headers=headers)
+
+    async def charge(self, *, key: str | None = None, **fields: Any) -> httpx.Response:
+        return await self.post("/v1/payments", body(**fields), key=key)
+
+    async def charged(self, **fields: Any) -> dict[str, Any]:
+        """A charge that must be approved."""
+        answer = await self.charge(**fields)
+        assert answer.status_code == 201, answer.text
+        payment: dict[str, Any] = answer.json()
+        return payment
+
+    async def payment(self, payment_id: str) -> dict[str, Any]:
+        answer = await self.get(f"/v1/payments/{payment_id}")
+        assert answer.status_code == 200, answer.text
+        payment: dict[str, Any] = answer.json()
+        return payment
+
+    async def retried(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+        """Send, and again while the answer is that somebody is at work on the same key or the server is away."""
+        deadline = time.monotonic() + SOON_S
+        while True:
+            try:
+                answer = await send()
+                if answer.status_code not in {409, 503} or answer.json()["retryable"] is not True:
+                    return answer
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < deadline, "it was never answered"
+            await asyncio.sleep(0.1)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str) -> None:
+    """Wait until it holds. Only a fault makes this long."""
+    deadline = time.monotonic() + SOON_S
+    while True:
+        found = holds()
+        if found if isinstance(found, bool) else await found:
+            return
+        assert time.monotonic() < deadline, f"it never came: {what}"
+        await asyncio.sleep(0.05)
+
+
+# --- The gateway inside the test --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The application inside the test, and the functions that a worker would call."""
+
+    merchant: Merchant
+    house: House
+    database: Database
+
+    async def work(self) -> None:
+        """A worker's round, after everything that waits has become due."""
+        self.database.let_time_pass()
+        await sweep(self.house.deps)
+        await self.house.inbox.apply_due(self.house.deps.accounts, 100)
+
+
+Open = Callable[..., AbstractAsyncContextManager[Inside]]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the loop is the test's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _listening(app: FastAPI, port: int) -> AsyncIterator[None]:
+    server = _Server(uvicorn.Config(app, host=HOST, port=port, log_config=None, access_log=False, lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            assert not running.done(), running
+            await asyncio.sleep(0.005)  # uvicorn has no event for "started"
+        yield
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+def open_gateway(configuration: Configuration, api_port: int) -> Open:
+    """``async with open_gateway(order=…, unreachable=…, on_redis_loss=…) as inside``; may be opened again on the same database.
+
+    With ``listening`` it also hears the webhooks of the sandboxes.
+    """
+
+    @asynccontextmanager
+    async def opened(
+        order: Sequence[str] = ("stripe", "adyen"),
+        *,
+        unreachable: Sequence[str] = (),
+        on_redis_loss: GatePolicy = GatePolicy.FAIL_OPEN,
+        more: str = "",
+        listening: bool = False,
+    ) -> AsyncIterator[Inside]:
+        settings = configuration.settings(configuration.accounts(order, unreachable, more), on_redis_loss)
+        app, thresholds = create_app(settings), gc.get_threshold()
+        try:
+            async with (
+                app.router.lifespan_context(app),
+                _listening(app, api_port) if listening else nullcontext(),
+                open_house(settings) as house,
+                httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", timeout=60) as http,
+            ):
+                yield Inside(Merchant(http), house, configuration.database)
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
+
+    return opened
+
+
+# --- The gateway as processes -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """A real `gateway serve`."""
+
+    process: Process
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> Server:
+        self.process.start()
+        self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self) -> None:
+        wait_until_it_answers(self.process, f"{self.url}/readyz")
+
+    def merchant(self, api_key: str = "sk_test_dev") -> AbstractAsyncContextManager[Merchant]:
+        @asynccontextmanager
+        async def connected() -> AsyncIterator[Merchant]:
+            async with httpx.AsyncClient(base_url=self.url, timeout=60) as http:
+                yield Merchant(http, api_key)
+
+        return connected()
+
+
+@dataclass
+class Processes:
+    """Starts real processes on the test's database, and ends them all."""
+
+    configuration: Configuration
+    api_port: int
+    folder: Path
+    started: list[Process] = field(default_factory=list)
+
+    def server(self, *, port: int | None = None, accounts: Path | None = None, **changes: str) -> Server:
+        """A `gateway serve`; the first one hears the webhooks."""
+        port = port or (free_port() if any("serve" in process.log.name for process in self.started) else self.api_port)
+        return Server(self._start(["serve", "--port", str(port)], accounts, changes), port)
+
+    def worker(self, *, accounts: Path | None = None) -> Process:
+        """A `gateway worker`, started."""
+        process = self._start(["worker"], accounts, {})
+        process.start()
+        return process
+
+    def command(self, *words: str) -> str:
+        """Run `gateway …` to its end and return what it printed."""
+        env = self.configuration.environment(self.configuration.accounts())
+        argv = [sys.executable, "-P", "-m", "gateway.cli", *words]
+        done = subprocess.run(argv, env=dict(os.environ) | env, capture_output=True, text=True, timeout=READY_S, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @property
+    def printed(self) -> str:
+        return "".join(process.printed for process in self.started)
+
+    def _start(self, words: list[str], accounts: Path | None, changes: Mapping[str, str]) -> Process:
+        env = self.configuration.environment(accounts or self.configuration.accounts(), **changes)
+        log = self.folder / f"{words[0]}-{len(self.started)}.log"
+        process = Process(["-m", "gateway.cli", *words], env, log)
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+
+
+@pytest.fixture
+def processes(configuration: Configuration, api_port: int, tmp_path: Path) -> Iterator[Processes]:
+    ours = Processes(configuration, api_port, tmp_path)
+    yield ours
+    ours.end()
+
+
+# --- What tests share: ``tests`` is no package, so a fixture hands it out ------------------------------------------------
+
+
+class Kit:
+    """The builders of requests, and patience."""
+
+    CARD = CARD
+    SECRETS = SECRETS
+    MERCHANT_ACCOUNT = MERCHANT_ACCOUNT
+    body = staticmethod(body)
+    card = staticmethod(card)
+    eventually = staticmethod(eventually)
+    flush = staticmethod(flush)
+
+
+@pytest.fixture
+def flow() -> type[Kit]:
+    return Kit
