@@ -40,13 +40,15 @@ format: $(VENV)/dev.stamp ## Format, and mend what the linter can
 docs: $(VENV)/dev.stamp ## Print the pages that come from the code
 	$(BIN)/python -m gateway.printed
 
-# Hashes and versions, no index address: whoever installs chooses where from.
-COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
-	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+# Hashes and versions, no index address: whoever installs chooses where from. For every platform and Python from 3.11 on,
+# and nothing younger than a week: a hijacked release is usually found within days.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--exclude-newer "$$(date -u -d '7 days ago' +%F)"
 lock: $(VENV)/dev.stamp ## Resolve the dependencies anew
 	$(COMPILE) --upgrade --output-file requirements/serve.lock pyproject.toml
 	$(COMPILE) --extra embedded --constraint requirements/serve.lock --output-file requirements/run.lock pyproject.toml
 	$(COMPILE) --extra embedded --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock pyproject.toml
+	$(COMPILE) --constraint requirements/run.lock --output-file requirements/build.lock requirements/build.in
 
 clean: ## Remove what was set up (not the data in .gateway)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
