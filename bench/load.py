@@ -117,56 +117,62 @@ async def closed_loop(opener: Opener, template: Template, connections: int, seco
     return tally.report(answered_in_time / seconds, busy)
 
 
-async def open_loop(
-    opener: Opener, template: Template, rate: float, connections: int, seconds: float
-) -> dict[str, Any]:
-    """Payments as they come for `seconds`, over `connections` and more as it needs them."""
-    tally, drained = Tally(), asyncio.Event()
-    idle = [await opener() for _ in range(connections)]
-    opened, waiting = connections, deque[tuple[float, int]]()
-    due = _arrivals(rate, seconds)
-    left, next_one = len(due), 0
-    openings: set[asyncio.Future[None]] = set()
+class OpenLoop:
+    """Payments as they come, over some connections and more as they are needed."""
 
-    def pay(merchant: ClientConnection, due_at: float, n: int) -> None:
-        def answered(reply: Reply) -> None:
-            nonlocal left
-            left -= 1
-            tally.count(reply, time.monotonic() - due_at)
-            if left == 0:
-                drained.set()
-            if reply[0]:
-                free(merchant)
+    def __init__(self, opener: Opener, template: Template) -> None:
+        self.opener, self.template = opener, template
+        self.tally = Tally()
+        self.drained = asyncio.Event()
+        self.idle: list[ClientConnection] = []
+        self.waiting: deque[tuple[float, int]] = deque()
+        self.openings: set[asyncio.Future[None]] = set()
+        self.due: list[float] = []
+        self.opened = self.next_one = self.left = 0
+        self.alarm = Alarm(self.arrive)
 
-        merchant.send(template.numbered(n), answered)
+    async def run(self, rate: float, connections: int, seconds: float) -> dict[str, Any]:
+        self.idle = [await self.opener() for _ in range(connections)]
+        self.opened = connections
+        self.due = _arrivals(rate, seconds)
+        self.left = len(self.due)
+        self.alarm.set(self.due[0])
+        await _until(self.drained, seconds + DRAIN_S)
+        return self.tally.report(self.tally.statuses.total() / seconds, self.left)
 
-    def free(merchant: ClientConnection) -> None:
-        if waiting:
-            pay(merchant, *waiting.popleft())
-        else:
-            idle.append(merchant)
-
-    async def open_one() -> None:
-        free(await opener())
-
-    def arrive() -> None:
-        nonlocal next_one, opened
-        while next_one < len(due) and due[next_one] <= time.monotonic():
-            next_one += 1
-            if idle:
-                pay(idle.pop(), due[next_one - 1], next_one)
+    def arrive(self) -> None:
+        """Send what is due by now, and have the alarm ring for the next."""
+        while self.next_one < len(self.due) and self.due[self.next_one] <= time.monotonic():
+            due_at, self.next_one = self.due[self.next_one], self.next_one + 1
+            if self.idle:
+                self.pay(self.idle.pop(), due_at, self.next_one)
                 continue
-            waiting.append((due[next_one - 1], next_one))
-            if opened < CONNECTIONS_MAX:
-                opened += 1
-                openings.add(asyncio.ensure_future(open_one()))
-        if next_one < len(due):
-            alarm.set(due[next_one])
+            self.waiting.append((due_at, self.next_one))
+            if self.opened < CONNECTIONS_MAX:
+                self.opened += 1
+                self.openings.add(asyncio.ensure_future(self.open_one()))
+        if self.next_one < len(self.due):
+            self.alarm.set(self.due[self.next_one])
 
-    alarm = Alarm(arrive)
-    alarm.set(due[0])
-    await _until(drained, seconds + DRAIN_S)
-    return tally.report(tally.statuses.total() / seconds, left)
+    def pay(self, merchant: ClientConnection, due_at: float, n: int) -> None:
+        def answered(reply: Reply) -> None:
+            self.left -= 1
+            self.tally.count(reply, time.monotonic() - due_at)
+            if self.left == 0:
+                self.drained.set()
+            if reply[0]:
+                self.free(merchant)
+
+        merchant.send(self.template.numbered(n), answered)
+
+    def free(self, merchant: ClientConnection) -> None:
+        if self.waiting:
+            self.pay(merchant, *self.waiting.popleft())
+        else:
+            self.idle.append(merchant)
+
+    async def open_one(self) -> None:
+        self.free(await self.opener())
 
 
 class Alarm:
@@ -222,7 +228,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
     connections, seconds = options.connections, options.seconds
     if options.rate:
-        found = await open_loop(opener, template, options.rate, connections, seconds)
+        found = await OpenLoop(opener, template).run(options.rate, connections, seconds)
     else:
         found = await closed_loop(opener, template, connections, seconds)
     return found | {"connections": connections, "seconds": seconds}
