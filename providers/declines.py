@@ -58,8 +58,10 @@ MESSAGES: Final[Mapping[str, str]] = {
     "issuer_unavailable": "Your bank cannot be reached right now. Please try again.",
     "limit_exceeded": "Your card's limit has been reached.",
     "not_permitted": "Your card cannot be used for this payment. Please use another card.",
+    "not_sent": "The payment could not be processed. Please try again.",
     "pin_problem": "Your card's PIN could not be used. Please use another card.",
     "provider_error": "The payment could not be processed. Please try again.",
+    "provider_rejected": "This payment cannot be made with this card. Please use another card.",
 }
 
 OTHER: Final = "other"
