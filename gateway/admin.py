@@ -11,7 +11,6 @@ from typing import Any, Final, Literal
 from gateway.answers import instant
 from gateway.api.auth import make_key
 from gateway.settings import VERSIONS, Settings, load_settings
-from gateway.settle import DATABASE_LOST
 from gateway.sql import Pool, Statement, columns, connect, values
 from gateway.tables import ApiKey, Merchant
 from gateway.vault import Keyring
@@ -85,10 +84,7 @@ async def list_keys(merchant_id: str) -> list[str]:
 @asynccontextmanager
 async def _database() -> AsyncIterator[tuple[Pool, Settings]]:
     settings = load_settings()
-    try:
-        pool = await connect(settings.database_url.get_secret_value())
-    except DATABASE_LOST as error:
-        raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
+    pool = await connect(settings.database_url.get_secret_value())
     try:
         yield pool, settings
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import orjson
 
@@ -193,17 +193,21 @@ def charge_answer(payment: Payment, keys: Keyring, *, ok: int) -> Answer:
             return Answer(202, orjson.dumps(shown), _waiting(f"/v1/payments/{payment.terms.id}"), decided=False)
         case Status.REQUIRES_ACTION:
             return Answer(ok, orjson.dumps(shown), decided=False)
-        case Status.REQUIRES_PAYMENT_METHOD | Status.FAILED if payment.decline is not None:
+        case Status.FAILED | Status.CANCELED:
             return Answer(402, orjson.dumps(shown))
-        case _:
+        case Status.REQUIRES_PAYMENT_METHOD if payment.decline is not None:
+            return Answer(402, orjson.dumps(shown))
+        case Status.REQUIRES_PAYMENT_METHOD | Status.REQUIRES_CONFIRMATION | Status.REQUIRES_CAPTURE | Status.SUCCEEDED:
             return Answer(ok, orjson.dumps(shown))
+        case _:
+            assert_never(payment.status)
 
 
 def follow_up_answer(payment: Payment, operation: Operation | None, keys: Keyring) -> Answer:
     """The answer to a capture, a cancel or a refund. ``operation`` is ``None`` where no provider had to be asked."""
     if operation is None:  # canceled at once, or noted until the outcome is known
         shown = orjson.dumps(payment_object(payment, keys))
-        if payment.status is Status.CANCELED:
+        if payment.status is not Status.PROCESSING and not payment.cancel_requested:
             return Answer(200, shown)
         return Answer(202, shown, _waiting(f"/v1/payments/{payment.terms.id}"), decided=False)
     if operation.status is OperationStatus.FAILED:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+import asyncpg
 import orjson
 import structlog
 from fastapi import FastAPI
@@ -34,8 +35,7 @@ from gateway.ids import REQUEST, new_id
 from gateway.metrics.instruments import Instruments
 from gateway.queries import Queries
 from gateway.settings import Settings, load_account_configs, load_settings
-from gateway.settle import DATABASE_LOST
-from gateway.sql import Pool, connect
+from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
 from gateway.vault import Keyring
 from idempotency.once import GateClosed, GatePolicy, Once
 from idempotency.store import RedisGate
@@ -98,14 +98,31 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         await transport.aclose()
 
 
-async def check_accounts(house: House) -> None:
-    """Refuse to start while an account with open operations is missing from the configuration."""
-    missing = await house.deps.queries.accounts_in_use() - house.deps.accounts.keys()
+async def check(house: House) -> None:
+    """Refuse to start where this cannot work: no tables, or an account with open operations that is not configured.
+
+    Raises :class:`ConfigError` with the way out.
+    """
+    try:
+        in_use = await house.deps.queries.accounts_in_use()
+    except asyncpg.UndefinedTableError:
+        raise ConfigError("GATEWAY_DATABASE_URL: the database has no tables yet; run: gateway migrate") from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise ConfigError(
+            "GATEWAY_DATABASE_URL: its role may not read the tables; gateway migrate, run with the same URL, grants it"
+        ) from None
+    missing = in_use - house.deps.accounts.keys()
     if missing:
         names = ", ".join(sorted(missing))
         raise ConfigError(
             f"accounts with open operations are not configured: {names}. Put them back until they are settled."
         )
+
+
+async def preflight(settings: Settings) -> None:
+    """Open the house once and look whether it can serve, so that a command can say why not in one sentence."""
+    async with open_house(settings) as house:
+        await check(house)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -115,7 +132,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_house(settings) as house:
-            await check_accounts(house)
+            await check(house)
             webhooks = _mount(app, house, settings)
             # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
             gc.collect()
@@ -234,7 +251,8 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
             )
         case _ if isinstance(error, DATABASE_LOST):
             log.error("database_lost", path=scope["path"], error=type(error).__name__)
-            return Problem("database_unavailable", "Send the same request with the same key again.")
+            code = "outcome_in_doubt" if isinstance(error, InDoubt) else "database_unavailable"
+            return Problem(code, "Send the same request with the same key again.")
         case _:
             log.error("request_failed", path=scope["path"], error=type(error).__name__, where=_place(error))
             return Problem(

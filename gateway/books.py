@@ -10,7 +10,7 @@ What each statement is made of stands in ``_PIECES``; a statement is put togethe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from functools import lru_cache
@@ -25,6 +25,8 @@ from idempotency.tables import IdempotencyKey
 
 LEASE_S: Final = 6
 """How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
+LADDER_S: Final = (2, 5, 15, 60, 300, 900, 3600)
+"""Seconds until an operation of unknown outcome is looked at again, by how often that was done; then the last one."""
 LOOK_EVERY_S: Final = 2
 """A GET of an undecided payment brings its next look forward, at most this often."""
 
@@ -61,6 +63,16 @@ class KeyUse:
     answer: tuple[int, bytes] | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """An operation that is ours now. ``request`` is ``None`` where it was wiped: then only look-ups are left."""
+
+    operation: Operation
+    request: Request | None
+    reached_nobody: bool
+    """Whether it is recorded that every send so far reached nobody: then the next one counts as the first."""
+
+
 class Written(Enum):
     """What became of a write."""
 
@@ -95,13 +107,16 @@ _SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_pr
     sealed_request = CASE WHEN :s_wipe THEN NULL ELSE sealed_request END,
     holds_card = holds_card AND NOT :s_wipe
     FROM {source} WHERE operation.id = :s_id RETURNING operation.id"""
-_VOIDS: Final = """UPDATE operation SET status = 'voided', due_at = NULL, updated_at = :p_updated_at FROM {source}
+_VOIDS: Final = """UPDATE operation SET status = 'voided', due_at = NULL, sealed_request = NULL, holds_card = false, updated_at = :p_updated_at FROM {source}
     WHERE operation.payment_id = :p_id AND operation.id = ANY(:v_ids::text[])"""
 _CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
     SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
 _ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_answer FROM {source}
     WHERE idempotency_key.merchant_id = :a_merchant_id AND idempotency_key.livemode = :a_livemode
     AND idempotency_key.key = :a_key AND idempotency_key.status IS NULL"""
+_DRIVE: Final = """UPDATE idempotency_key SET operation_id = :o_id FROM {source}
+    WHERE idempotency_key.merchant_id = :d_merchant_id AND idempotency_key.livemode = :d_livemode
+    AND idempotency_key.key = :d_key"""
 _SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
     sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source} WHERE payment_method.id = :spent_id"""
 
@@ -114,10 +129,14 @@ _PIECES: Final[Mapping[str, str]] = {
     "voids": _VOIDS,
     "change": _CHANGE,
     "answer": _ANSWER,
+    "drive": _DRIVE,
     "spent": _SPENT,
 }
 
 _GUARD: Final = "SELECT id FROM payment WHERE id = :p_id AND version = :g_version FOR UPDATE"
+_FENCED: Final = """SELECT payment.id FROM payment JOIN operation ON operation.id = :s_id AND operation.epoch = :s_epoch
+    WHERE payment.id = :p_id AND payment.version = :g_version FOR UPDATE"""
+"""Settling is fenced: whoever lost the operation's lease finds the epoch gone, and must look again before it writes."""
 
 
 @lru_cache(maxsize=64)
@@ -125,7 +144,7 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
     """One statement: ``guard`` locks the payment at its version, ``claim`` takes the key, every piece hangs on both."""
     parts = []
     if guarded:
-        parts.append(f"guard AS ({_GUARD})")
+        parts.append(f"guard AS ({_FENCED if 'settle' in pieces else _GUARD})")
     if keyed:
         source = "guard" if guarded else "(SELECT) AS nothing"
         parts.append(f"claim AS ({_KEY.format(source=source)})")
@@ -142,16 +161,22 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
 
 _RENEW: Final = Statement(
     """UPDATE operation SET lease_until = now() + make_interval(secs => :lease::float8),
-    due_at = now() + make_interval(secs => :lease::float8) WHERE id = :id AND epoch = :epoch RETURNING id"""
-)
-_TAKE: Final = Statement(
-    """UPDATE operation SET epoch = epoch + 1, lease_until = now() + make_interval(secs => :lease::float8),
     due_at = now() + make_interval(secs => :lease::float8)
-    WHERE id = :id AND epoch = :epoch AND lease_until <= now() AND status = ANY(:statuses::text[])
-    RETURNING epoch, sealed_request, holds_card"""
+    WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id"""
+)
+# What is taken over is about to be sent: from here on nobody can say any more that it never was.
+_TAKE: Final = Statement(
+    """WITH before AS (SELECT id, status FROM operation WHERE id = :id AND epoch = :epoch AND lease_until <= now()
+        AND status = ANY(:statuses::text[]) FOR UPDATE)
+    UPDATE operation SET epoch = epoch + 1, lease_until = now() + make_interval(secs => :lease::float8),
+    due_at = now() + make_interval(secs => :lease::float8),
+    status = CASE operation.status WHEN 'created' THEN 'sent' ELSE operation.status END
+    FROM before WHERE operation.id = before.id
+    RETURNING operation.epoch, operation.status, before.status AS before, sealed_request, holds_card"""
 )
 _POSTPONE: Final = Statement(
-    """UPDATE operation SET tries = tries + 1, lease_until = now(), due_at = now() + make_interval(secs => :due::float8)
+    """UPDATE operation SET tries = tries + 1, lease_until = now(),
+    due_at = now() + make_interval(secs => (:ladder::float8[])[least(tries + 1, cardinality(:ladder::float8[]))])
     WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id"""
 )
 _RESEAL: Final = Statement(
@@ -172,7 +197,7 @@ _WIPE: Final = Statement(
 )
 _WIPE_REQUESTS: Final = Statement(
     """UPDATE operation SET sealed_request = NULL, holds_card = false
-    WHERE holds_card AND due_at IS NOT NULL AND created_at < now() - make_interval(secs => :age::float8) RETURNING id"""
+    WHERE holds_card AND created_at < now() - make_interval(secs => :age::float8) RETURNING id"""
 )
 
 
@@ -215,9 +240,11 @@ class Books:
         answer: tuple[Key, int, bytes] | None = None,
         method: Method | None = None,
         spent_method: str | None = None,
+        driven_by: Key | None = None,
     ) -> Written:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
+        ``driven_by`` is the key that the opened operation now belongs to.
         ``due_s``: seconds until the worker looks at the settled operation again, ``None`` where nothing is left to find out.
         """
         payment = change.payment
@@ -248,6 +275,13 @@ class Books:
         if spent_method is not None:
             pieces.add("spent")
             params["spent_id"] = spent_method
+        if driven_by is not None:
+            pieces.add("drive")
+            params |= {
+                "d_merchant_id": driven_by.merchant_id,
+                "d_livemode": driven_by.livemode,
+                "d_key": driven_by.text,
+            }
         statement = _statement(frozenset(pieces), guarded=True, keyed=key is not None)
         return _written(await statement.row(self._pool, params))
 
@@ -256,30 +290,34 @@ class Books:
         return await _ANSWER_LATER.row(self._pool, _answer_values(key, status, sealed)) is not None
 
     async def renew(self, operation: Operation) -> bool:
-        """Hold on to the lease. ``False`` where another process has taken the operation over."""
-        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S)}
+        """Hold on to the lease. ``False`` where the operation is settled, or another process has taken it over."""
+        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S), "statuses": list(IN_FLIGHT)}
         return await _RENEW.row(self._pool, params) is not None
 
-    async def take_over(self, operation: Operation) -> tuple[int, Request | None] | None:
-        """Take an operation whose lease has run out: its new epoch, and its request unless that was wiped.
+    async def take_over(self, operation: Operation) -> TakenOver | None:
+        """Take an operation whose lease has run out, to send it or to look it up.
 
-        ``None`` where somebody is at work on it, or there is nothing left to do.
+        ``None`` where somebody is at work on it, or there is nothing left to do. From here on it counts as sent.
         """
-        params = {
-            "id": operation.id,
-            "epoch": operation.epoch,
-            "lease": float(LEASE_S),
-            "statuses": list(IN_FLIGHT),
-        }
+        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S), "statuses": list(IN_FLIGHT)}
         row = await _TAKE.row(self._pool, params)
         if row is None:
             return None
         sealed = row["sealed_request"]
-        return row["epoch"], None if sealed is None else Request(sealed, row["holds_card"])
+        return TakenOver(
+            operation=replace(operation, epoch=row["epoch"], status=OperationStatus(row["status"])),
+            request=None if sealed is None else Request(sealed, row["holds_card"]),
+            reached_nobody=row["before"] == OperationStatus.CREATED,
+        )
 
-    async def postpone(self, operation: Operation, due_s: float | None) -> None:
-        """Let go of an operation that is as open as it was, to be looked at again in ``due_s`` seconds."""
-        params = {"id": operation.id, "epoch": operation.epoch, "due": due_s, "statuses": list(IN_FLIGHT)}
+    async def postpone(self, operation: Operation) -> None:
+        """Let go of an operation that is as open as it was, to be looked at again by the ladder."""
+        params = {
+            "id": operation.id,
+            "epoch": operation.epoch,
+            "ladder": [float(step) for step in LADDER_S],
+            "statuses": list(IN_FLIGHT),
+        }
         await _POSTPONE.row(self._pool, params)
 
     async def reseal(self, operation: Operation, sealed: bytes) -> None:
@@ -366,6 +404,7 @@ FINAL: Final = frozenset(
 def _settle_values(operation: Operation, due_s: float | None) -> dict[str, Any]:
     return {
         "s_id": operation.id,
+        "s_epoch": operation.epoch,
         "s_status": operation.status,
         "s_provider_id": operation.provider_id,
         "s_decline": decline_json(operation.decline),

@@ -8,12 +8,11 @@ the same path: :func:`_resume` finds the operation that is already there and sen
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
-
-import structlog
 
 from gateway import lifecycle
 from gateway.answers import Answer, charge_answer
@@ -22,9 +21,9 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
-from gateway.lifecycle import IN_FLIGHT, Change, NoChange, Operation, OperationStatus, Payment, Reason, Terms
+from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Reason, Terms
 from gateway.queries import UsedKey
-from gateway.settle import CALL_S, DECISIONS_MAX, due_after, read, send, write_steadily
+from gateway.settle import CALL_S, Next, open_certainly, read, record, send, take_over, unrecorded
 from gateway.vault import Wallet
 from idempotency.key import Key
 from idempotency.once import Claim
@@ -34,8 +33,6 @@ from routing.plan import Plan, Verdict
 
 CHARGE_S: Final = 25.0
 """A charge ends within 25 s, whatever its accounts do; clients are told to wait 35 s."""
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class Charge:
     """The payment method that the request brings, stored with the payment."""
     method_id: str | None = None
     spent_method: str | None = None
-    """A stored card used for the last time: it is wiped in the commit that seals it into the operation."""
+    """A stored card used for the last time: it is wiped in the commit that ends the round."""
 
     @property
     def ok(self) -> int:
@@ -75,8 +72,8 @@ class Work:
 async def charge(command: Charge, deps: Deps) -> Answer:
     """Charge once. Safe to call again with the same command at any moment, also after a crash.
 
-    Raises :class:`Problem` where nothing was done: the key is in use (409) or was used for another request (422), no account can
-    take the payment (422), or the payment's state forbids a confirm (409).
+    Raises :class:`Problem` where this call did nothing: the key is being worked on (409) or was used for another request (422), no
+    account can take the payment (422), or the payment's state forbids a confirm (409).
     """
     claim = await deps.once.claim(command.key)
     decided = False
@@ -129,13 +126,39 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     change = lifecycle.confirmed(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
     use = _key_use(command, operation_id=operation.id)
-    written = await deps.books.open(change, use, source="api", method=command.method, request=_seal(work, deps))
-    return work if written is Written.DONE else None
+    write = partial(deps.books.open, change, use, source="api", method=command.method, request=_seal(work, deps))
+    return work if await open_certainly(write, terms.id, operation.id, deps) is Written.DONE else None
 
 
 async def _confirm(command: Charge, deps: Deps) -> Work | Answer:
     """A new round of a payment that is there."""
     payment = await read(command.terms.id, deps)
+    try:
+        work, change = _new_round(payment, command, deps)
+    except Problem:
+        if await deps.queries.used_key(command.key) is not None:  # the same request, a moment earlier, is why
+            raise in_progress() from None
+        raise
+    write = partial(
+        deps.books.write,
+        payment,
+        change,
+        source="api",
+        opened=(work.operation, _seal(work, deps)),
+        key=_key_use(command, operation_id=work.operation.id),
+        method=command.method,
+    )
+    match await open_certainly(write, payment.terms.id, work.operation.id, deps):
+        case Written.DONE:
+            return work
+        case Written.KEY_USED:
+            raise in_progress()
+        case Written.STALE:
+            raise Problem("payment_changed", "The payment changed meanwhile. Send the same request again.")
+
+
+def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Change]:
+    """What a confirm opens. Raises :class:`Problem` where the state or the accounts forbid it."""
     wallet, now = command.wallet, deps.clock()
     if wallet is None:
         raise Problem(
@@ -144,27 +167,17 @@ async def _confirm(command: Charge, deps: Deps) -> Work | Answer:
     route = _route(payment.terms, wallet, deps)
     if not route:
         raise _no_account(payment.terms, wallet, deps)
-    if command.method is not None:
-        payment = replace(payment, card=_display(command.method))
-    payment = replace(payment, payment_method=command.method_id or payment.payment_method)
+    payment = replace(
+        payment,
+        card=payment.card if command.method is None else _display(command.method),
+        payment_method=command.method_id or payment.payment_method,
+    )
     operation, request = _compose(payment, route[0], payment.round + 1, wallet, deps, now)
     try:
         change = lifecycle.confirmed(payment, operation, route, now)
     except lifecycle.Refused as refused:
         raise Problem(refused.code, str(refused)) from None
-    work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
-    written = await deps.books.write(
-        payment,
-        change,
-        source="api",
-        opened=(operation, _seal(work, deps)),
-        key=_key_use(command, operation_id=operation.id),
-        method=command.method,
-        spent_method=command.spent_method,
-    )
-    if written is not Written.DONE:
-        raise in_progress()  # the same key, or another confirm, came first: the client's retry finds what it did
-    return work
+    return Work(command, change.payment, operation, request, first_send=True, deadline=_deadline()), change
 
 
 def _display(method: Method | None) -> CardFacts | None:
@@ -254,59 +267,37 @@ def _seal(work: Work, deps: Deps) -> Request:
 
 async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
     """Write the outcome together with what follows from it, in one commit: the next attempt, the wait, or the answer."""
-    payment, command = work.payment, work.command
-    for _ in range(DECISIONS_MAX):
-        now = deps.clock()
-        plan = payment.plan({work.operation.id: outcome})
-        following = _following(payment, plan, work, deps, now)
-        plan = plan if following else plan.held()
-        change = lifecycle.decide(payment, work.operation.id, outcome, plan, driven=True, now=now)
-        if isinstance(change, NoChange):  # a webhook or another process told the books first
-            deps.instruments.no_news.labels("call").inc()
-            await deps.books.postpone(work.operation, due_after(work.operation))
-            return await _go_on(command, payment, deps)
-        if following is not None:
-            change = lifecycle.followed_by(change, following.operation)
-        answer = charge_answer(change.payment, deps.keys, ok=command.ok)
-        written = await write_steadily(_recording(payment, change, following, answer, work, deps))
-        if written is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
-            return charge_answer(_unrecorded(payment), deps.keys, ok=command.ok)
-        if written is Written.DONE:
-            log.info(
-                "outcome_recorded",
-                payment=payment.terms.id,
-                operation=work.operation.id,
-                account=work.operation.account,
-                outcome=type(outcome).__name__,
-                status=change.payment.status,
-            )
-            return answer if following is None else replace(following, payment=change.payment)
-        payment = await read(payment.terms.id, deps)
-    raise in_progress()
+    command, following = work.command, None
+
+    def follow(payment: Payment, plan: Plan) -> Next | None:
+        nonlocal following
+        following = _following(payment, plan, work, deps)
+        return None if following is None else Next(following.operation, _seal(following, deps))
+
+    def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
+        answer = charge_answer(payment, deps.keys, ok=command.ok)
+        return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
+
+    recorded = await record(
+        work.payment,
+        work.operation,
+        outcome,
+        source="call",
+        deps=deps,
+        follow=follow,
+        decide=decide,
+        spent_method=command.spent_method,
+    )
+    if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
+        return charge_answer(unrecorded(work.payment), deps.keys, ok=command.ok)
+    if recorded.change is None:  # a webhook or another process told the books first
+        return await _go_on(command, recorded.payment, deps)
+    if recorded.next is not None and following is not None:
+        return replace(following, payment=recorded.payment)
+    return charge_answer(recorded.payment, deps.keys, ok=command.ok)
 
 
-def _recording(
-    payment: Payment, change: Change, following: Work | None, answer: Answer, work: Work, deps: Deps
-) -> Callable[[], Awaitable[Written]]:
-    """The write of one outcome, ready to be tried more than once."""
-    settled = change.operation
-    if settled is None:
-        raise AssertionError("an outcome settles an operation")
-    key = work.command.key
-    decided = following is None and answer.decided
-    stored = (key, answer.status, seal_answer(answer, key, deps)) if decided else None
-    opened = None if following is None else (following.operation, _seal(following, deps))
-    due_s = due_after(settled)
-
-    async def write() -> Written:
-        return await deps.books.write(
-            payment, change, source="call", settled=settled, due_s=due_s, opened=opened, answer=stored
-        )
-
-    return write
-
-
-def _following(payment: Payment, plan: Plan, work: Work, deps: Deps, now: datetime) -> Work | None:
+def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
     """The next attempt, where the plan names an account, time is left, and the shopper's means are at hand for it."""
     wallet = work.command.wallet or Wallet()
     if plan.account is None or plan.account not in deps.accounts or wallet.instrument(plan.account) is None:
@@ -315,13 +306,8 @@ def _following(payment: Payment, plan: Plan, work: Work, deps: Deps, now: dateti
         return None
     if time.monotonic() + CALL_S > work.deadline:
         return None
-    operation, request = _compose(payment, plan.account, payment.round, wallet, deps, now)
+    operation, request = _compose(payment, plan.account, payment.round, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)
-
-
-def _unrecorded(payment: Payment) -> Payment:
-    """What can be said of a payment whose outcome could not be written: it is not known yet."""
-    return replace(payment, processing_reason=Reason.OUTCOME_UNKNOWN)
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
@@ -333,21 +319,19 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     if stored is not None:
         return stored
     payment = await read(used.payment_id, deps)
+    if used.operation_id is None or payment.operation(used.operation_id).round != payment.round:
+        return await _present(command, payment, deps)  # a newer confirm took the payment on: this key drives nothing
     attempt = payment.open_attempt
     if attempt is None or attempt.status not in IN_FLIGHT:
         return await _go_on(command, payment, deps)
-    taken = await deps.books.take_over(attempt)
+    taken = await take_over(payment, attempt, deps)
     if taken is None:
         raise in_progress()
-    epoch, request = taken
-    if (
-        request is None or attempt.account not in deps.accounts
-    ):  # wiped: only lookups are left, and they are the worker's
+    payment, holding, request = taken
+    if request is None or attempt.account not in deps.accounts:  # only look-ups are left, and they are the worker's
+        await deps.books.postpone(holding.operation)
         return charge_answer(payment, deps.keys, ok=command.ok)
-    opened = deps.keys.open_request(
-        request.sealed, payment.terms.merchant_id, attempt.id, holds_card=request.holds_card
-    )
-    return Work(command, payment, replace(attempt, epoch=epoch), opened, first_send=False, deadline=_deadline())
+    return Work(command, payment, holding.operation, request, first_send=holding.reached_nobody, deadline=_deadline())
 
 
 async def _go_on(command: Charge, payment: Payment, deps: Deps) -> Work | Answer:
@@ -364,8 +348,9 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps) -> Work | Answer
     operation, request = _compose(payment, plan.account, round_, command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
-    written = await deps.books.write(payment, change, source="api", opened=(operation, _seal(work, deps)))
-    if written is not Written.DONE:
+    opened = (operation, _seal(work, deps))
+    write = partial(deps.books.write, payment, change, source="api", opened=opened, driven_by=command.key)
+    if await open_certainly(write, payment.terms.id, operation.id, deps) is not Written.DONE:
         raise in_progress()
     return work
 

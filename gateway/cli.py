@@ -74,12 +74,13 @@ def serve(
     """Serve the API against GATEWAY_DATABASE_URL and GATEWAY_REDIS_URL."""
     import uvicorn
 
-    from gateway.settings import load_account_configs, load_settings
+    from gateway.app import preflight
+    from gateway.settings import load_settings
 
     _log_as_json()
     with _plainly():
         settings = load_settings()
-        load_account_configs(settings)
+        asyncio.run(preflight(settings))
     uvicorn.run(
         "gateway.app:create_app",
         factory=True,

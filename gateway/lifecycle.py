@@ -76,6 +76,8 @@ class OperationStatus(StrEnum):
 
 
 S = OperationStatus
+REJECTED: Final = "rejected"
+"""A provider would not even look at the request: the request is wrong, and stays wrong."""
 IN_FLIGHT: Final = frozenset({S.CREATED, S.SENT, S.UNKNOWN})
 """Open, and it is for us to find out what became of it: a lease guards who does."""
 OPEN: Final = IN_FLIGHT | {S.REQUIRES_ACTION, S.PENDING}
@@ -242,6 +244,10 @@ class Payment:
                 return operation
         raise KeyError(operation_id)
 
+    def with_operation(self, operation: Operation) -> Payment:
+        """The payment with a newer state of one of its operations."""
+        return replace(self, operations=_with(self.operations, operation))
+
     def plan(self, news: Mapping[str, Outcome] = MappingProxyType({})) -> Plan:
         """The plan of the current round, folded from the attempts already there, with ``news`` of some by operation id."""
         currency = self.terms.currency
@@ -357,6 +363,8 @@ def _attempt_after(operation: Operation, outcome: Outcome) -> Operation | NoChan
             status, provider_id = S.PENDING, outcome.provider_id or provider_id
         case NotProcessed():
             status, reason = S.NOT_PROCESSED, outcome.reason
+            if reason == REJECTED:
+                decline = Decline("provider_rejected", "hard", Action.ASK_NEW_METHOD, outcome.provider_code)
         case Unknown():
             status, reason = S.UNKNOWN, outcome.reason
         case _:
@@ -397,6 +405,9 @@ def _ended(payment: Payment, plan: Plan, *, driven: bool) -> Payment:
         case Verdict.ASK:
             return _processing(payment, None if driven else Reason.AWAITING_RETRY)
         case Verdict.NOT_SENT:
+            tried = [attempt for attempt in payment.attempts if attempt.round == payment.round]
+            if all(attempt.reason == REJECTED for attempt in tried):  # sending it again would be rejected again
+                return _declined(replace(payment, decline=tried[-1].decline))
             return _processing(payment, Reason.AWAITING_RETRY)
         case Verdict.DECIDED | Verdict.WAITING:
             return _declined(payment)
@@ -427,6 +438,9 @@ def _follow_up_news(payment: Payment, operation: Operation, outcome: Outcome, no
     status, reason = _follow_up_status(outcome)
     if status not in TRANSITIONS[operation.kind][operation.status]:
         return NoChange(f"{operation.kind} is {operation.status}, news says {status}")
+    undone = operation.kind is Kind.CAPTURE and operation.status is S.SUCCEEDED
+    if undone and payment.amount_captured - operation.amount < payment.amount_refunded + payment.amount_refunding:
+        return NoChange("the capture failed after it was refunded: the provider's report will show what moved")
     provider_id = getattr(outcome, "provider_id", None) or operation.provider_id
     decline = outcome.decline if isinstance(outcome, Declined) else None
     after = replace(operation, status=status, provider_id=provider_id, decline=decline, reason=reason)
@@ -478,7 +492,9 @@ def _settled(payment: Payment, before: Operation, after: Operation) -> Payment:
                 amount_refunded=payment.amount_refunded + (amount if succeeded else 0),
             )
         case Kind.VOID:
-            return _voided(payment) if succeeded else replace(payment, cancel_requested=False)
+            if succeeded and not payment.amount_captured:
+                return _voided(payment)
+            return replace(payment, cancel_requested=False)  # refused, or told too late: the money is captured
         case Kind.AUTHORIZE:
             raise AssertionError("an authorization is not a follow-up")
         case _:
@@ -550,7 +566,8 @@ def given_up(payment: Payment, now: datetime) -> Change | NoChange:
     if payment.cancel_requested or payment.decline is not None:
         ended = _declined(changed)
         return _change(payment, ended, None, "GivenUp", ended.status)
-    changed = replace(changed, status=Status.FAILED, processing_reason=None)
+    not_sent = Decline("not_sent", "soft", Action.RETRY_LATER)
+    changed = replace(changed, status=Status.FAILED, processing_reason=None, decline=not_sent)
     return _change(payment, changed, None, "GivenUp", "not_sent")
 
 
@@ -558,6 +575,8 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
     """Reserve the amount of a capture. Raises :class:`Refused` where the state or the amount forbids it."""
     if payment.status is not Status.REQUIRES_CAPTURE:
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be captured.")
+    if operation.amount < 1:
+        raise Refused("payment_state", "All of it is being captured already.")
     if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
         raise Refused("payment_state", "The payment is being canceled.")
     if operation.amount > payment.amount_capturable:
@@ -576,6 +595,8 @@ def refund_opened(payment: Payment, operation: Operation, now: datetime) -> Chan
     """Reserve the amount of a refund. Raises :class:`Refused` where nothing, or not so much, was captured."""
     if payment.amount_captured == 0:
         raise Refused("payment_state", "Nothing was captured that could be refunded.")
+    if operation.amount < 1:
+        raise Refused("payment_state", "All of it is refunded, or being refunded, already.")
     if operation.amount > payment.amount_refundable:
         raise Refused("amount_too_large", f"At most {payment.amount_refundable} can be refunded.", param="amount")
     changed = replace(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, assert_never
 
 from gateway import lifecycle
@@ -17,9 +18,9 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import CAPTURE, REFUND, VOID, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
-from gateway.lifecycle import IN_FLIGHT, Change, NoChange, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
-from gateway.settle import DECISIONS_MAX, due_after, read, send, write_steadily
+from gateway.settle import DECISIONS_MAX, open_certainly, read, record, send, take_over
 from idempotency.key import Key
 from providers.contract import Capture, Kind, Outcome, Refund, Void
 from providers.money import Money
@@ -79,6 +80,8 @@ async def _open(command: FollowUp, deps: Deps) -> Work | Answer:
         try:
             change, work = _ask(payment, command, deps)
         except lifecycle.Refused as refused:
+            if await deps.queries.used_key(command.key) is not None:  # the same request, a moment earlier, is why
+                raise in_progress() from None
             raise Problem(refused.code, str(refused), refused.param) from None
         use = KeyUse(command.key, command.fingerprint)
         opened, result = None, work or follow_up_answer(change.payment, None, deps.keys)
@@ -87,16 +90,15 @@ async def _open(command: FollowUp, deps: Deps) -> Work | Answer:
             opened = (result.operation, seal(result.payment, result.operation, result.request, deps))
         elif result.decided:
             use = replace(use, answer=(result.status, seal_answer(result, command.key, deps)))
-        written = await deps.books.write(payment, change, source="api", opened=opened, key=use)
-        match written:
+        write = partial(deps.books.write, payment, change, source="api", opened=opened, key=use)
+        operation_id = result.operation.id if isinstance(result, Work) else ""
+        match await open_certainly(write, payment.terms.id, operation_id, deps):
             case Written.DONE:
                 return result
             case Written.KEY_USED:
                 raise in_progress()
             case Written.STALE:
                 continue
-            case _:
-                assert_never(written)
     raise Problem("payment_changed", "The payment kept changing. Send the same request again.")
 
 
@@ -164,7 +166,7 @@ def open_operation(
 
 def _representable(payment: Payment, operation: Operation, deps: Deps) -> None:
     account = deps.accounts[operation.account]
-    why = account.provider.refuses(Money(operation.amount, payment.terms.currency)) if operation.amount else None
+    why = account.provider.refuses(Money(operation.amount, payment.terms.currency))
     if why is not None:
         raise Problem("validation_failed", f"The account {account.name} cannot carry this amount: {why}.", "amount")
     several = account.provider.capabilities.several_captures
@@ -204,32 +206,17 @@ def seal(payment: Payment, operation: Operation, request: Mapping[str, Any], dep
 
 async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -> Answer:
     """Write the outcome, what it does to the reserved amount, and the answer if it is decided, in one commit."""
-    payment, operation = work.payment, work.operation
-    for _ in range(DECISIONS_MAX):
-        change = lifecycle.decide(payment, operation.id, outcome, payment.plan(), driven=True, now=deps.clock())
-        if isinstance(change, NoChange):
-            deps.instruments.no_news.labels("call").inc()
-            await deps.books.postpone(operation, due_after(operation))
-            return await _present(command, payment, operation.id, deps)
-        settled = change.payment.operation(operation.id)
-        answer = follow_up_answer(change.payment, settled, deps.keys)
-        stored = (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
+    operation_id = work.operation.id
 
-        async def write(
-            payment: Payment = payment, change: Change = change, stored: tuple[Key, int, bytes] | None = stored
-        ) -> Written:
-            due_s = None if change.operation is None else due_after(change.operation)
-            return await deps.books.write(
-                payment, change, source="call", settled=change.operation, due_s=due_s, answer=stored
-            )
+    def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
+        answer = follow_up_answer(payment, payment.operation(operation_id), deps.keys)
+        return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
-        written = await write_steadily(write)
-        if written is None:
-            return follow_up_answer(payment, replace(operation, status=OperationStatus.UNKNOWN), deps.keys)
-        if written is Written.DONE:
-            return answer
-        payment = await read(payment.terms.id, deps)
-    raise in_progress()
+    recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
+    if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
+        unknown = replace(work.operation, status=OperationStatus.UNKNOWN)
+        return follow_up_answer(work.payment, unknown, deps.keys)
+    return await _present(command, recorded.payment, operation_id, deps, stored=recorded.change is not None)
 
 
 async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer:
@@ -243,18 +230,22 @@ async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer
     operation = payment.operation(used.operation_id)
     if operation.status not in IN_FLIGHT:
         return await _present(command, payment, operation.id, deps)
-    taken = await deps.books.take_over(operation)
+    taken = await take_over(payment, operation, deps)
     if taken is None:
         raise in_progress()
-    epoch, request = taken
+    payment, holding, request = taken
     if request is None or operation.account not in deps.accounts:
-        return follow_up_answer(payment, operation, deps.keys)
-    opened = deps.keys.open_request(request.sealed, payment.terms.merchant_id, operation.id, holds_card=False)
-    first_send = operation.status is OperationStatus.CREATED  # recorded as having reached nobody
-    return Work(payment, replace(operation, epoch=epoch), opened, first_send)
+        await deps.books.postpone(holding.operation)
+        return follow_up_answer(payment, holding.operation, deps.keys)
+    return Work(payment, holding.operation, request, first_send=holding.reached_nobody)
 
 
-async def _present(command: FollowUp, payment: Payment, operation_id: str | None, deps: Deps) -> Answer:
+async def _present(
+    command: FollowUp, payment: Payment, operation_id: str | None, deps: Deps, *, stored: bool = False
+) -> Answer:
+    """The operation as it stands; a decided one becomes the key's answer, unless it is ``stored`` already."""
     operation = None if operation_id is None else payment.operation(operation_id)
     answer = follow_up_answer(payment, operation, deps.keys)
-    return await decided_once(answer, command.key, command.fingerprint, deps) if answer.decided else answer
+    if stored or not answer.decided:
+        return answer
+    return await decided_once(answer, command.key, command.fingerprint, deps)

@@ -12,8 +12,8 @@ from typing import Final
 import structlog
 
 from gateway.deps import Deps
-from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
-from gateway.settle import learn
+from gateway.lifecycle import OPEN, Operation, OperationStatus, Payment
+from gateway.settle import record
 from providers.contract import Approved, Event, Kind
 from webhooks.inbox import Applied
 
@@ -39,8 +39,10 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         if (amount.amount_minor, amount.currency) != (operation.amount, payment.terms.currency):
             log.error("webhook_amount_mismatch", account=account, operation=operation.id, type=event.type)
             return Applied("amount_mismatch")
-    change = await learn(payment, operation.id, event.outcome, source="webhook", deps=deps)
-    return Applied("no_news" if isinstance(change, NoChange) else "applied")
+    recorded = await record(payment, operation, event.outcome, source="webhook", deps=deps)
+    if recorded is None:
+        return Applied("not_recorded", again=True)
+    return Applied("applied" if recorded.change is not None else "no_news")
 
 
 async def _find(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:

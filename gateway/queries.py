@@ -47,8 +47,10 @@ _USED = Statement(
     """SELECT fingerprint, payment_id, operation_id, status, answer FROM idempotency_key
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND key = :key"""
 )
-_PAYMENT = Statement(f"SELECT {columns(PaymentRow)} FROM payment WHERE id = :id")
-_OPERATIONS = Statement(f"SELECT {columns(OperationRow)} FROM operation WHERE payment_id = :id ORDER BY seq")
+_PAYMENT = Statement(
+    f"""SELECT {columns(PaymentRow, table="p")}, {columns(OperationRow, table="o", prefix="o_")}
+    FROM payment p LEFT JOIN operation o ON o.payment_id = p.id WHERE p.id = :id ORDER BY o.seq"""
+)
 _OPERATIONS_OF = Statement(
     f"SELECT {columns(OperationRow)} FROM operation WHERE payment_id = ANY(:ids::text[]) ORDER BY payment_id, seq"
 )
@@ -70,18 +72,23 @@ _METHOD = Statement(
     f"""SELECT {columns(PaymentMethod)} FROM payment_method
     WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
 )
-_DUE = Statement("""SELECT payment_id, id FROM operation WHERE due_at <= now() ORDER BY due_at LIMIT :limit""")
+_DUE = Statement(
+    """SELECT payment_id, id FROM operation WHERE due_at <= now() AND status IN ('created', 'sent', 'unknown')
+    ORDER BY due_at LIMIT :limit"""
+)
 _PARKED = Statement(
     """SELECT id FROM payment WHERE processing_reason = 'awaiting_retry'
     AND (updated_at < now() - make_interval(secs => :age::float8) OR cancel_requested) LIMIT :limit"""
 )
 _CANCEL_WANTED = Statement(
-    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_capture', 'succeeded') LIMIT :limit"""
+    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_capture', 'succeeded')
+    AND NOT EXISTS (SELECT FROM operation WHERE payment_id = payment.id AND kind IN ('void', 'refund')
+    AND status IN ('created', 'sent', 'pending', 'unknown')) LIMIT :limit"""
 )
 _API_KEY = Statement(f"SELECT {columns(ApiKey)} FROM api_key WHERE id = :id")
 _OPEN_ACCOUNTS = Statement(
-    """SELECT DISTINCT account FROM operation WHERE due_at IS NOT NULL OR kind = 'authorize'
-    AND status IN ('created', 'sent', 'requires_action', 'pending', 'unknown')"""
+    """SELECT DISTINCT account FROM operation
+    WHERE status IN ('created', 'sent', 'requires_action', 'pending', 'unknown')"""
 )
 
 
@@ -98,11 +105,14 @@ class Queries:
         return None if row is None else UsedKey(**row)
 
     async def payment(self, payment_id: str) -> Payment | None:
-        """A payment with its operations, whoever's it is: for the charge path and the worker."""
-        row = await _PAYMENT.row(self._pool, {"id": payment_id})
-        if row is None:
+        """A payment with its operations as of one moment, whoever's it is: for the charge path and the worker."""
+        rows = await _PAYMENT.rows(self._pool, {"id": payment_id})
+        if not rows:
             return None
-        return payment_from(row, await _OPERATIONS.rows(self._pool, {"id": payment_id}))
+        operations = [
+            {name.removeprefix("o_"): value for name, value in row.items() if name.startswith("o_")} for row in rows
+        ]
+        return payment_from(rows[0], [operation for operation in operations if operation["id"] is not None])
 
     async def payment_of(self, payment_id: str, merchant_id: str, *, livemode: bool) -> Payment | None:
         """A merchant's payment in one mode. Another merchant's is not there."""

@@ -119,12 +119,17 @@ def load_account_configs(settings: Settings, environ: Mapping[str, str] = os.env
         raise ConfigError(f"GATEWAY_CONFIG: there is no file {settings.config}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"GATEWAY_CONFIG: {settings.config} is not TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"GATEWAY_CONFIG: {settings.config} cannot be read ({type(error).__name__})") from None
     unknown = document.keys() - {"accounts"}
     if unknown:
         raise ConfigError(
             f"{settings.config}: unknown section {', '.join(sorted(unknown))}; accounts stand in [accounts.NAME]"
         )
-    return [_account(name, table, settings, environ) for name, table in document.get("accounts", {}).items()]
+    tables = document.get("accounts", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigError(f"{settings.config}: each account stands in a table of its own, [accounts.NAME]")
+    return [_account(name, table, settings, environ) for name, table in tables.items()]
 
 
 def _account(name: str, table: Mapping[str, Any], settings: Settings, environ: Mapping[str, str]) -> AccountConfig:

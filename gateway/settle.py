@@ -1,42 +1,221 @@
-"""Settling: when an open operation is looked at again, and how an outcome is written although something goes wrong."""
+"""Settling: how an operation is sent, and how what comes of it is written although something goes wrong.
+
+A client's request, the worker and a webhook all come through here: one way to send, one way to record.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
-import asyncpg
 import structlog
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from gateway import lifecycle
-from gateway.books import LeaseLost, Written
+from gateway.books import LADDER_S, LeaseLost, Request, TakenOver, Written
 from gateway.deps import Deps
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
-from providers.contract import Call, Outcome, Unknown
+from gateway.sql import DATABASE_LOST, InDoubt
+from idempotency.key import Key
+from providers.contract import Approved, Call, Kind, NotProcessed, Outcome, Unknown
 from providers.money import Money
+from routing.plan import Plan
 
 CALL_S: Final = 10.0
 """A call on a PSP ends within 10 s, resends of the same bytes included."""
 DECISIONS_MAX: Final = 5
 """How often a decision is made anew because another writer came first. Five writers at once on one payment is a defect."""
-HOLD_S: Final = 15.0
-"""How long an outcome is held in memory while Postgres is away; with the call's 10 s that is the charge's 25 s."""
-LADDER_S: Final = (2, 5, 15, 60, 300, 900, 3600)
-"""Seconds until an operation of unknown outcome is looked at again, by how often that was done; then the last one."""
+HOLD_S: Final = 10.0
+"""How long an outcome is held in memory while Postgres is away: with the charge's 25 s that is the client's 35 s."""
+DOUBT_S: Final = 5.0
+"""How long an opening write whose answer was lost is tried again, before the caller is told that it is in doubt."""
 
-DATABASE_LOST: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.exceptions.OperatorInterventionError,  # it is shutting down or starting up
-    asyncpg.TooManyConnectionsError,
-    OSError,
-    TimeoutError,
+_DEAD: Final = frozenset(
+    {OperationStatus.DECLINED, OperationStatus.NOT_PROCESSED, OperationStatus.VOIDED, OperationStatus.EXPIRED}
 )
-"""What a database that is gone looks like, before a statement (nothing happened) or in the middle of one (in doubt)."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """An attempt to be opened in the same commit that ends the one before."""
+
+    operation: Operation
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of an outcome: the payment as it stands, and the change, unless it was no news."""
+
+    payment: Payment
+    change: Change | None = None
+    next: Next | None = None
+
+
+Follow = Callable[[Payment, Plan], Next | None]
+Decide = Callable[[Payment], tuple[Key, int, bytes] | None]
+
+
+# --- Sending ----------------------------------------------------------------------------------------------------------
+
+
+async def send(
+    payment: Payment, operation: Operation, request: Mapping[str, Any], deps: Deps, *, first_send: bool
+) -> Outcome:
+    """Send one committed operation and read what comes of it. Nothing is written here, and no transaction is open."""
+    terms = payment.terms
+    account = deps.accounts[operation.account]
+
+    async def keep(rest: Mapping[str, Any]) -> None:
+        sealed = deps.keys.seal_request(rest, terms.merchant_id, operation.id, holds_card=False)
+        await deps.books.reseal(operation, sealed)
+
+    started = time.perf_counter()
+    hold = deps.hold(operation)
+    try:
+        outcome = await account.send(
+            call_of(payment, operation, request), keep, first_send=first_send, timeout_s=CALL_S
+        )
+    except (LeaseLost, *DATABASE_LOST) as error:  # a step could not be kept, so the next one was not sent
+        log.warning("step_not_kept", operation=operation.id, error=type(error).__name__)
+        outcome = Unknown("step_not_kept")
+    finally:
+        hold.let_go()
+    deps.instruments.provider_seconds.labels(account.name, operation.kind).observe(time.perf_counter() - started)
+    deps.instruments.outcomes.labels(account.name, operation.kind, type(outcome).__name__).inc()
+    return outcome
+
+
+def call_of(payment: Payment, operation: Operation, request: Mapping[str, Any]) -> Call:
+    """The operation on its way to its PSP."""
+    return Call(
+        operation_id=operation.id,
+        kind=operation.kind,
+        request=request,
+        key=operation.provider_key,
+        amount=Money(operation.amount, payment.terms.currency),
+        provider_id=operation.provider_id,
+    )
+
+
+async def take_over(
+    payment: Payment, operation: Operation, deps: Deps
+) -> tuple[Payment, TakenOver, Mapping[str, Any] | None] | None:
+    """Take an operation whose holder died: the payment with it, what is known of it, and its request in clear.
+
+    ``None`` where somebody is at work on it. The request is ``None`` once it is wiped.
+    """
+    taken = await deps.books.take_over(operation)
+    if taken is None:
+        return None
+    request = None
+    if taken.request is not None:
+        request = deps.keys.open_request(
+            taken.request.sealed, payment.terms.merchant_id, operation.id, holds_card=taken.request.holds_card
+        )
+    return payment.with_operation(taken.operation), taken, request
+
+
+# --- Recording --------------------------------------------------------------------------------------------------------
+
+
+async def record(
+    payment: Payment,
+    operation: Operation,
+    outcome: Outcome,
+    *,
+    source: str,
+    deps: Deps,
+    follow: Follow | None = None,
+    decide: Decide | None = None,
+    spent_method: str | None = None,
+) -> Recorded | None:
+    """Write an outcome together with what follows from it, in one commit; ``None`` where Postgres stayed away.
+
+    ``follow`` opens the next attempt where the plan names one; without it nobody goes on at once. ``decide`` gives the key's
+    answer where it is decided by this. May be told the same news any number of times: the second time it is none.
+    """
+    if _contradicts(payment, operation, outcome):  # money may have moved otherwise than we told: a person has to look
+        deps.instruments.contradictions.labels(operation.account).inc()
+        log.error("contradiction", payment=payment.terms.id, operation=operation.id, outcome=type(outcome).__name__)
+    for _ in range(DECISIONS_MAX):
+        plan = payment.plan({operation.id: outcome})
+        following = None if follow is None else follow(payment, plan)
+        if follow is not None and following is None:
+            plan = plan.held()
+        change = lifecycle.decide(payment, operation.id, outcome, plan, driven=following is not None, now=deps.clock())
+        if isinstance(change, NoChange):
+            await _no_news(payment, operation, outcome, source, deps)
+            return Recorded(payment)
+        if following is not None:
+            change = lifecycle.followed_by(change, following.operation)
+        settled = change.payment.operation(operation.id)
+        ended = change.payment.status is not lifecycle.Status.PROCESSING
+        written = await write_steadily(
+            partial(
+                deps.books.write,
+                payment,
+                change,
+                source=source,
+                settled=settled,
+                due_s=due_after(settled),
+                opened=None if following is None else (following.operation, following.request),
+                answer=None if decide is None or following is not None else decide(change.payment),
+                spent_method=spent_method if ended else None,
+            )
+        )
+        if written is None:
+            return None
+        if written is Written.DONE:
+            _log_recorded(change, settled, outcome, source)
+            return Recorded(change.payment, change, following)
+        payment = await read(payment.terms.id, deps)
+        if _disowned(payment, operation, outcome, source):
+            log.warning("lease_was_lost", operation=operation.id, outcome=type(outcome).__name__)
+            return Recorded(payment)
+    raise RuntimeError(f"{payment.terms.id} kept changing")
+
+
+def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: str) -> bool:
+    """Whether another process has taken the operation over, and this outcome says nothing about what that one sends.
+
+    An approval or a decline is a fact about the operation's key, whoever learned it. "Nothing happened" is true only of our
+    own send: the new holder's may be charging right now.
+    """
+    lost = source != "webhook" and payment.operation(operation.id).epoch != operation.epoch
+    return lost and isinstance(outcome, NotProcessed | Unknown)
+
+
+def _contradicts(payment: Payment, operation: Operation, outcome: Outcome) -> bool:
+    """Whether an approval denies what was told before: of an attempt that had ended, or of a void after the capture."""
+    if not isinstance(outcome, Approved):
+        return False
+    if operation.kind is Kind.VOID:
+        return payment.amount_captured > 0
+    return payment.operation(operation.id).status in _DEAD
+
+
+async def _no_news(payment: Payment, operation: Operation, outcome: Outcome, source: str, deps: Deps) -> None:
+    deps.instruments.no_news.labels(source).inc()
+    if source != "webhook":
+        await deps.books.postpone(operation)
+
+
+def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source: str) -> None:
+    log.info(
+        "outcome_recorded",
+        payment=change.payment.terms.id,
+        operation=operation.id,
+        account=operation.account,
+        source=source,
+        outcome=type(outcome).__name__,
+        status=change.payment.status,
+    )
 
 
 def due_after(operation: Operation) -> float | None:
@@ -48,6 +227,9 @@ def due_after(operation: Operation) -> float | None:
             return None
 
 
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
 async def write_steadily(write: Callable[[], Awaitable[Written]]) -> Written | None:
     """Write what a PSP has answered, holding on to it while Postgres is away. ``None`` where that took too long.
 
@@ -57,67 +239,40 @@ async def write_steadily(write: Callable[[], Awaitable[Written]]) -> Written | N
         return await write()
     except DATABASE_LOST as error:
         log.warning("write_retried", error=type(error).__name__)
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(DATABASE_LOST),
-        wait=wait_random_exponential(multiplier=0.1, max=1.0),
-        stop=stop_after_delay(HOLD_S),
-    )
     try:
-        return await retrying(write)
+        return await _retrying(HOLD_S)(write)
     except RetryError as error:
         log.error("outcome_not_recorded", error=type(error.last_attempt.exception()).__name__)
         return None
 
 
-async def send(
-    payment: Payment, operation: Operation, request: Mapping[str, Any], deps: Deps, *, first_send: bool
-) -> Outcome:
-    """Send one committed operation and read what comes of it. Nothing is written here, and no transaction is open."""
-    terms = payment.terms
-    account = deps.accounts[operation.account]
-    call = Call(
-        operation_id=operation.id,
-        kind=operation.kind,
-        request=request,
-        key=operation.provider_key,
-        amount=Money(operation.amount, terms.currency),
-        provider_id=operation.provider_id,
-    )
+async def open_certainly(
+    write: Callable[[], Awaitable[Written]], payment_id: str, operation_id: str, deps: Deps
+) -> Written:
+    """Open an operation, and know whether it is open: where the commit's answer was lost it is tried again.
 
-    async def keep(rest: Mapping[str, Any]) -> None:
-        sealed = deps.keys.seal_request(rest, terms.merchant_id, operation.id, holds_card=False)
-        await deps.books.reseal(operation, sealed)
-
-    started = time.perf_counter()
-    hold = deps.hold(operation)
+    Raises :class:`gateway.sql.DatabaseAway` where nothing was written, and :class:`gateway.sql.InDoubt` where it stays in
+    doubt: then the operation may be there, and the same key will find it.
+    """
     try:
-        outcome = await account.send(call, keep, first_send=first_send, timeout_s=CALL_S)
-    except (LeaseLost, *DATABASE_LOST) as error:  # a step could not be kept, so the next one was not sent
-        log.warning("step_not_kept", operation=operation.id, error=type(error).__name__)
-        outcome = Unknown("step_not_kept")
-    finally:
-        hold.let_go()
-    deps.instruments.provider_seconds.labels(account.name, operation.kind).observe(time.perf_counter() - started)
-    deps.instruments.outcomes.labels(account.name, operation.kind, type(outcome).__name__).inc()
-    return outcome
+        return await write()
+    except InDoubt as error:
+        log.warning("opening_in_doubt", operation=operation_id, error=type(error).__name__)
+    try:
+        written: Written = await _retrying(DOUBT_S)(write)
+        payment = None if written is Written.DONE else await deps.queries.payment(payment_id)
+    except (RetryError, *DATABASE_LOST) as error:
+        raise InDoubt(type(error).__name__) from error
+    ours = payment is not None and any(operation.id == operation_id for operation in payment.operations)
+    return Written.DONE if ours else written
 
 
-async def learn(payment: Payment, operation_id: str, outcome: Outcome, *, source: str, deps: Deps) -> Change | NoChange:
-    """Tell the books news that nobody waits for: from a webhook, the worker or a lookup. May be told any number of times."""
-    for _ in range(DECISIONS_MAX):
-        plan = payment.plan({operation_id: outcome})
-        change = lifecycle.decide(payment, operation_id, outcome, plan, driven=False, now=deps.clock())
-        if isinstance(change, NoChange):
-            deps.instruments.no_news.labels(source).inc()
-            return change
-        settled = change.operation
-        due_s = None if settled is None else due_after(settled)
-        written = await deps.books.write(payment, change, source=source, settled=settled, due_s=due_s)
-        if written is Written.DONE:
-            log.info("news_recorded", payment=payment.terms.id, operation=operation_id, source=source, news=change.news)
-            return change
-        payment = await read(payment.terms.id, deps)
-    return NoChange("the payment kept changing")
+def _retrying(seconds: float) -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception_type(DATABASE_LOST),
+        wait=wait_random_exponential(multiplier=0.1, max=1.0),
+        stop=stop_after_delay(seconds),
+    )
 
 
 async def read(payment_id: str, deps: Deps) -> Payment:
@@ -126,3 +281,8 @@ async def read(payment_id: str, deps: Deps) -> Payment:
     if payment is None:
         raise AssertionError(f"{payment_id} is gone")
     return payment
+
+
+def unrecorded(payment: Payment) -> Payment:
+    """What can be said of a payment whose outcome could not be written: it is not known yet."""
+    return replace(payment, processing_reason=lifecycle.Reason.OUTCOME_UNKNOWN)

@@ -9,40 +9,83 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import asyncpg  # it ships no types; Pool below is what we use of it
 import orjson
 from sqlalchemy.dialects import postgresql
 from sqlmodel import SQLModel
 
+from providers.registry import ConfigError
+
 POOL_MIN: Final = 2
 POOL_MAX: Final = 16
 """More connections gained nothing at 64 concurrent charges (docs/performance.md); none is held across a provider call."""
+ACQUIRE_TIMEOUT_S: Final = 5.0
+"""How long a request waits for a free connection before it is told that the database is away."""
 COMMAND_TIMEOUT_S: Final = 5.0
 """A statement of ours takes a millisecond. One that takes five seconds has lost its database."""
 
 Row = Mapping[str, Any]
 
 
-class Pool(Protocol):
-    """What we use of asyncpg's pool: each call is one statement in a transaction of its own."""
+class DatabaseAway(Exception):
+    """No connection to Postgres could be had: the statement was not sent, nothing happened."""
+
+
+class InDoubt(Exception):
+    """The connection was lost in the middle of a statement: it may have been committed, or may yet be."""
+
+
+DATABASE_LOST: Final = (DatabaseAway, InDoubt)
+
+
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.OperatorInterventionError,  # it is shutting down or starting up
+    asyncpg.TooManyConnectionsError,
+    OSError,
+    TimeoutError,
+)
+"""What a database that is gone looks like to asyncpg."""
+_NOT_LET_IN: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
+class Pool:
+    """Connections to Postgres. Each call is one statement in a transaction of its own."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
 
     async def fetch(self, query: str, *args: Any) -> list[Row]:
-        """The rows."""
-        ...
+        """The rows. Raises :class:`DatabaseAway` or :class:`InDoubt` where Postgres is lost, before or after sending."""
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except _LOST as error:
+            raise DatabaseAway(type(error).__name__) from error
+        try:
+            rows: list[Row] = await connection.fetch(query, *args)
+        except _LOST as error:
+            raise InDoubt(type(error).__name__) from error
+        else:
+            return rows
+        finally:
+            await self._pool.release(connection)
 
     async def fetchrow(self, query: str, *args: Any) -> Row | None:
-        """The first row."""
-        ...
+        """The first row, or ``None``."""
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
 
     async def fetchval(self, query: str, *args: Any) -> Any:
-        """The first column of the first row."""
-        ...
+        """The first column of the first row, or ``None``."""
+        row = await self.fetchrow(query, *args)
+        return None if row is None else next(iter(row.values()))
 
     async def close(self) -> None:
         """Close the connections."""
-        ...
+        await self._pool.close()
 
 
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
@@ -71,9 +114,12 @@ def _names(model: type[SQLModel]) -> dict[str, str]:
     return {column.name: column.type.compile(dialect=dialect).split(" COLLATE")[0] for column in columns}
 
 
-def columns(model: type[SQLModel], *, table: str = "") -> str:
-    """The model's columns, as a list to insert into or to select."""
-    return ", ".join(f"{table}.{name}" if table else name for name in _names(model))
+def columns(model: type[SQLModel], *, table: str = "", prefix: str = "") -> str:
+    """The model's columns, as a list to insert into or to select; ``prefix`` goes before the names they are answered under."""
+    asked = [f"{table}.{name}" if table else name for name in _names(model)]
+    if prefix:
+        asked = [f"{column} AS {prefix}{column.rpartition('.')[2]}" for column in asked]
+    return ", ".join(asked)
 
 
 def values(model: type[SQLModel], prefix: str, **instead: str) -> str:
@@ -108,16 +154,20 @@ def _dump(value: Any) -> str:
 
 
 async def connect(url: str) -> Pool:
-    """A pool on ``url``. Raises what asyncpg raises where the database cannot be reached."""
-    pool: Pool = await asyncpg.create_pool(
-        url,
-        min_size=POOL_MIN,
-        max_size=POOL_MAX,
-        max_inactive_connection_lifetime=0,
-        command_timeout=COMMAND_TIMEOUT_S,
-        connection_class=_Connection,
-        init=_prepare,
-        # Planning a statement of a hundred parameters costs more than running it; the tables want the same plan every time.
-        server_settings={"application_name": "interlock", "jit": "off", "plan_cache_mode": "force_generic_plan"},
-    )
-    return pool
+    """A pool on ``url``. Raises :class:`ConfigError` where the database cannot be reached, or does not let us in."""
+    # Planning a statement of a hundred parameters costs more than running it; the tables want the same plan every time.
+    server_settings = {"application_name": "interlock", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=POOL_MIN,
+            max_size=POOL_MAX,
+            max_inactive_connection_lifetime=0,
+            command_timeout=COMMAND_TIMEOUT_S,
+            connection_class=_Connection,
+            init=_prepare,
+            server_settings=server_settings,
+        )
+    except (*_LOST, *_NOT_LET_IN) as error:
+        raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
+    return Pool(pool)

@@ -7,21 +7,20 @@ certainly remembers that key, and looked up after that. What comes of it goes th
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 
 from gateway import lifecycle
-from gateway.books import Request, Written
+from gateway.books import TakenOver, Written
 from gateway.deps import Deps
-from gateway.lifecycle import IN_FLIGHT, Change, NoChange, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import Change, Payment, Status
 from gateway.modify import compose, open_operation, seal
-from gateway.settle import due_after, learn, read, send
-from providers.contract import Call, Declined, Kind, Outcome, Unknown
+from gateway.settle import call_of, read, record, send, take_over
+from providers.contract import Declined, Kind, Outcome, Unknown
 from providers.declines import Action, Decline
-from providers.money import Money
 
 BATCH: Final = 100
 AT_ONCE: Final = 8
@@ -57,45 +56,30 @@ async def sweep(deps: Deps) -> int:
 async def settle(payment_id: str, operation_id: str, deps: Deps) -> str:
     """Find out what became of one operation. Returns what was found: the name of the outcome, or why nothing was done."""
     payment = await read(payment_id, deps)
-    operation = payment.operation(operation_id)
-    if operation.status not in IN_FLIGHT:
-        return "settled"
-    taken = await deps.books.take_over(operation)
+    taken = await take_over(payment, payment.operation(operation_id), deps)
     if taken is None:
         return "held"
-    epoch, request = taken
-    operation = replace(operation, epoch=epoch)
-    outcome = await _ask(payment, operation, request, deps)
-    change = await learn(payment, operation_id, outcome, source="sweep", deps=deps)
-    if isinstance(change, NoChange):
-        await deps.books.postpone(operation, due_after(replace(operation, tries=operation.tries + 1)))
+    payment, holding, request = taken
+    outcome = await _ask(payment, holding, request, deps)
+    await record(payment, holding.operation, outcome, source="sweep", deps=deps)
     return type(outcome).__name__
 
 
-async def _ask(payment: Payment, operation: Operation, request: Request | None, deps: Deps) -> Outcome:
-    """Send again what may be sent again; look up what may only be looked up."""
+async def _ask(payment: Payment, holding: TakenOver, request: Mapping[str, Any] | None, deps: Deps) -> Outcome:
+    """Send again what may be sent again; look up what may only be looked up, and what the PSP's replay leaves open."""
+    operation = holding.operation
     account = deps.accounts.get(operation.account)
     if account is None:
         return Unknown("account_not_configured")
     age = deps.clock() - (operation.created_at or deps.clock())
-    first_send = operation.status is OperationStatus.CREATED  # recorded as having reached nobody
-    if first_send and age > timedelta(seconds=QUEUE_S):
+    if holding.reached_nobody and age > timedelta(seconds=QUEUE_S):
         return Declined(Decline("not_sent", "hard", Action.DO_NOT_RETRY))
-    merchant_id = payment.terms.merchant_id
-    opened: dict[str, Any] = {}
-    if request is not None:
-        opened = deps.keys.open_request(request.sealed, merchant_id, operation.id, holds_card=request.holds_card)
-        if age < timedelta(seconds=account.provider.capabilities.replay_horizon_s):
-            return await send(payment, operation, opened, deps, first_send=first_send)
-    call = Call(
-        operation_id=operation.id,
-        kind=operation.kind,
-        request=opened,
-        key=operation.provider_key,
-        amount=Money(operation.amount, payment.terms.currency),
-        provider_id=operation.provider_id,
-    )
-    return await account.lookup(call)
+    outcome: Outcome = Unknown("request_wiped")
+    if request is not None and age < timedelta(seconds=account.provider.capabilities.replay_horizon_s):
+        outcome = await send(payment, operation, request, deps, first_send=holding.reached_nobody)
+    if isinstance(outcome, Unknown) and account.provider.capabilities.lookup:
+        outcome = await account.lookup(call_of(payment, operation, request or {}))
+    return outcome
 
 
 async def end_parked(deps: Deps) -> int:
@@ -134,7 +118,7 @@ async def _give_back(payment: Payment, deps: Deps) -> bool:
     if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
         return False
     outcome = await send(change.payment, operation, request, deps, first_send=True)
-    await learn(change.payment, operation.id, outcome, source="sweep", deps=deps)
+    await record(change.payment, operation, outcome, source="sweep", deps=deps)
     return True
 
 

@@ -185,6 +185,7 @@ class OperationRow(SQLModel, table=True):
             postgresql_where=text("kind = 'authorize' AND status IN ('authorized', 'captured')"),
         ),
         Index("operation_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("operation_holds_card", "created_at", postgresql_where=text("holds_card")),
         Index("operation_by_provider_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
     )
 

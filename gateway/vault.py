@@ -64,7 +64,7 @@ class Sealer:
         try:
             data_key = self._kek.decrypt(nonce, sealed[_HEAD - _WRAPPED : _HEAD], aad)
             return AESGCM(data_key).decrypt(bytes(_NONCE), sealed[_HEAD:], aad)
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # cut short, it has no nonce to speak of
             raise SealBroken("the record does not belong to this context, or was changed") from None
 
     def seal_json(self, value: Any, *context: str) -> bytes:
@@ -80,10 +80,10 @@ class Sealer:
 class Keyring:
     """The subkeys of the secret key, by purpose, and the vault's key where one is configured."""
 
-    fingerprint: bytes
-    provider: bytes
-    api_key: bytes
-    client_secret: bytes
+    fingerprint: bytes = field(repr=False)
+    provider: bytes = field(repr=False)
+    api_key: bytes = field(repr=False)
+    client_secret: bytes = field(repr=False)
     sealer: Sealer
     vault: Sealer | None
 

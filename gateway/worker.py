@@ -12,7 +12,7 @@ from typing import Final
 import procrastinate
 import structlog
 
-from gateway.app import House, check_accounts, open_house
+from gateway.app import House, check, open_house
 from gateway.settings import Settings
 from gateway.sweep import end_parked, honour_cancels, sweep, wipe
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 async def run_worker(settings: Settings) -> None:
     """Work until told to stop (SIGINT, SIGTERM). Raises :class:`providers.registry.ConfigError` before it starts."""
     async with open_house(settings) as house:
-        await check_accounts(house)
+        await check(house)
         connector = procrastinate.PsycopgConnector(
             conninfo=settings.database_url.get_secret_value(),
             kwargs={"options": "-c search_path=procrastinate,public"},
@@ -51,21 +51,22 @@ async def run_worker(settings: Settings) -> None:
 def _schedule(app: procrastinate.App, house: House) -> None:
     deps, inbox = house.deps, house.inbox
 
-    async def settle() -> None:
-        await sweep(deps)
+    async def inbound() -> None:
         await inbox.apply_due(deps.accounts, INBOX_BATCH)
-        await honour_cancels(deps)
 
-    async def tidy() -> None:
-        await end_parked(deps)
-        await wipe(deps)
-
-    for name, work, cron in (("settle", settle, SETTLE_EVERY), ("tidy", tidy, TIDY_EVERY)):
+    jobs: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
+        "settle": (SETTLE_EVERY, lambda: sweep(deps)),
+        "inbound": (SETTLE_EVERY, inbound),
+        "cancels": (SETTLE_EVERY, lambda: honour_cancels(deps)),
+        "parked": (TIDY_EVERY, lambda: end_parked(deps)),
+        "wipe": (TIDY_EVERY, lambda: wipe(deps)),
+    }
+    for name, (cron, work) in jobs.items():
         _every(app, name, work, cron)
 
 
-def _every(app: procrastinate.App, name: str, work: Callable[[], Awaitable[None]], cron: str) -> None:
-    """Run ``work`` by the clock. The lock keeps a slow run from piling up behind itself."""
+def _every(app: procrastinate.App, name: str, work: Callable[[], Awaitable[object]], cron: str) -> None:
+    """Run ``work`` by the clock, one run at a time: the lock keeps a slow run from being overtaken by the next."""
 
     async def task(timestamp: int) -> None:
         try:
@@ -73,5 +74,5 @@ def _every(app: procrastinate.App, name: str, work: Callable[[], Awaitable[None]
         except Exception as error:  # the next run tries again; a failed job would only be a second record of it
             log.error("task_failed", task=name, error=type(error).__name__)
 
-    registered = app.task(name=name, queueing_lock=name)(task)
+    registered = app.task(name=name, lock=name, queueing_lock=name)(task)
     app.periodic(cron=cron, periodic_id=name)(registered)

@@ -61,7 +61,7 @@ _DONE: Final = """UPDATE webhook_inbox SET result = $2, tries = tries + 1,
     applied_at = CASE WHEN $3::float8 IS NULL THEN now() END WHERE id = $1"""
 _DUE: Final = f"""UPDATE webhook_inbox SET due_at = now() + interval '{LEASE_S} seconds' WHERE id IN
     (SELECT id FROM webhook_inbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, account, event_id, sealed_body, position, tries"""
+    RETURNING id, account, type, sealed_body, position, tries"""
 
 
 class Inbox:
@@ -94,8 +94,7 @@ class Inbox:
     async def apply(self, received: Received, tries: int = 0) -> str:
         """Apply one stored event and note what became of it. Raises what the database raises; then it is due again."""
         applied = await self._apply(received.account, received.event)
-        again = LADDER_S[tries] if applied.again and tries < len(LADDER_S) else None
-        await self._pool.fetch(_DONE, received.id, applied.result, again)
+        await self._note(received.id, applied.result, again=applied.again, tries=tries)
         log.info("webhook_applied", account=received.account, type=received.event.type, result=applied.result)
         return applied.result
 
@@ -106,7 +105,15 @@ class Inbox:
             account = accounts.get(row["account"])
             if account is None:
                 continue
-            body = self._open(row["sealed_body"], row["account"], "webhook")
-            event = account.provider.parse_webhook(body)[row["position"]]
-            await self.apply(Received(row["id"], row["account"], event), row["tries"])
+            try:
+                body = self._open(row["sealed_body"], row["account"], "webhook")
+                event = account.provider.parse_webhook(body)[row["position"]]
+                await self.apply(Received(row["id"], row["account"], event), row["tries"])
+            except Exception as error:  # one event's trouble must not keep the others waiting
+                log.error("webhook_apply_failed", account=row["account"], type=row["type"], error=type(error).__name__)
+                await self._note(row["id"], "failed", again=True, tries=row["tries"])
         return len(rows)
+
+    async def _note(self, event_id: int, result: str, *, again: bool, tries: int) -> None:
+        delay = LADDER_S[tries] if again and tries < len(LADDER_S) else None
+        await self._pool.fetch(_DONE, event_id, result, delay)

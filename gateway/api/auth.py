@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_hex, token_urlsafe
 from typing import Final, Literal
 
@@ -42,8 +42,8 @@ class NewKey:
     """A key just made. ``text`` is shown once and never stored."""
 
     id: str
-    text: str
-    secret: str
+    text: str = field(repr=False)
+    secret: str = field(repr=False)
 
 
 def make_key(kind: Literal["secret", "publishable"], *, livemode: bool) -> NewKey:

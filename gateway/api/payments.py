@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -300,8 +300,10 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
     }
     if unknown := set(query) - known:
         raise Problem("validation_failed", f"This list is filtered by: {', '.join(sorted(known))}.", min(unknown)[:64])
+    if unprintable := [name for name, value in query.items() if "\0" in value]:
+        raise Problem("validation_failed", f"{unprintable[0]} holds a null character.", unprintable[0])
     limit = query.get("limit", str(LIST_DEFAULT))
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= LIST_MAX:
+    if len(limit) > 3 or not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= LIST_MAX:
         raise Problem("validation_failed", f"limit must be 1 to {LIST_MAX}.", "limit")
     cursor = query.get("cursor")
     if cursor is not None and not is_id(cursor, PAYMENT):
@@ -320,11 +322,13 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
 def _instant(query: Mapping[str, str], name: str) -> datetime | None:
     if name not in query:
         return None
+    at: datetime | None
     try:
         at = datetime.fromisoformat(query[name])
-    except ValueError:
+        at = None if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # no time at all, or one that only a zone's offset puts before the year 1
         at = None
-    if at is None or at.tzinfo is None:
+    if at is None:
         raise Problem("validation_failed", f"{name} must be an RFC 3339 time such as 2026-11-01T00:00:00Z.", name)
     return at
 

@@ -52,6 +52,8 @@ def parse(raw: bytes) -> dict[str, Any]:
         raise Problem("malformed_json", "The body must be a JSON object.")
     if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
         raise Problem("malformed_json", f"The body is nested more than {DEPTH_MAX} levels deep.")
+    if b"\\u0000" in raw and _holds_null(value):
+        raise Problem("malformed_json", "The body holds a null character (\\u0000), which no field can hold.")
     return value
 
 
@@ -70,6 +72,15 @@ def _depth(value: Any) -> int:
     if isinstance(value, list):
         return 1 + max(map(_depth, value), default=0)
     return 0
+
+
+def _holds_null(value: Any) -> bool:
+    """Whether a text of a parsed value holds U+0000: Postgres stores none, in text or in JSON."""
+    if isinstance(value, dict):
+        return any(map(_holds_null, [*value, *value.values()]))
+    if isinstance(value, list):
+        return any(map(_holds_null, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def validate(model: type[Model], value: dict[str, Any]) -> Model:

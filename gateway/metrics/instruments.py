@@ -52,6 +52,12 @@ class Instruments:
             ["source"],
             registry=registry,
         )
+        self.contradictions = Counter(
+            "interlock_contradictions",
+            "Approvals that deny what was recorded, of an ended attempt or of a void after the capture: a person has to look.",
+            ["account"],
+            registry=registry,
+        )
         self.swept = Counter(
             "interlock_swept_operations",
             "Operations the worker looked at, by what became of them.",

@@ -66,9 +66,7 @@ def _starter(code: str, data_dir: Path) -> subprocess.Popen[str]:
     """Another process that starts a server, prints its pid and then only waits."""
     script = f"import sys, time\nfrom pathlib import Path\nimport gateway.embedded as e\n{code}\n"
     script += "print(server.pid, flush=True)\ntime.sleep(60)\n"
-    return subprocess.Popen(  # noqa: S603 - no shell, and every word is ours
-        [sys.executable, "-P", "-c", script, str(data_dir)], stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, "-P", "-c", script, str(data_dir)], stdout=subprocess.PIPE, text=True)
 
 
 def _killed_after_start(code: str, data_dir: Path) -> int:
@@ -82,9 +80,7 @@ def _killed_after_start(code: str, data_dir: Path) -> int:
 
 class TestPostgres:
     @pytest.mark.parametrize("tcp", [False, True])
-    async def test_both_drivers_log_in_over_socket_and_tcp(
-        self, postgres: Postgres, *, tcp: bool
-    ) -> None:
+    async def test_both_drivers_log_in_over_socket_and_tcp(self, postgres: Postgres, *, tcp: bool) -> None:
         url = postgres.url(DATABASE, tcp=tcp)
 
         connection = await asyncpg.connect(url)
@@ -114,8 +110,7 @@ class TestPostgres:
                 session.execute("SELECT * FROM owned")
             session.rollback()
             roles = session.execute(
-                "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles "
-                "WHERE rolname LIKE 'interlock_%'"
+                "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname LIKE 'interlock_%'"
             ).fetchall()
         assert roles == [(False,), (False,)]
 
@@ -320,9 +315,7 @@ def test_a_lock_is_free_again_after_release_and_after_a_kill(tmp_path: Path) -> 
     DirectoryLock.take(tmp_path).release()
 
 
-def test_a_missing_wheel_names_the_way_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_wheel_names_the_way_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     for start in (Postgres.start, Valkey.start):
@@ -348,9 +341,7 @@ def test_a_file_where_the_directory_should_be_is_named(tmp_path: Path) -> None:
         ("could not create directory: Read-only file system", "remount it"),
     ],
 )
-def test_what_a_server_wrote_becomes_a_sentence_with_the_fix(
-    words: str, fix: str, tmp_path: Path
-) -> None:
+def test_what_a_server_wrote_becomes_a_sentence_with_the_fix(words: str, fix: str, tmp_path: Path) -> None:
     error = _explained("Postgres", tmp_path, f"LOG:  starting\n{words}\n")
 
     assert fix in str(error)

@@ -128,6 +128,7 @@ CREATE TABLE operation (
 );
 CREATE INDEX operation_by_provider_id ON operation (provider_id) WHERE provider_id IS NOT NULL;
 CREATE INDEX operation_due ON operation (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX operation_holds_card ON operation (created_at) WHERE holds_card;
 CREATE UNIQUE INDEX operation_one_live_success ON operation (payment_id) WHERE kind = 'authorize' AND status IN ('authorized', 'captured');
 CREATE UNIQUE INDEX operation_one_open_authorize ON operation (payment_id) WHERE kind = 'authorize' AND status IN ('created', 'sent', 'requires_action', 'pending', 'unknown');
 CREATE TABLE change (

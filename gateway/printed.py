@@ -1,0 +1,303 @@
+"""Prints the pages of ``docs/`` that the code knows best: ``python -m gateway.printed``, or ``--check`` to compare.
+
+``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``problems.md``
+from the table of problems, ``settings.md`` from the settings. A test holds the pages to the code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from pydantic_core import PydanticUndefined
+
+from gateway import lifecycle
+from gateway.errors import PROBLEMS, TYPE_BASE
+from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
+from gateway.settings import Settings
+from providers.contract import ActionRequired, Approved, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
+from providers.declines import Action, Decline
+from providers.money import Money
+
+DOCS: Final = Path(__file__).parent.parent / "docs"
+HEAD: Final = "<!-- Printed by `python -m gateway.printed`. Change the code, not this page. -->\n"
+
+STATUSES: Final[Mapping[Status, tuple[str, str]]] = {
+    Status.REQUIRES_PAYMENT_METHOD: (
+        "It has no payment method, or the last one was declined.",
+        "Confirm it with another one.",
+    ),
+    Status.REQUIRES_CONFIRMATION: ("It is complete and nothing was sent.", "Confirm it."),
+    Status.REQUIRES_ACTION: ("The shopper has to do something, such as 3-D Secure.", "Follow `next_action`."),
+    Status.PROCESSING: (
+        "A provider has it or may have it; `processing_reason` says more.",
+        "Wait, or send the same key again.",
+    ),
+    Status.REQUIRES_CAPTURE: ("The amount is authorized.", "Capture or cancel it."),
+    Status.SUCCEEDED: ("The amount is captured.", "Ship. Refund it where needed."),
+    Status.CANCELED: ("It was canceled and no money is held.", "Nothing; it is final."),
+    Status.FAILED: ("It was declined for good, or nobody processed it.", "Nothing; it is final. Make a new payment."),
+}
+"""What each status of a payment means, and what to do next."""
+
+REASONS: Final[Mapping[Reason, str]] = {
+    Reason.PENDING_AT_PROVIDER: "The provider has accepted it and answers later.",
+    Reason.OUTCOME_UNKNOWN: "It may have happened. Nobody else is asked until it is settled.",
+    Reason.AWAITING_RETRY: "Nothing is open anywhere: the same key drives it on, else it ends after 15 minutes.",
+}
+
+OPERATIONS: Final[Mapping[OperationStatus, str]] = {
+    OperationStatus.CREATED: "Committed, and it has reached nobody: it is sent again under the same key.",
+    OperationStatus.SENT: "Committed, and on its way.",
+    OperationStatus.REQUIRES_ACTION: "The shopper has to do something first.",
+    OperationStatus.PENDING: "Accepted by the provider; the result follows.",
+    OperationStatus.UNKNOWN: "It may have happened. It is settled by the same key, a look-up, a webhook or a person.",
+    OperationStatus.AUTHORIZED: "The amount is held.",
+    OperationStatus.CAPTURED: "The amount is taken.",
+    OperationStatus.DECLINED: "The provider or the issuer said no.",
+    OperationStatus.NOT_PROCESSED: "Certainly nothing happened there.",
+    OperationStatus.VOIDED: "The hold is released.",
+    OperationStatus.EXPIRED: "The hold has run out.",
+    OperationStatus.SUCCEEDED: "It is done.",
+    OperationStatus.FAILED: "The provider refused it, or took it back.",
+}
+
+
+def lifecycle_page() -> str:
+    """The statuses of payments and operations, and the steps between them."""
+    statuses = [(f"`{status}`", *STATUSES[status]) for status in Status]
+    reasons = [(f"`{reason}`", REASONS[reason]) for reason in Reason]
+    operations = [(f"`{status}`", OPERATIONS[status]) for status in OperationStatus]
+    parts = [
+        f"{HEAD}# The life of a payment\n",
+        (
+            "Everything that changes a payment is decided in `gateway/lifecycle.py`. Late, repeated and contradicting news change\n"
+            "nothing. Partial captures and refunds are amounts, not statuses.\n"
+        ),
+        _table(("status", "means", "what now"), statuses),
+        "While it is `processing`, `processing_reason` says why:\n",
+        _table(("reason", "means"), reasons),
+        (
+            "These are the steps between statuses, found by walking through everything that may happen. A step is named after what\n"
+            "happened: an outcome of an operation (`capture Declined`), or what somebody asked for (`Confirmed`).\n"
+        ),
+        _diagram(payment_steps()),
+        "## Operations\n",
+        "An operation is one thing asked of one provider account. It is committed before it is sent.\n",
+        _table(("status", "means"), operations),
+        "A step that is not drawn here is no news: it changes nothing.\n",
+    ]
+    for kind, steps in TRANSITIONS.items():
+        edges: Edges = {
+            (str(before), str(after)): () for before in steps for after in OperationStatus if after in steps[before]
+        }
+        parts += [f"### {kind}\n", _diagram(edges)]
+    return "\n".join(parts)
+
+
+def problems_page() -> str:
+    """Every problem the API answers."""
+    rows = [
+        (f"`{code}`", str(sort.status), sort.title, _again(retryable=sort.retryable, after_s=sort.retry_after_s))
+        for code, sort in PROBLEMS.items()
+    ]
+    return "\n".join(
+        [
+            f"{HEAD}# Problems\n",
+            (
+                "Every error is `application/problem+json` (RFC 9457): `type, title, status, detail, code, param, retryable,\n"
+                f"request_id` and, where there is one, `payment`. `type` is `{TYPE_BASE}` and the code. A problem never repeats\n"
+                "what was sent. `retryable` says whether the same request may be sent again, unchanged, under the same key.\n"
+            ),
+            _table(("code", "status", "title", "send it again"), rows),
+        ]
+    )
+
+
+def settings_page() -> str:
+    """Every setting with its default and its reason."""
+    rows = [
+        (f"`GATEWAY_{name.upper()}`", _default(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(
+        [
+            f"{HEAD}# Settings\n",
+            (
+                "Settings come from the environment and are read once, at start. What cannot be used is refused with the reason.\n"
+                "Accounts stand in the TOML file that `GATEWAY_CONFIG` names; their secrets stay in the environment, under the names\n"
+                "given there (`api_key_env`, `webhook_secret_env`, `hmac_key_env`).\n"
+            ),
+            _table(("variable", "default", "what it is"), rows),
+        ]
+    )
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "lifecycle.md": lifecycle_page,
+    "problems.md": problems_page,
+    "settings.md": settings_page,
+}
+
+
+def stale(folder: Path = DOCS) -> list[str]:
+    """The pages in ``folder`` that are missing or do not say what the code says."""
+    pages = {name: folder / name for name in PAGES}
+    return [
+        name for name, path in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != PAGES[name]()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with ``--check`` say which are stale. The exit code: 1 where one is."""
+    if arguments not in ([], ["--check"]):
+        sys.stderr.write("usage: python -m gateway.printed [--check]\n")
+        return 2
+    found = stale()
+    for name in found:
+        if arguments:
+            sys.stderr.write(f"docs/{name} does not say what the code says; run: python -m gateway.printed\n")
+        else:
+            (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
+            sys.stderr.write(f"docs/{name} written\n")
+    return 1 if found and arguments else 0
+
+
+# --- Walking through the life of a payment ----------------------------------------------------------------------------
+
+Edges = Mapping[tuple[str, str], tuple[str, ...]]
+_NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_AMOUNT: Final = 2
+_OPERATIONS_MAX: Final = 3
+_MONEY: Final = Money(_AMOUNT, "EUR")
+_NEWS: Final[tuple[Outcome, ...]] = (
+    Approved("psp", _MONEY),
+    Approved("psp", _MONEY, captured=True),
+    Declined(Decline("do_not_honor", "soft", Action.ASK_NEW_METHOD)),
+    Declined(Decline("issuer_unavailable", "soft", Action.RETRY_OTHER_NOW)),
+    ActionRequired("psp", {}),
+    Pending("psp"),
+    NotProcessed("not_sent"),
+    Unknown("timeout"),
+)
+
+
+@cache
+def payment_steps() -> Edges:
+    """Every step between two statuses that a payment can take, with what happened; three operations reach them all."""
+    steps: dict[tuple[str, str], set[str]] = {}
+    todo = [
+        Payment(_terms(off_session=off_session), status, updated_at=_NOW)
+        for off_session in (False, True)
+        for status in (Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION)
+    ]
+    seen: set[tuple[object, ...]] = set()
+    while todo:
+        payment = todo.pop()
+        for change, happened in _changes(payment):
+            after = replace(change.payment, version=1)  # versions only count
+            if after.status is not payment.status:
+                steps.setdefault((payment.status, after.status), set()).add(happened)
+            if (situation := _situation(after)) not in seen:
+                seen.add(situation)
+                todo.append(after)
+    order = list(Status)
+    return {
+        edge: tuple(sorted(steps[edge]))
+        for edge in sorted(steps, key=lambda edge: [order.index(Status(s)) for s in edge])
+    }
+
+
+def _situation(payment: Payment) -> tuple[object, ...]:
+    """What decides about the steps of a payment from here on."""
+    amounts = payment.amount_captured, payment.amount_capturing, payment.amount_refunded, payment.amount_refunding
+    operations = tuple((operation.kind, operation.status, operation.round) for operation in payment.operations)
+    asked = payment.cancel_requested, payment.decline is None, payment.terms.off_session
+    return payment.status, payment.processing_reason, payment.round, asked, amounts, operations
+
+
+def _changes(payment: Payment) -> Iterator[tuple[Change, str]]:
+    """Everything that may happen to ``payment`` next."""
+    for operation in payment.operations:
+        for outcome in _NEWS:
+            plan = payment.plan({operation.id: outcome})
+            change = lifecycle.decide(payment, operation.id, outcome, plan, driven=False, now=_NOW)
+            if isinstance(change, Change):
+                yield change, f"{operation.kind} {change.news}"
+    given_up = lifecycle.given_up(payment, _NOW)
+    if isinstance(given_up, Change):
+        yield given_up, given_up.news
+    for verb in _verbs(payment):
+        try:
+            change = verb()
+        except Refused:
+            continue
+        yield change, change.news
+
+
+def _verbs(payment: Payment) -> Iterator[Callable[[], Change]]:
+    """What may be asked of ``payment``, allowed or not."""
+    if payment.status not in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION}:
+        yield lambda: lifecycle.cancel_opened(payment, None, None, _NOW)
+    if len(payment.operations) == _OPERATIONS_MAX:
+        return
+    attempt = _operation(payment, Kind.AUTHORIZE)
+    yield lambda: lifecycle.confirmed(payment, replace(attempt, round=payment.round + 1), ("account",), _NOW)
+    yield lambda: lifecycle.capture_opened(payment, _operation(payment, Kind.CAPTURE), _NOW)
+    yield lambda: lifecycle.refund_opened(payment, _operation(payment, Kind.REFUND), _NOW)
+    if payment.status in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION}:
+        yield lambda: lifecycle.cancel_opened(payment, _operation(payment, Kind.VOID), None, _NOW)
+
+
+def _operation(payment: Payment, kind: Kind) -> Operation:
+    seq = len(payment.operations) + 1
+    return Operation(str(seq), kind, seq, payment.round, "account", "provider", _AMOUNT, OperationStatus.SENT, str(seq))
+
+
+def _terms(*, off_session: bool) -> Terms:
+    return Terms(
+        id="pay",
+        merchant_id="mer",
+        livemode=False,
+        amount=_AMOUNT,
+        currency="EUR",
+        capture_method="manual",
+        off_session=off_session,
+        created_at=_NOW,
+    )
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def _diagram(edges: Edges) -> str:
+    lines = [
+        f"    {before} --> {after}" + (f": {', '.join(why)}" if why else "") for (before, after), why in edges.items()
+    ]
+    return "```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n"
+
+
+def _again(*, retryable: bool, after_s: int | None) -> str:
+    if not retryable:
+        return "no"
+    return "yes" if after_s is None else f"after {after_s} s"
+
+
+def _default(value: object) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    return "not set" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,217 @@
+"""Secrets at rest: what is sealed opens for its own row and key alone, and nothing secret is ever shown."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.api.auth import make_key
+from gateway.books import KeyUse, Method, Request
+from gateway.queries import StoredMethod, UsedKey
+from gateway.vault import Keyring, SealBroken, Sealer, Wallet, open_card, seal_card
+from idempotency.key import Key
+from providers.contract import Call, Card, Kind, Token
+from providers.money import Money
+
+PAN: Final = "4242424242424242"
+CVC: Final = "737"
+CARD: Final = Card(PAN, 12, 2030, CVC, "A. Shopper")
+SEALER: Final = Sealer(b"k" * 32)
+KEYS: Final = Keyring.derive(b"s" * 32, b"v" * 32)
+CONTEXT: Final = ("mer_1", "att_1", "request")
+
+words = st.text(st.characters(exclude_characters="\x1f", exclude_categories=["Cs"]), max_size=12)
+contexts = st.lists(words, min_size=1, max_size=4).map(tuple)
+
+
+@given(st.binary(max_size=200), contexts)
+def test_what_is_sealed_opens_as_it_was(plain: bytes, context: tuple[str, ...]) -> None:
+    assert SEALER.open(SEALER.seal(plain, *context), *context) == plain
+
+
+@given(contexts, contexts)
+def test_a_record_moved_to_another_row_does_not_open(mine: tuple[str, ...], other: tuple[str, ...]) -> None:
+    assume(mine != other)
+    sealed = SEALER.seal(PAN.encode(), *mine)
+
+    with pytest.raises(SealBroken):
+        SEALER.open(sealed, *other)
+
+
+def test_a_record_does_not_open_under_another_key() -> None:
+    sealed = SEALER.seal(PAN.encode(), *CONTEXT)
+
+    with pytest.raises(SealBroken, match="not configured"):
+        Sealer(b"x" * 32).open(sealed, *CONTEXT)
+
+
+@given(st.data())
+def test_a_changed_bit_anywhere_is_noticed_and_nothing_of_the_card_is_told(data: st.DataObject) -> None:
+    sealed = bytearray(SEALER.seal(PAN.encode(), *CONTEXT))
+    bit = data.draw(st.integers(0, len(sealed) * 8 - 1))
+    sealed[bit // 8] ^= 1 << bit % 8
+
+    with pytest.raises(SealBroken) as broken:
+        SEALER.open(bytes(sealed), *CONTEXT)
+
+    told = str(broken.value) + repr(broken.value) + repr(broken.value.__cause__)
+    assert not any(secret in told for secret in (PAN, "424242", "4242"))
+
+
+@given(st.integers(0, 100))
+def test_a_record_cut_short_does_not_open(length: int) -> None:
+    sealed = SEALER.seal(PAN.encode(), *CONTEXT)
+
+    with pytest.raises(SealBroken):
+        SEALER.open(sealed[: min(length, len(sealed) - 1)], *CONTEXT)
+
+
+def test_the_same_card_is_never_sealed_to_the_same_bytes_so_equal_cards_cannot_be_told() -> None:
+    one, other = SEALER.seal(PAN.encode(), *CONTEXT), SEALER.seal(PAN.encode(), *CONTEXT)
+
+    assert one != other
+    assert PAN.encode() not in one
+
+
+def test_json_is_sealed_and_opened_as_the_same_values() -> None:
+    value = {"amount": 1999, "steps": [{"name": "Ä"}], "none": None}
+
+    assert SEALER.open_json(SEALER.seal_json(value, *CONTEXT), *CONTEXT) == value
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_a_key_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        Sealer(b"k" * length)
+
+
+# --- Keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_purpose_has_a_key_of_its_own_and_none_is_the_secret_itself() -> None:
+    subkeys = [KEYS.fingerprint, KEYS.provider, KEYS.api_key, KEYS.client_secret]
+
+    assert len({*subkeys, b"s" * 32}) == 5
+    assert {len(key) for key in subkeys} == {32}
+    assert KEYS.provider != Keyring.derive(b"t" * 32, None).provider
+
+
+def test_a_secret_key_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 32"):
+        Keyring.derive(b"s" * 31, None)
+
+
+@given(st.text(max_size=60))
+def test_a_provider_key_is_a_uuid_and_the_same_whenever_it_is_derived(operation_id: str) -> None:
+    key = KEYS.provider_key(operation_id)
+
+    assert key == Keyring.derive(b"s" * 32, None).provider_key(operation_id)
+    assert str(UUID(key)) == key
+    assert UUID(key).version == 4
+    assert len(key) <= 64
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_two_operations_never_travel_under_one_key(one: str, other: str) -> None:
+    assume(one != other)
+
+    assert KEYS.provider_key(one) != KEYS.provider_key(other)
+
+
+def test_a_request_with_a_card_is_sealed_under_the_vault_key_and_any_other_is_not() -> None:
+    with_card = KEYS.seal_request({"number": PAN}, "mer_1", "att_1", holds_card=True)
+    without = KEYS.seal_request({"token": "pm_1"}, "mer_1", "att_1", holds_card=False)
+    rotated = Keyring.derive(b"s" * 32, b"w" * 32)
+
+    assert KEYS.open_request(with_card, "mer_1", "att_1", holds_card=True) == {"number": PAN}
+    assert rotated.open_request(without, "mer_1", "att_1", holds_card=False) == {"token": "pm_1"}
+    with pytest.raises(SealBroken):
+        rotated.open_request(with_card, "mer_1", "att_1", holds_card=True)
+    with pytest.raises(SealBroken):
+        KEYS.open_request(with_card, "mer_1", "att_1", holds_card=False)
+
+
+def test_without_a_vault_key_no_card_is_sealed_at_all() -> None:
+    keys = Keyring.derive(b"s" * 32, None)
+
+    with pytest.raises(SealBroken, match="vault key"):
+        keys.seal_request({"number": PAN}, "mer_1", "att_1", holds_card=True)
+
+
+def test_a_request_of_another_merchant_or_operation_does_not_open() -> None:
+    sealed = KEYS.seal_request({"token": "pm_1"}, "mer_1", "att_1", holds_card=False)
+
+    for merchant, operation in (("mer_2", "att_1"), ("mer_1", "att_2")):
+        with pytest.raises(SealBroken):
+            KEYS.open_request(sealed, merchant, operation, holds_card=False)
+
+
+# --- Cards ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_and_its_security_code_are_sealed_apart_and_come_back_together() -> None:
+    sealed_card, sealed_cvc = seal_card(CARD, SEALER, "mer_1", "pm_1")
+
+    assert open_card(sealed_card, sealed_cvc, SEALER, "mer_1", "pm_1") == CARD
+    assert CVC.encode() not in SEALER.open(sealed_card, "mer_1", "pm_1", "card").replace(PAN.encode(), b"")
+
+
+def test_a_card_comes_back_without_its_security_code_once_that_is_wiped() -> None:
+    sealed_card, _ = seal_card(CARD, SEALER, "mer_1", "pm_1")
+
+    card = open_card(sealed_card, None, SEALER, "mer_1", "pm_1")
+
+    assert (card.number, card.cvc) == (PAN, None)
+
+
+def test_a_card_without_a_security_code_has_none_to_seal() -> None:
+    _, sealed_cvc = seal_card(Card(PAN, 12, 2030), SEALER, "mer_1", "pm_1")
+
+    assert sealed_cvc is None
+
+
+def test_an_account_is_handed_its_own_token_before_the_card_and_never_anothers() -> None:
+    wallet = Wallet({"stripe_eu": "pm_1"}, CARD)
+
+    assert wallet.instrument("stripe_eu") == Token("pm_1")
+    assert wallet.instrument("adyen_eu") == CARD
+    assert Wallet({"stripe_eu": "pm_1"}).instrument("adyen_eu") is None
+    assert Wallet().instrument("stripe_eu") is None
+
+
+SECRETS: Final = (PAN, CVC, "A. Shopper", "c2VhbGVk", "sealed-bytes", "2030")
+HOLDERS: Final = {
+    "Card": CARD,
+    "Wallet": Wallet(card=CARD),
+    "Call": Call("att_1", Kind.AUTHORIZE, {"number": PAN, "cvc": CVC}, "key_1", Money(1, "EUR")),
+    "Request": Request(b"sealed-bytes", holds_card=True),
+    "Method": Method("pm_1", "card", {}, None, b"sealed-bytes", b"sealed-bytes", reusable=True, wipe_at=None),
+    "StoredMethod": StoredMethod("pm_1", {}, b"sealed-bytes", b"sealed-bytes", reusable=True, type="card"),
+    "UsedKey": UsedKey(b"print", "pay_1", None, 201, b"sealed-bytes"),
+    "KeyUse": KeyUse(Key("mer_1", livemode=False, text="k"), b"print", answer=(201, b"sealed-bytes")),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS.keys())
+def test_what_holds_a_secret_does_not_show_it(holder: object) -> None:
+    shown = f"{holder!r} {holder}"
+
+    assert [secret for secret in SECRETS if secret in shown] == []
+
+
+def test_a_keyring_does_not_show_its_keys() -> None:
+    shown = repr(KEYS)
+
+    subkeys = (KEYS.fingerprint, KEYS.provider, KEYS.api_key, KEYS.client_secret, b"s" * 32, b"v" * 32)
+    assert [key for key in subkeys if repr(key) in shown] == []
+
+
+def test_a_new_api_key_is_shown_once_and_not_by_its_repr() -> None:
+    key = make_key("secret", livemode=False)
+
+    assert key.secret not in repr(key)
+    assert key.secret in key.text
