@@ -59,8 +59,6 @@ SECRETS: Final[Mapping[str, str]] = {
 }
 MERCHANT_ACCOUNT: Final = "FlowsECOM"
 CARD: Final[Mapping[str, Any]] = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2030, "cvc": "737"}
-DECLINED_EVERYWHERE: Final = "4000000000009987"
-"""A lost card at Stripe; Adyen knows it by no number, so tests name its refusal by the holder."""
 
 
 def free_port() -> int:
@@ -91,6 +89,10 @@ class Process:
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
+
+    def wait(self) -> None:
+        assert self._running is not None
+        self._running.wait(READY_S)
 
     def is_alive(self) -> bool:
         return self._running is not None and self._running.poll() is None
@@ -165,7 +167,7 @@ class Database:
 
     def rows(self, query: str, **params: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self.admin_url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(query.encode(), params)
+            cursor = connection.execute(query.encode(), params or None)
             return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, **params: Any) -> Any:
@@ -194,9 +196,9 @@ class Databases:
     template: str
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def create(self) -> tuple[str, Database]:
+    def create(self, template: str | None = None) -> tuple[str, Database]:
         name = f"flow_{next(self.numbers)}"
-        url = self.server.create_database(name, template=self.template)
+        url = self.server.create_database(name, template=template or self.template)
         return name, Database(url, self.server.url(name, role="interlock_owner"), self.server.url(name, role=SUPERUSER))
 
 
@@ -278,7 +280,9 @@ def api_port() -> int:
     return free_port()
 
 
-_SANDBOX: Final = "import json, sys; from providers.sandbox import SandboxConfig, run; run(SandboxConfig(**json.loads(sys.argv[1])))"
+_SANDBOX: Final = (
+    "import json, sys; from providers.sandbox import SandboxConfig, run; run(SandboxConfig(**json.loads(sys.argv[1])))"
+)
 
 
 @pytest.fixture(scope="session")
@@ -329,7 +333,9 @@ class Configuration:
     folder: Path
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def accounts(self, order: Sequence[str] = ("stripe", "adyen"), unreachable: Sequence[str] = (), more: str = "") -> Path:
+    def accounts(
+        self, order: Sequence[str] = ("stripe", "adyen"), unreachable: Sequence[str] = (), more: str = ""
+    ) -> Path:
         """An accounts file: the first account is asked first; nobody listens at those that are ``unreachable``."""
         tables = []
         for name in order:
@@ -398,7 +404,7 @@ def body(**fields: Any) -> dict[str, Any]:
 
 def card(number: str = CARD["number"], holder: str | None = None) -> dict[str, Any]:
     """Payment method data of one card."""
-    return {"type": "card", "card": CARD | {"number": number} | ({"holder_name": holder} if holder else {})}
+    return {"type": "card", "card": {**CARD, "number": number, **({"holder_name": holder} if holder else {})}}
 
 
 @dataclass(frozen=True)
@@ -574,31 +580,31 @@ class Processes:
     folder: Path
     started: list[Process] = field(default_factory=list)
 
-    def server(self, *, port: int | None = None, accounts: Path | None = None, **changes: str) -> Server:
+    def server(self, **changes: str) -> Server:
         """A `gateway serve`; the first one hears the webhooks."""
-        port = port or (free_port() if any("serve" in process.log.name for process in self.started) else self.api_port)
-        return Server(self._start(["serve", "--port", str(port)], accounts, changes), port)
+        taken = any("serve" in process.log.name for process in self.started)
+        port = free_port() if taken else self.api_port
+        return Server(self._start(["serve", "--port", str(port)], changes), port)
 
-    def worker(self, *, accounts: Path | None = None) -> Process:
+    def migrate(self, **changes: str) -> None:
+        """`gateway migrate`, to its end."""
+        process = self._start(["migrate"], changes)
+        process.start()
+        process.wait()
+        assert "revision" in process.printed, process.printed
+
+    def worker(self) -> Process:
         """A `gateway worker`, started."""
-        process = self._start(["worker"], accounts, {})
+        process = self._start(["worker"], {})
         process.start()
         return process
-
-    def command(self, *words: str) -> str:
-        """Run `gateway …` to its end and return what it printed."""
-        env = self.configuration.environment(self.configuration.accounts())
-        argv = [sys.executable, "-P", "-m", "gateway.cli", *words]
-        done = subprocess.run(argv, env=dict(os.environ) | env, capture_output=True, text=True, timeout=READY_S, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
 
     @property
     def printed(self) -> str:
         return "".join(process.printed for process in self.started)
 
-    def _start(self, words: list[str], accounts: Path | None, changes: Mapping[str, str]) -> Process:
-        env = self.configuration.environment(accounts or self.configuration.accounts(), **changes)
+    def _start(self, words: list[str], changes: Mapping[str, str]) -> Process:
+        env = self.configuration.environment(self.configuration.accounts(), **changes)
         log = self.folder / f"{words[0]}-{len(self.started)}.log"
         process = Process(["-m", "gateway.cli", *words], env, log)
         self.started.append(process)
@@ -607,6 +613,25 @@ class Processes:
     def end(self) -> None:
         for process in self.started:
             process.kill()
+
+
+Commands = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def commands(valkey_server: Valkey) -> Commands:
+    """``commands(database, "keys", "create", …)`` runs `gateway …` to its end and gives what it printed."""
+
+    def run(database: Database, *words: str) -> str:
+        env = {**SECRETS, "GATEWAY_DATABASE_URL": database.url, "GATEWAY_REDIS_URL": valkey_server.url}
+        argv = [sys.executable, "-P", "-m", "gateway.cli", *words]
+        done = subprocess.run(
+            argv, env=dict(os.environ) | env, capture_output=True, text=True, timeout=READY_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture

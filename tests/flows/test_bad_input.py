@@ -87,7 +87,9 @@ REQUESTS: Final = [
     malformed("minus Infinity", raw_amount("-Infinity")),
     malformed("an amount with a leading zero", raw_amount("0100")),
     malformed("the same key twice", raw_amount('1, "amount": 1999')),
-    malformed("the same key twice, deep inside", charge(metadata={"a": "1"}).replace(b'"a": "1"', b'"a": "1", "a": "2"')),
+    malformed(
+        "the same key twice, deep inside", charge(metadata={"a": "1"}).replace(b'"a": "1"', b'"a": "1", "a": "2"')
+    ),
     malformed("invalid UTF-8", charge(reference="order").replace(b"order", b"order\xff\xfe")),
     malformed("a lone surrogate", charge(reference="order").replace(b"order", b"\\ud800")),
     malformed("a byte order mark of UTF-16", "{}".encode("utf-16")),
@@ -125,7 +127,12 @@ REQUESTS: Final = [
     wrong("metadata that is no text", "metadata", metadata={"cart": 77}),
     wrong("metadata of 51 keys", "metadata", metadata={str(number): "" for number in range(51)}),
     wrong("a return address that is none", "return_url", return_url="javascript:alert(1)"),
-    wrong("a country in small letters", "billing_details.address.country", billing_details={"address": {"country": "de"}}),
+    wrong(
+        "a country in small letters", "billing_details.address.country", billing_details={"address": {"country": "de"}}
+    ),
+    malformed("a null character in the reference", charge(reference="a\0b")),
+    malformed("a null character in a key of metadata", charge(metadata={"a\0b": "77"})),
+    malformed("a null character in a name", charge(billing_details={"name": "a\0b"})),
     # Payment methods.
     wrong("confirm without a method", None, payment_method_data=OMITTED),
     wrong("both kinds of method", None, payment_method=NO_SUCH_METHOD),
@@ -143,7 +150,13 @@ REQUESTS: Final = [
     wrong_card("month 13", exp_month=13),
     wrong_card("a year of two digits", exp_year=30),
     wrong_card("a security code of letters", cvc="abc"),
-    Bad("an account that is not there", 422, "no_eligible_account", "routing.account", charge(routing={"account": "nobody"})),
+    Bad(
+        "an account that is not there",
+        422,
+        "no_eligible_account",
+        "routing.account",
+        charge(routing={"account": "nobody"}),
+    ),
     Bad(
         "a token for an account that is not there",
         422,
@@ -155,8 +168,15 @@ REQUESTS: Final = [
     Bad("no Idempotency-Key", 400, "idempotency_key_missing", headers={"Idempotency-Key": OMITTED}),
     Bad("an empty Idempotency-Key", 400, "idempotency_key_missing", headers={"Idempotency-Key": "  "}),
     Bad("a quoted nothing", 400, "idempotency_key_malformed", headers={"Idempotency-Key": '""'}),
-    Bad("an Idempotency-Key of 256 characters", 400, "idempotency_key_malformed", headers={"Idempotency-Key": "k" * 256}),
-    Bad("an Idempotency-Key that is not ASCII", 400, "idempotency_key_malformed", headers={"Idempotency-Key": "clé".encode()}),
+    Bad(
+        "an Idempotency-Key of 256 characters", 400, "idempotency_key_malformed", headers={"Idempotency-Key": "k" * 256}
+    ),
+    Bad(
+        "an Idempotency-Key that is not ASCII",
+        400,
+        "idempotency_key_malformed",
+        headers={"Idempotency-Key": "clé".encode()},
+    ),
     Bad("an Idempotency-Key with a tab", 400, "idempotency_key_malformed", headers={"Idempotency-Key": "a\tb"}),
     # Who asks.
     Bad("no credentials", 401, "unauthenticated", headers={"Authorization": OMITTED}),
@@ -201,6 +221,11 @@ REQUESTS: Final = [
     filtered("limit -1", "limit=-1", "limit"),
     filtered("limit of a word", "limit=all", "limit"),
     filtered("a limit in Arabic digits", "limit=%D9%A1", "limit"),
+    filtered("a limit of 5 000 digits", "limit=" + "9" * 5_000, "limit"),
+    filtered("a reference with a null character", "reference=%00", "reference"),
+    filtered("a currency that is none", "currency=%00", "currency"),
+    filtered("a time before all times", "created[gte]=0001-01-01T00:00:00%2B23:59", "created[gte]"),
+    filtered("a time after all times", "created[lt]=9999-12-31T23:59:59-23:59", "created[lt]"),
     filtered("an unknown filter", "amount=1999", "amount"),
     filtered("a cursor that is none", "cursor=abc", "cursor"),
     filtered("an unknown status", "status=paid", "status"),
@@ -223,7 +248,11 @@ async def test_what_cannot_be_right_is_answered_with_its_exact_problem_and_nothi
 
     async with open_gateway() as inside:
         for bad in REQUESTS:
-            headers: dict[str, str | bytes] = {"Authorization": f"Bearer {SECRET}", "Idempotency-Key": "order-1", **bad.headers}
+            headers: dict[str, str | bytes] = {
+                "Authorization": f"Bearer {SECRET}",
+                "Idempotency-Key": "order-1",
+                **bad.headers,
+            }
             sent = {name: value for name, value in headers.items() if value != OMITTED}
             answer = await inside.merchant.http.request(bad.method, bad.path, content=bad.content, headers=sent)  # type: ignore[arg-type]  # httpx takes both
             problem = answer.json()
@@ -243,7 +272,17 @@ async def test_what_cannot_be_right_is_answered_with_its_exact_problem_and_nothi
 
 
 _MEMBERS: Final = ("type", "title", "status", "detail", "code", "param", "retryable", "request_id")
-_NEVER_SAID: Final = (NUMBER, NUMBER[:12], "424242424", "4242 4242", "٤٢٤٢", SECRET, "pk_test_dev", "Traceback", "gateway/")
+_NEVER_SAID: Final = (
+    NUMBER,
+    NUMBER[:12],
+    "424242424",
+    "4242 4242",
+    "٤٢٤٢",
+    SECRET,
+    "pk_test_dev",
+    "Traceback",
+    "gateway/",
+)
 
 
 @pytest.mark.parametrize("chunks", [1, 5])

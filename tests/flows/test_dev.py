@@ -116,9 +116,7 @@ def _begin(data: Path, output: Path, *options: str, port: int | None = None) -> 
     ours = ("GATEWAY_", "STRIPE_", "ADYEN_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     with output.open("ab") as file:
-        process = subprocess.Popen(  # noqa: S603 - no shell, and every word is ours
-            argv, stdout=file, stderr=subprocess.STDOUT, env=env
-        )
+        process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, env=env)
     return Dev(process, port, data, output)
 
 
@@ -249,9 +247,7 @@ def test_a_killed_process_comes_back(dev: Dev, name: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_leaves_nothing_and_the_next_start_has_the_data(
-    how: signal.Signals, tmp_path: Path
-) -> None:
+def test_stopping_leaves_nothing_and_the_next_start_has_the_data(how: signal.Signals, tmp_path: Path) -> None:
     with _running(tmp_path / "data", tmp_path / "first", "--traffic", "5") as dev:
         secrets = (dev.data / "secrets.toml").read_text()
 

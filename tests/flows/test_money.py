@@ -44,7 +44,12 @@ async def test_each_psp_is_sent_its_own_integer_and_the_merchant_sees_the_same_a
                     continue
                 answer = await inside.merchant.charge(amount=amount, currency=currency, routing={"account": psp})
                 payment = answer.json()
-                said = (answer.status_code, payment.get("amount"), payment.get("amount_received"), payment.get("currency"))
+                said = (
+                    answer.status_code,
+                    payment.get("amount"),
+                    payment.get("amount_received"),
+                    payment.get("currency"),
+                )
                 found = [
                     (charge["amount"], charge["currency"].upper())
                     for charge in psps.books(psp, "authorisations")
@@ -68,11 +73,17 @@ async def test_an_amount_that_a_psp_cannot_carry_goes_to_the_other_one_at_once(o
     assert [charge["currency"].upper() for charge in psps.books("adyen", "authorisations")] == ["KWD"]
 
 
-async def test_an_amount_that_no_account_can_carry_is_refused_and_nobody_is_asked(open_gateway: Open, psps: Psps) -> None:
+async def test_an_amount_that_no_account_can_carry_is_refused_and_nobody_is_asked(
+    open_gateway: Open, psps: Psps
+) -> None:
     async with open_gateway() as inside:
         answer = await inside.merchant.charge(amount=12_345, currency="KWD", routing={"account": "stripe"})
 
-    assert (answer.status_code, answer.json()["code"], answer.json()["param"]) == (422, "no_eligible_account", "routing.account")
+    assert (answer.status_code, answer.json()["code"], answer.json()["param"]) == (
+        422,
+        "no_eligible_account",
+        "routing.account",
+    )
     assert "amount_not_representable" in answer.json()["detail"]
     assert psps.nobody_was_asked()
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.books import LEASE_S
+
 if TYPE_CHECKING:
     from tests.conftest import Database, Kit, Open, Processes, Psps
 
@@ -51,7 +53,10 @@ async def test_a_soft_decline_is_approved_by_the_other_account(
     assert (answer.status_code, payment["status"], payment["account"]) == (201, "succeeded", second)
     assert payment["decline"] is None
     attempts = shown.json()["attempts"]
-    assert [(attempt["account"], attempt["status"]) for attempt in attempts] == [(first, "declined"), (second, "captured")]
+    assert [(attempt["account"], attempt["status"]) for attempt in attempts] == [
+        (first, "declined"),
+        (second, "captured"),
+    ]
     assert attempts[0]["decline"]["type"] == "soft"
     assert len(psps.books(first, "declines")) == 1
     assert len(psps.charges()) == 1
@@ -158,7 +163,7 @@ QUICK_DOUBTS: list[tuple[str, dict[str, Any]]] = [
 
 @both_orders
 @pytest.mark.parametrize(("fault", "parameters"), QUICK_DOUBTS, ids=[name for name, _ in QUICK_DOUBTS])
-async def test_an_answer_that_says_nothing_is_unknown_and_becomes_the_truth(  # noqa: PLR0917
+async def test_an_answer_that_says_nothing_is_unknown_and_becomes_the_truth(
     order: tuple[str, str], fault: str, parameters: dict[str, Any], open_gateway: Open, psps: Psps, database: Database
 ) -> None:
     first, second = order
@@ -227,7 +232,9 @@ async def test_a_call_that_times_out_after_its_effect_is_settled_to_the_truth_by
             return all(payment["status"] == "succeeded" for payment in shown)
 
         await flow.eventually(settled, "both payments succeeded")
-        again = [await merchant.charge(key=f"order-{psp}", routing={"account": psp}, reference=psp) for psp in psps.urls]
+        again = [
+            await merchant.charge(key=f"order-{psp}", routing={"account": psp}, reference=psp) for psp in psps.urls
+        ]
 
     for psp, answer, replay in zip(psps.urls, answers, again, strict=True):
         assert answer.status_code == 202, (psp, answer.text)
@@ -235,6 +242,9 @@ async def test_a_call_that_times_out_after_its_effect_is_settled_to_the_truth_by
         assert (replay.status_code, replay.json()["id"]) == (201, answer.json()["id"])
         assert (replay.json()["account"], replay.json()["attempt_count"]) == (psp, 1)
     assert len(psps.charges()) == 2
+    for psp in psps.urls:  # the lease was held while the call lasted: nobody else sent it meanwhile
+        first, second, *_ = (entry["arrived"] for entry in psps.requests(psp, "authorize"))
+        assert second - first > LEASE_S
 
 
 @both_orders
@@ -251,7 +261,7 @@ async def test_an_error_that_the_psp_remembers_under_the_key_is_settled_by_its_w
         payment_id = answer.json()["id"]
 
         async def settled() -> bool:
-            return (await inside.merchant.payment(payment_id))["status"] == "succeeded"
+            return bool((await inside.merchant.payment(payment_id))["status"] == "succeeded")
 
         await flow.eventually(settled, "the payment succeeded")
         again = await inside.merchant.charge(key="order-1")
@@ -260,3 +270,42 @@ async def test_an_error_that_the_psp_remembers_under_the_key_is_settled_by_its_w
     assert (again.status_code, again.json()["id"], again.json()["account"]) == (201, payment_id, order[0])
     assert not psps.requests(order[1])
     assert len(psps.charges()) == 1
+
+
+# --- 3-D Secure -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "code"),
+    [("succeeded", "succeeded", None), ("failed", "requires_payment_method", "authentication_failed")],
+)
+async def test_a_challenge_is_handed_to_the_shopper_and_its_result_comes_by_webhook(
+    result: str, status: str, code: str | None, open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(listening=True) as inside:
+        answer = await inside.merchant.charge(key="order-1", payment_method_data=flow.card("4000002760003184"))
+        challenged = answer.json()
+        psps.http.get(challenged["next_action"]["redirect_to_url"]["url"], params={"result": result})
+
+        async def over() -> bool:
+            return bool((await inside.merchant.payment(challenged["id"]))["status"] == status)
+
+        await flow.eventually(over, f"the payment is {status}")
+        payment = await inside.merchant.payment(challenged["id"])
+        again = await inside.merchant.charge(key="order-1", payment_method_data=flow.card("4000002760003184"))
+
+    assert (answer.status_code, challenged["status"]) == (201, "requires_action")
+    assert (again.status_code, again.json()["id"]) == (201 if status == "succeeded" else 402, challenged["id"])
+    assert payment["next_action"] is None
+    assert (payment["decline"] or {"code": None})["code"] == code
+    assert not psps.requests("adyen")
+    assert len(psps.charges()) == (status == "succeeded")
+
+
+async def test_a_challenge_can_be_canceled(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
+    async with open_gateway(listening=True) as inside:
+        challenged = (await inside.merchant.charge(payment_method_data=flow.card("4000002760003184"))).json()
+        answer = await inside.merchant.post(f"/v1/payments/{challenged['id']}/cancel")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+    assert psps.charges() == []
