@@ -267,7 +267,7 @@ def _seal(work: Work, deps: Deps) -> Request:
 
 async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
     """Write the outcome together with what follows from it, in one commit: the next attempt, the wait, or the answer."""
-    command, following = work.command, None
+    command, following, answer = work.command, None, None
 
     def follow(payment: Payment, plan: Plan) -> Next | None:
         nonlocal following
@@ -275,6 +275,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         return None if following is None else Next(following.operation, _seal(following, deps))
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
+        nonlocal answer
         answer = charge_answer(payment, deps.keys, ok=command.ok)
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
@@ -294,7 +295,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         return await _go_on(command, recorded.payment, deps)
     if recorded.next is not None and following is not None:
         return replace(following, payment=recorded.payment)
-    return charge_answer(recorded.payment, deps.keys, ok=command.ok)
+    return answer or charge_answer(recorded.payment, deps.keys, ok=command.ok)
 
 
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:

@@ -207,6 +207,8 @@ async def _no_news(payment: Payment, operation: Operation, outcome: Outcome, sou
 
 
 def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source: str) -> None:
+    if source == "call" and isinstance(outcome, Approved):
+        return  # what went as it should is in the history and in the metrics; the log is for the rest
     log.info(
         "outcome_recorded",
         payment=change.payment.terms.id,

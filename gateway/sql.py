@@ -7,6 +7,7 @@ whole rest of a charge (docs/performance.md); why text and not compiled Core sta
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -53,25 +54,52 @@ _NOT_LET_IN: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.In
 
 
 class Pool:
-    """Connections to Postgres. Each call is one statement in a transaction of its own."""
+    """Connections to Postgres. Each call is one statement in a transaction of its own.
 
-    def __init__(self, pool: Any) -> None:
+    A connection that has answered stays at hand for the next statement; only one that has failed goes back to asyncpg's pool,
+    which mends or replaces it. Its pool costs a task for every release, more than the statement itself (docs/performance.md).
+    """
+
+    def __init__(self, pool: Any, size: int) -> None:
         self._pool = pool
+        self._free = asyncio.Semaphore(size)
+        self._at_hand: list[Any] = []
 
     async def fetch(self, query: str, *args: Any) -> list[Row]:
         """The rows. Raises :class:`DatabaseAway` or :class:`InDoubt` where Postgres is lost, before or after sending."""
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            if self._free.locked():
+                await asyncio.wait_for(self._free.acquire(), ACQUIRE_TIMEOUT_S)
+            else:
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise DatabaseAway("no connection became free") from error
+        try:
+            return await self._fetch(await self._connection(), query, args)
+        finally:
+            self._free.release()
+
+    async def _connection(self) -> Any:
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            if not connection.is_closed():
+                return connection
+            await self._pool.release(connection)
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         except _LOST as error:
             raise DatabaseAway(type(error).__name__) from error
+
+    async def _fetch(self, connection: Any, query: str, args: tuple[Any, ...]) -> list[Row]:
         try:
             rows: list[Row] = await connection.fetch(query, *args)
-        except _LOST as error:
-            raise InDoubt(type(error).__name__) from error
-        else:
-            return rows
-        finally:
+        except BaseException as error:
             await self._pool.release(connection)
+            if isinstance(error, _LOST):
+                raise InDoubt(type(error).__name__) from error
+            raise
+        self._at_hand.append(connection)
+        return rows
 
     async def fetchrow(self, query: str, *args: Any) -> Row | None:
         """The first row, or ``None``."""
@@ -85,6 +113,8 @@ class Pool:
 
     async def close(self) -> None:
         """Close the connections."""
+        while self._at_hand:
+            await self._pool.release(self._at_hand.pop())
         await self._pool.close()
 
 
@@ -170,4 +200,4 @@ async def connect(url: str) -> Pool:
         )
     except (*_LOST, *_NOT_LET_IN) as error:
         raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
-    return Pool(pool)
+    return Pool(pool, POOL_MAX)

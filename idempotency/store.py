@@ -39,7 +39,7 @@ class Gate(Enum):
     """Redis does not answer: ask Postgres, or refuse, by policy."""
 
 
-_Waiting = tuple[str, str, asyncio.Future[Gate]]
+_Claim = tuple[str, str, asyncio.Future[Gate]]
 
 
 def _read(answer: object) -> Gate:
@@ -63,40 +63,41 @@ class RedisGate:
         self._redis = Redis(connection_pool=pool)
         self._release = self._redis.register_script(_RELEASE)
         self._skip_until = 0.0
-        self._waiting: list[_Waiting] = []
-        self._asking: set[asyncio.Task[None]] = set()
+        self._waiting: list[_Claim] = []
+        self._asking: asyncio.Task[None] | None = None
 
     async def take(self, slot: str) -> tuple[Gate, str]:
         """Try to take ``slot``; the token proves the hold to :meth:`release`.
 
-        What is asked in the same turn of the loop travels together: one round trip, one connection (docs/performance.md).
+        One question is out at a time: who comes meanwhile goes with the next one, all in one round trip (docs/performance.md).
         """
         if time.monotonic() < self._skip_until:
             return Gate.UNAVAILABLE, ""
-        loop = asyncio.get_running_loop()
-        token, answer = token_hex(8), loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._leave)
+        token, answer = token_hex(8), asyncio.get_running_loop().create_future()
         self._waiting.append((slot, token, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_all())
         return await answer, token
 
-    def _leave(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._ask(self._waiting))
-        self._waiting = []
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+    async def _ask_all(self) -> None:
+        try:
+            while self._waiting:
+                claims, self._waiting = self._waiting, []
+                await self._ask(claims)
+        finally:
+            self._asking = None
 
-    async def _ask(self, waiting: list[_Waiting]) -> None:
-        answers: list[object] = [RedisError()] * len(waiting)
+    async def _ask(self, claims: list[_Claim]) -> None:
+        answers: list[object] = [RedisError()] * len(claims)
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                for slot, token, _ in waiting:
+                for slot, token, _ in claims:
                     pipe.set(slot, token, nx=True, px=GATE_MS)
                 answers = await pipe.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError):
             self._skip_until = time.monotonic() + SKIP_S
         finally:  # whatever happens, nobody is left waiting
-            for (_, _, future), answer in zip(waiting, answers, strict=True):
+            for (_, _, future), answer in zip(claims, answers, strict=True):
                 if not future.done():
                     future.set_result(_read(answer))
 
