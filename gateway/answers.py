@@ -25,13 +25,17 @@ POLL_AFTER_S: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: status, exact bytes, headers. ``decided`` answers are stored and replayed byte for byte."""
+    """One answer: status, exact bytes, headers. ``decided`` answers are stored and replayed byte for byte.
+
+    One that is only for this request carries its ``problem``, to be raised with the request's id.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     decided: bool = True
     media_type: str = JSON
+    problem: Problem | None = None
 
 
 def replayed(status: int, body: bytes) -> Answer:
@@ -188,7 +192,7 @@ def charge_answer(payment: Payment, keys: Keyring, *, ok: int) -> Answer:
                 "Nothing was charged: no account could process the payment. Send the same request with the same key again.",
                 payment=shown,
             )
-            return Answer(problem.sort.status, problem.body(), problem.headers(), decided=False, media_type=MEDIA_TYPE)
+            return Answer(problem.sort.status, b"", decided=False, problem=problem)
         case Status.PROCESSING:
             return Answer(202, orjson.dumps(shown), _waiting(f"/v1/payments/{payment.terms.id}"), decided=False)
         case Status.REQUIRES_ACTION:

@@ -40,7 +40,7 @@ from gateway.vault import Keyring
 from idempotency.once import GateClosed, GatePolicy, Once
 from idempotency.store import RedisGate
 from providers.contract import Event
-from providers.registry import ConfigError, load_accounts
+from providers.registry import ConfigError, load_accounts, place
 from providers.transport import Transport
 from webhooks.inbox import Applied, Inbox
 from webhooks.router import Webhooks
@@ -254,18 +254,10 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
             code = "outcome_in_doubt" if isinstance(error, InDoubt) else "database_unavailable"
             return Problem(code, "Send the same request with the same key again.")
         case _:
-            log.error("request_failed", path=scope["path"], error=type(error).__name__, where=_place(error))
+            log.error("request_failed", path=scope["path"], error=type(error).__name__, where=place(error))
             return Problem(
                 "internal_error", "Send the same request with the same key again; if it stays, tell us the request_id."
             )
-
-
-def _place(error: BaseException) -> str:
-    """Where an exception was raised: file and line, without values."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
 
 
 def _request_id(scope: Scope) -> str:

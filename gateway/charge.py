@@ -23,12 +23,14 @@ from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Reason, Terms
 from gateway.queries import UsedKey
-from gateway.settle import CALL_S, Next, open_certainly, read, record, send, take_over, unrecorded
+from gateway.settle import Next, open_certainly, read, record, send, take_over, unrecorded
+from gateway.sql import DATABASE_LOST
 from gateway.vault import Wallet
 from idempotency.key import Key
 from idempotency.once import Claim
 from providers.contract import Authorize, Card, CardFacts, Kind, Outcome
 from providers.money import Money
+from providers.registry import DEADLINE_S
 from routing.plan import Plan, Verdict
 
 CHARGE_S: Final = 25.0
@@ -48,6 +50,8 @@ class Charge:
     method: Method | None = None
     """The payment method that the request brings, stored with the payment."""
     method_id: str | None = None
+    card: Mapping[str, Any] | None = None
+    """What may be shown of the method's card before a PSP has said more."""
     spent_method: str | None = None
     """A stored card used for the last time: it is wiped in the commit that ends the round."""
 
@@ -110,7 +114,7 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     """A new payment in one commit. ``None`` where the key is there already: then nothing was written."""
     terms, now = command.terms, command.terms.created_at
     status = lifecycle.Status.REQUIRES_CONFIRMATION if command.wallet else lifecycle.Status.REQUIRES_PAYMENT_METHOD
-    payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.method))
+    payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.card))
     if not command.confirm or command.wallet is None:
         answer = charge_answer(payment, deps.keys, ok=command.ok)
         change = lifecycle.created(payment, now)
@@ -169,8 +173,8 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
         raise _no_account(payment.terms, wallet, deps)
     payment = replace(
         payment,
-        card=payment.card if command.method is None else _display(command.method),
-        payment_method=command.method_id or payment.payment_method,
+        card=payment.card if command.method_id == payment.payment_method else _display(command.card),
+        payment_method=command.method_id,
     )
     operation, request = _compose(payment, route[0], payment.round + 1, wallet, deps, now)
     try:
@@ -180,9 +184,8 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
     return Work(command, change.payment, operation, request, first_send=True, deadline=_deadline()), change
 
 
-def _display(method: Method | None) -> CardFacts | None:
-    """What may be shown of a card before a PSP has said more."""
-    return None if method is None or method.card is None else CardFacts(**method.card)
+def _display(card: Mapping[str, Any] | None) -> CardFacts | None:
+    return None if card is None else CardFacts(**card)
 
 
 def _route(terms: Terms, wallet: Wallet, deps: Deps) -> tuple[str, ...]:
@@ -292,7 +295,10 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
     if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
         return charge_answer(unrecorded(work.payment), deps.keys, ok=command.ok)
     if recorded.change is None:  # a webhook or another process told the books first
-        return await _go_on(command, recorded.payment, deps)
+        try:
+            return await _go_on(command, recorded.payment, deps)
+        except DATABASE_LOST:  # never "nothing happened" after a provider was asked
+            return charge_answer(unrecorded(recorded.payment), deps.keys, ok=command.ok)
     if recorded.next is not None and following is not None:
         return replace(following, payment=recorded.payment)
     return answer or charge_answer(recorded.payment, deps.keys, ok=command.ok)
@@ -305,7 +311,7 @@ def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | N
         return None
     if payment.cancel_requested:  # asked for while the last account was being asked: nobody else is
         return None
-    if time.monotonic() + CALL_S > work.deadline:
+    if time.monotonic() + DEADLINE_S > work.deadline:
         return None
     operation, request = _compose(payment, plan.account, payment.round, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)

@@ -36,7 +36,7 @@ class Health:
         return Response(orjson.dumps({"status": "ok"}), media_type=JSON)
 
     async def ready(self, _: Request) -> Response:
-        """Postgres answers and is migrated. A lost Redis is only reported: requests are served without it."""
+        """Postgres answers and is migrated. A lost Redis is only reported: reads, and by policy all else, go on without it."""
         report = {"postgres": "ok", "migrations": "ok", "redis": "ok" if await self._gate.ping() else "lost"}
         try:
             revision = await self._queries.revision()

@@ -232,11 +232,6 @@ class Payment:
         """The authorization that may still move money; there is at most one (a unique index holds it)."""
         return next((attempt for attempt in self.attempts if attempt.status in OPEN), None)
 
-    @property
-    def decided(self) -> bool:
-        """Whether the last confirm has its answer: nothing is open and nothing more will be asked."""
-        return self.status not in {Status.PROCESSING, Status.REQUIRES_ACTION}
-
     def operation(self, operation_id: str) -> Operation:
         """The operation of that id. Raises ``KeyError`` for one that is not this payment's."""
         for operation in self.operations:
@@ -305,8 +300,18 @@ def decide(
 
 def followed_by(change: Change, operation: Operation) -> Change:
     """The same change, with the next attempt opened in the same commit: there is no moment between the two."""
-    payment = replace(change.payment, operations=(*change.payment.operations, operation))
-    return replace(change, payment=payment)
+    return replace(change, payment=_asking(change.payment, operation))
+
+
+def _asking(payment: Payment, operation: Operation) -> Payment:
+    """The payment with a new attempt on its way: from here on it is at that account, and not known there yet."""
+    return replace(
+        payment,
+        operations=(*payment.operations, operation),
+        account=operation.account,
+        provider=operation.provider,
+        provider_payment_id=None,
+    )
 
 
 def _authorize_news(
@@ -314,9 +319,9 @@ def _authorize_news(
 ) -> Change | NoChange:
     if operation.status is S.AUTHORIZED and (payment.amount_capturing or payment.amount_captured):
         return NoChange("a capture of ours accounts for it")
-    after = _attempt_after(operation, outcome)
+    after = _attempt_after(operation, outcome, automatic=payment.terms.capture_method == "automatic")
     if isinstance(after, NoChange):
-        return after
+        return _learned(payment, operation, outcome, now) or after
     news = type(outcome).__name__
     changed = replace(
         payment,
@@ -331,7 +336,7 @@ def _authorize_news(
     )
     match outcome:
         case Approved():
-            changed = _approved(changed, outcome)
+            changed = _approved(changed, outcome, captured=after.status is S.CAPTURED)
         case ActionRequired(action=action):
             changed = replace(changed, status=Status.REQUIRES_ACTION, next_action=action)
         case Pending():
@@ -347,13 +352,17 @@ def _authorize_news(
     return _change(payment, changed, after, news, after.reason or after.status)
 
 
-def _attempt_after(operation: Operation, outcome: Outcome) -> Operation | NoChange:
-    """The attempt once ``outcome`` is known, or why it is no news."""
+def _attempt_after(operation: Operation, outcome: Outcome, *, automatic: bool) -> Operation | NoChange:
+    """The attempt once ``outcome`` is known, or why it is no news.
+
+    What is authorized with ``automatic`` capture is captured with it; Adyen's webhook does not say so again.
+    """
     reason = decline = None
     provider_id = operation.provider_id
     match outcome:
         case Approved():
-            status, provider_id = (S.CAPTURED if outcome.captured else S.AUTHORIZED), outcome.provider_id
+            status = S.CAPTURED if outcome.captured or automatic else S.AUTHORIZED
+            provider_id = outcome.provider_id
         case Declined():
             status, decline = S.DECLINED, outcome.decline
             provider_id, reason = outcome.provider_id or provider_id, outcome.decline.code
@@ -374,13 +383,13 @@ def _attempt_after(operation: Operation, outcome: Outcome) -> Operation | NoChan
     return replace(operation, status=status, provider_id=provider_id, decline=decline, reason=reason)
 
 
-def _approved(payment: Payment, outcome: Approved) -> Payment:
+def _approved(payment: Payment, outcome: Approved, *, captured: bool) -> Payment:
     amount = outcome.amount.amount_minor
     return replace(
         payment,
-        status=Status.SUCCEEDED if outcome.captured else Status.REQUIRES_CAPTURE,
+        status=Status.SUCCEEDED if captured else Status.REQUIRES_CAPTURE,
         amount_authorized=amount,
-        amount_captured=amount if outcome.captured else 0,
+        amount_captured=amount if captured else 0,
         decline=None,
         network_transaction_id=outcome.network_transaction_id or payment.network_transaction_id,
         auth_code=outcome.auth_code or payment.auth_code,
@@ -388,6 +397,24 @@ def _approved(payment: Payment, outcome: Approved) -> Payment:
         cvc=outcome.cvc or payment.cvc,
         card=_merged(payment.card, outcome.card),
     )
+
+
+def _learned(payment: Payment, operation: Operation, outcome: Outcome, now: datetime) -> Change | None:
+    """What a second telling of an approval adds: the webhook may come before the answer, and it knows less."""
+    if not isinstance(outcome, Approved) or operation.status not in {S.AUTHORIZED, S.CAPTURED}:
+        return None
+    told = replace(
+        payment,
+        network_transaction_id=payment.network_transaction_id or outcome.network_transaction_id,
+        auth_code=payment.auth_code or outcome.auth_code,
+        avs=payment.avs or outcome.avs,
+        cvc=payment.cvc or outcome.cvc,
+        card=_merged(outcome.card, payment.card),
+    )
+    if told == payment:
+        return None
+    changed = replace(told, version=payment.version + 1, updated_at=now)
+    return _change(payment, changed, operation, type(outcome).__name__, "facts_learned")
 
 
 def _merged(known: CardFacts | None, told: CardFacts | None) -> CardFacts | None:
@@ -419,6 +446,16 @@ def _declined(payment: Payment) -> Payment:
     """The round is over without approval: another method may be tried, unless nobody is there to try it."""
     if payment.cancel_requested:
         return replace(_voided(payment), cancellation_reason=payment.cancellation_reason or "requested")
+    round_ = [attempt for attempt in payment.attempts if attempt.round == payment.round]
+    if declined := [attempt for attempt in round_ if attempt.status is S.DECLINED]:  # shown with the account it is from
+        last = declined[-1]
+        payment = replace(
+            payment,
+            account=last.account,
+            provider=last.provider,
+            provider_payment_id=last.provider_id,
+            decline=last.decline,
+        )
     declined_rounds = len({attempt.round for attempt in payment.attempts if attempt.status is S.DECLINED})
     again = not payment.terms.off_session and declined_rounds < ROUNDS_MAX
     return replace(
@@ -531,7 +568,7 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
     if payment.status not in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION}:
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be confirmed.")
     changed = replace(
-        payment,
+        _asking(payment, operation),
         version=payment.version + 1,
         updated_at=now,
         status=Status.PROCESSING,
@@ -539,7 +576,6 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
         round=payment.round + 1,
         route=route,
         decline=None,
-        operations=(*payment.operations, operation),
     )
     return _change(payment, changed, operation, "Confirmed", "confirmed")
 
@@ -547,13 +583,12 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
 def asked(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
     """A parked payment goes on: ``operation`` is its next attempt."""
     changed = replace(
-        payment,
+        _asking(payment, operation),
         version=payment.version + 1,
         updated_at=now,
         processing_reason=None,
         round=operation.round,
         route=route,
-        operations=(*payment.operations, operation),
     )
     return _change(payment, changed, operation, "Asked", f"attempt {operation.seq} at {operation.account}")
 
@@ -577,8 +612,10 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be captured.")
     if operation.amount < 1:
         raise Refused("payment_state", "All of it is being captured already.")
-    if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
+    if payment.cancel_requested:
         raise Refused("payment_state", "The payment is being canceled.")
+    if any(op.kind is Kind.CAPTURE and op.final and op.status in OPEN for op in payment.operations):
+        raise Refused("payment_state", "A capture that releases the rest is on its way.")
     if operation.amount > payment.amount_capturable:
         raise Refused("amount_too_large", f"At most {payment.amount_capturable} can be captured.", param="amount")
     changed = replace(

@@ -16,6 +16,17 @@ from gateway.api.auth import DEV_MERCHANT
 from gateway.settings import Settings
 from providers.registry import ConfigError
 
+GRANTS: Final = """
+GRANT USAGE ON SCHEMA public, procrastinate TO {role};
+GRANT SELECT ON alembic_version TO {role};
+GRANT SELECT, INSERT, UPDATE ON merchant, api_key, payment_method, payment, operation, idempotency_key, webhook_inbox
+    TO {role};
+GRANT SELECT, INSERT ON change TO {role};
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};
+"""
+"""What the application's role may do: everything but rewrite the history, delete, or change the schema."""
 LOCK: Final = 0x17E6_10C4
 """The advisory lock under which migrations run: two that start together run one after the other."""
 
@@ -53,8 +64,9 @@ def _upgrade(connection: Connection, role: str | None, settings: Settings) -> st
     config.set_main_option("script_location", str(files("gateway") / "migrations"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    config.attributes["application_role"] = None if role is None else _quoted(connection, role)
     command.upgrade(config, "head")
+    if role is not None:  # every time: the role may be another than last time
+        connection.execute(text(GRANTS.format(role=_quoted(connection, role))))
     connection.commit()
     if settings.dev:
         connection.execute(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, assert_never
 
+import structlog
+
 from gateway import lifecycle
 from gateway.answers import Answer, follow_up_answer
 from gateway.books import KeyUse, Request, Written
@@ -21,9 +23,12 @@ from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
 from gateway.settle import DECISIONS_MAX, open_certainly, read, record, send, take_over
+from gateway.sql import DATABASE_LOST
 from idempotency.key import Key
 from providers.contract import Capture, Kind, Outcome, Refund, Void
 from providers.money import Money
+
+log = structlog.get_logger()
 
 PREFIX: Final[Mapping[Kind, str]] = {Kind.CAPTURE: CAPTURE, Kind.VOID: VOID, Kind.REFUND: REFUND}
 
@@ -213,10 +218,14 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
     recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
-    if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
-        unknown = replace(work.operation, status=OperationStatus.UNKNOWN)
-        return follow_up_answer(work.payment, unknown, deps.keys)
-    return await _present(command, recorded.payment, operation_id, deps, stored=recorded.change is not None)
+    try:
+        if recorded is not None:
+            return await _present(command, recorded.payment, operation_id, deps, stored=recorded.change is not None)
+    except DATABASE_LOST:
+        log.error("answer_not_recorded", operation=operation_id)
+    # Postgres is lost after the PSP answered; the lease runs out and the worker replays.
+    unknown = replace(work.operation, status=OperationStatus.UNKNOWN)
+    return follow_up_answer(work.payment, unknown, deps.keys)
 
 
 async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer:

@@ -31,6 +31,7 @@ class StoredMethod:
     tokens: dict[str, str]
     sealed_card: bytes | None = field(repr=False)
     sealed_cvc: bytes | None = field(repr=False)
+    card: dict[str, Any] | None
     reusable: bool
     type: str
 
@@ -78,12 +79,12 @@ _DUE = Statement(
 )
 _PARKED = Statement(
     """SELECT id FROM payment WHERE processing_reason = 'awaiting_retry'
-    AND (updated_at < now() - make_interval(secs => :age::float8) OR cancel_requested) LIMIT :limit"""
+    AND (updated_at < now() - make_interval(secs => :age::float8) OR cancel_requested) ORDER BY updated_at LIMIT :limit"""
 )
 _CANCEL_WANTED = Statement(
-    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_capture', 'succeeded')
+    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_action', 'requires_capture', 'succeeded')
     AND NOT EXISTS (SELECT FROM operation WHERE payment_id = payment.id AND kind IN ('void', 'refund')
-    AND status IN ('created', 'sent', 'pending', 'unknown')) LIMIT :limit"""
+    AND status IN ('created', 'sent', 'pending', 'unknown')) ORDER BY updated_at LIMIT :limit"""
 )
 _API_KEY = Statement(f"SELECT {columns(ApiKey)} FROM api_key WHERE id = :id")
 _OPEN_ACCOUNTS = Statement(

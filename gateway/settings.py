@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ VERSIONS: Final = ("2026-11-01",)
 """Dated API versions, newest first. A key is pinned to the newest of its day."""
 
 _LIVE_KEY: Final = ("sk_live_", "rk_live_")
+_VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _ACCOUNT_FIELDS: Final = frozenset(
     {
         "merchant",
@@ -143,7 +145,9 @@ def _account(name: str, table: Mapping[str, Any], settings: Settings, environ: M
     secrets = tuple(filter(None, environ.get(secret_env, "").split(","))) if secret_env else ()
     api_key = environ.get(table.get("api_key_env", ""), "")
     if not api_key:
-        raise ConfigError(f"account {name}: the variable in api_key_env ({table.get('api_key_env')}) is not set")
+        named = str(table.get("api_key_env"))
+        shown = f" ({named})" if _VARIABLE.fullmatch(named) else ""  # anything else could be the key itself
+        raise ConfigError(f"account {name}: the variable in api_key_env{shown} is not set")
     if "environment" not in fields and api_key.startswith(_LIVE_KEY):
         fields["environment"] = "live"
     try:
@@ -171,3 +175,5 @@ def _check_mode(config: AccountConfig, api_key: str, settings: Settings) -> None
         raise ConfigError(
             f"account {config.name}: a live account needs its webhook secret (webhook_secret_env or hmac_key_env)"
         )
+    if config.livemode and not settings.public_url.startswith("https://"):
+        raise ConfigError(f"account {config.name}: a live account needs GATEWAY_PUBLIC_URL, an https:// address")

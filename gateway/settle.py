@@ -24,8 +24,6 @@ from providers.contract import Approved, Call, Kind, NotProcessed, Outcome, Unkn
 from providers.money import Money
 from routing.plan import Plan
 
-CALL_S: Final = 10.0
-"""A call on a PSP ends within 10 s, resends of the same bytes included."""
 DECISIONS_MAX: Final = 5
 """How often a decision is made anew because another writer came first. Five writers at once on one payment is a defect."""
 HOLD_S: Final = 10.0
@@ -34,8 +32,17 @@ DOUBT_S: Final = 5.0
 """How long an opening write whose answer was lost is tried again, before the caller is told that it is in doubt."""
 
 _DEAD: Final = frozenset(
-    {OperationStatus.DECLINED, OperationStatus.NOT_PROCESSED, OperationStatus.VOIDED, OperationStatus.EXPIRED}
+    {
+        OperationStatus.DECLINED,
+        OperationStatus.NOT_PROCESSED,
+        OperationStatus.VOIDED,
+        OperationStatus.EXPIRED,
+        OperationStatus.FAILED,
+    }
 )
+
+_WAITED: Final = frozenset({OperationStatus.REQUIRES_ACTION, OperationStatus.PENDING})
+"""After a challenge, or a wait at the provider, nobody else is asked: the shopper has gone, or is done with it."""
 
 log = structlog.get_logger()
 
@@ -50,7 +57,7 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of an outcome: the payment as it stands, and the change, unless it was no news."""
+    """What became of an outcome: the payment as it stands, and the change, unless its operation's status was known."""
 
     payment: Payment
     change: Change | None = None
@@ -78,9 +85,7 @@ async def send(
     started = time.perf_counter()
     hold = deps.hold(operation)
     try:
-        outcome = await account.send(
-            call_of(payment, operation, request), keep, first_send=first_send, timeout_s=CALL_S
-        )
+        outcome = await account.send(call_of(payment, operation, request), keep, first_send=first_send)
     except (LeaseLost, *DATABASE_LOST) as error:  # a step could not be kept, so the next one was not sent
         log.warning("step_not_kept", operation=operation.id, error=type(error).__name__)
         outcome = Unknown("step_not_kept")
@@ -140,21 +145,41 @@ async def record(
     ``follow`` opens the next attempt where the plan names one; without it nobody goes on at once. ``decide`` gives the key's
     answer where it is decided by this. May be told the same news any number of times: the second time it is none.
     """
-    if _contradicts(payment, operation, outcome):  # money may have moved otherwise than we told: a person has to look
-        deps.instruments.contradictions.labels(operation.account).inc()
-        log.error("contradiction", payment=payment.terms.id, operation=operation.id, outcome=type(outcome).__name__)
+    try:
+        return await _record(payment, operation, outcome, source, deps, follow, decide, spent_method)
+    except DATABASE_LOST as error:  # it could not be read again: the lease runs out and the worker asks once more
+        log.error("outcome_not_recorded", operation=operation.id, error=type(error).__name__)
+        return None
+
+
+async def _record(
+    payment: Payment,
+    operation: Operation,
+    outcome: Outcome,
+    source: str,
+    deps: Deps,
+    follow: Follow | None,
+    decide: Decide | None,
+    spent_method: str | None,
+) -> Recorded | None:
     for _ in range(DECISIONS_MAX):
-        plan = payment.plan({operation.id: outcome})
-        following = None if follow is None else follow(payment, plan)
-        if follow is not None and following is None:
+        plan, following = payment.plan({operation.id: outcome}), None
+        waited = payment.operation(operation.id).status in _WAITED
+        if follow is not None and not waited:
+            following = follow(payment, plan)
+        if waited or (follow is not None and following is None):
             plan = plan.held()
         change = lifecycle.decide(payment, operation.id, outcome, plan, driven=following is not None, now=deps.clock())
         if isinstance(change, NoChange):
-            await _no_news(payment, operation, outcome, source, deps)
+            _watch(payment, operation, outcome, deps)
+            await _no_news(operation, source, deps)
             return Recorded(payment)
         if following is not None:
             change = lifecycle.followed_by(change, following.operation)
         settled = change.payment.operation(operation.id)
+        told = settled.status is payment.operation(operation.id).status  # who told it decided the answer, too
+        if source != "call" and operation.kind is Kind.AUTHORIZE:
+            spent_method = change.payment.payment_method
         ended = change.payment.status is not lifecycle.Status.PROCESSING
         written = await write_steadily(
             partial(
@@ -165,15 +190,16 @@ async def record(
                 settled=settled,
                 due_s=due_after(settled),
                 opened=None if following is None else (following.operation, following.request),
-                answer=None if decide is None or following is not None else decide(change.payment),
+                answer=None if decide is None or following is not None or told else decide(change.payment),
                 spent_method=spent_method if ended else None,
             )
         )
         if written is None:
             return None
         if written is Written.DONE:
+            _watch(payment, operation, outcome, deps)
             _log_recorded(change, settled, outcome, source)
-            return Recorded(change.payment, change, following)
+            return Recorded(change.payment, None if told else change, following)
         payment = await read(payment.terms.id, deps)
         if _disowned(payment, operation, outcome, source):
             log.warning("lease_was_lost", operation=operation.id, outcome=type(outcome).__name__)
@@ -191,16 +217,17 @@ def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: 
     return lost and isinstance(outcome, NotProcessed | Unknown)
 
 
-def _contradicts(payment: Payment, operation: Operation, outcome: Outcome) -> bool:
-    """Whether an approval denies what was told before: of an attempt that had ended, or of a void after the capture."""
+def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps) -> None:
+    """Raise the alarm where an approval denies what was told before: money may have moved otherwise than we said."""
     if not isinstance(outcome, Approved):
-        return False
-    if operation.kind is Kind.VOID:
-        return payment.amount_captured > 0
-    return payment.operation(operation.id).status in _DEAD
+        return
+    before = payment.operation(operation.id).status
+    if before in _DEAD or (operation.kind is Kind.VOID and payment.amount_captured):
+        deps.instruments.contradictions.labels(operation.account).inc()
+        log.error("contradiction", payment=payment.terms.id, operation=operation.id, status=before)
 
 
-async def _no_news(payment: Payment, operation: Operation, outcome: Outcome, source: str, deps: Deps) -> None:
+async def _no_news(operation: Operation, source: str, deps: Deps) -> None:
     deps.instruments.no_news.labels(source).inc()
     if source != "webhook":
         await deps.books.postpone(operation)
@@ -287,4 +314,4 @@ async def read(payment_id: str, deps: Deps) -> Payment:
 
 def unrecorded(payment: Payment) -> Payment:
     """What can be said of a payment whose outcome could not be written: it is not known yet."""
-    return replace(payment, processing_reason=lifecycle.Reason.OUTCOME_UNKNOWN)
+    return replace(payment, status=lifecycle.Status.PROCESSING, processing_reason=lifecycle.Reason.OUTCOME_UNKNOWN)

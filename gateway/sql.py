@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 
 class DatabaseAway(Exception):
-    """No connection to Postgres could be had: the statement was not sent, nothing happened."""
+    """Postgres cannot be reached, or cannot write: the statement was not carried out, nothing happened."""
 
 
 class InDoubt(Exception):
@@ -50,6 +50,8 @@ _LOST: Final = (
     TimeoutError,
 )
 """What a database that is gone looks like to asyncpg."""
+_REFUSED: Final = (asyncpg.InsufficientResourcesError, asyncpg.ReadOnlySQLTransactionError)
+"""A full disk, or a primary that has become a standby: it answers, and has written nothing."""
 _NOT_LET_IN: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 
@@ -82,9 +84,12 @@ class Pool:
     async def _connection(self) -> Any:
         while self._at_hand:
             connection = self._at_hand.pop()
-            if not connection.is_closed():
-                return connection
-            await self._pool.release(connection)
+            try:
+                if not connection.is_closed():
+                    return connection
+                await self._pool.release(connection)
+            except asyncpg.InterfaceError:  # it was lost while it waited, and asyncpg has taken it back
+                continue
         try:
             return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         except _LOST as error:
@@ -95,6 +100,8 @@ class Pool:
             rows: list[Row] = await connection.fetch(query, *args)
         except BaseException as error:
             await self._pool.release(connection)
+            if isinstance(error, _REFUSED):
+                raise DatabaseAway(type(error).__name__) from error
             if isinstance(error, _LOST):
                 raise InDoubt(type(error).__name__) from error
             raise

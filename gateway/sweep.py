@@ -7,7 +7,7 @@ certainly remembers that key, and looked up after that. What comes of it goes th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -72,10 +72,12 @@ async def _ask(payment: Payment, holding: TakenOver, request: Mapping[str, Any] 
     if account is None:
         return Unknown("account_not_configured")
     age = deps.clock() - (operation.created_at or deps.clock())
-    if holding.reached_nobody and age > timedelta(seconds=QUEUE_S):
+    horizon = account.provider.capabilities.replay_horizon_s
+    # Past the horizon it could not be sent any more, only looked up; and then nobody could say that it never was.
+    if holding.reached_nobody and age > timedelta(seconds=min(QUEUE_S, horizon)):
         return Declined(Decline("not_sent", "hard", Action.DO_NOT_RETRY))
     outcome: Outcome = Unknown("request_wiped")
-    if request is not None and age < timedelta(seconds=account.provider.capabilities.replay_horizon_s):
+    if request is not None and age < timedelta(seconds=horizon):
         outcome = await send(payment, operation, request, deps, first_send=holding.reached_nobody)
     if isinstance(outcome, Unknown) and account.provider.capabilities.lookup:
         outcome = await account.lookup(call_of(payment, operation, request or {}))
@@ -83,36 +85,51 @@ async def _ask(payment: Payment, holding: TakenOver, request: Mapping[str, Any] 
 
 
 async def end_parked(deps: Deps) -> int:
-    """End payments that wait for a retry nobody sends."""
-    ended = 0
-    for payment_id in await deps.queries.parked(PARKED_S, BATCH):
-        payment = await read(payment_id, deps)
+    """End payments that wait for a retry nobody sends. Returns how many ended."""
+
+    async def end(payment: Payment) -> bool:
         change = lifecycle.given_up(payment, deps.clock())
-        if isinstance(change, Change):
-            ended += await deps.books.write(payment, change, source="sweep") is Written.DONE
-    return ended
+        return isinstance(change, Change) and await deps.books.write(payment, change, source="sweep") is Written.DONE
+
+    return await _each(await deps.queries.parked(PARKED_S, BATCH), end, deps)
 
 
 async def honour_cancels(deps: Deps) -> int:
     """Give back what was approved after its cancel was asked for: a void while it can be voided, else a refund."""
-    opened = 0
-    for payment_id in await deps.queries.cancel_wanted(BATCH):
-        payment = await read(payment_id, deps)
+
+    async def give_back(payment: Payment) -> bool:
         try:
-            opened += await _give_back(payment, deps)
+            return await _give_back(payment, deps)
         except lifecycle.Refused as refused:
-            log.info("cancel_waits", payment=payment_id, reason=str(refused))
-    return opened
+            log.info("cancel_waits", payment=payment.terms.id, reason=str(refused))
+            return False
+
+    return await _each(await deps.queries.cancel_wanted(BATCH), give_back, deps)
+
+
+async def _each(payment_ids: list[str], work: Callable[[Payment], Awaitable[bool]], deps: Deps) -> int:
+    """Do ``work`` on every payment, some at a time; one payment's trouble must not keep the others waiting."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(payment_id: str) -> bool:
+        async with slots:
+            try:
+                return await work(await read(payment_id, deps))
+            except Exception as error:
+                log.error("sweep_failed", payment=payment_id, error=type(error).__name__)
+                return False
+
+    return sum(await asyncio.gather(*map(one, payment_ids)))
 
 
 async def _give_back(payment: Payment, deps: Deps) -> bool:
     now = deps.clock()
-    if payment.status is Status.REQUIRES_CAPTURE:
-        operation = open_operation(payment, Kind.VOID, payment.terms.amount, deps)
-        change = lifecycle.cancel_opened(payment, operation, payment.cancellation_reason, now)
-    else:
+    if payment.status is Status.SUCCEEDED:
         operation = open_operation(payment, Kind.REFUND, payment.amount_refundable, deps)
         change = lifecycle.refund_opened(payment, operation, now)
+    else:
+        operation = open_operation(payment, Kind.VOID, payment.terms.amount, deps)
+        change = lifecycle.cancel_opened(payment, operation, payment.cancellation_reason, now)
     request = compose(payment, operation, deps)
     opened = (operation, seal(payment, operation, request, deps))
     if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:

@@ -6,11 +6,13 @@ Any number of workers may run: the rows' leases and ``SKIP LOCKED`` keep them ap
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import procrastinate
 import structlog
+from procrastinate.jobs import Status
 
 from gateway.app import House, check, open_house
 from gateway.settings import Settings
@@ -60,19 +62,33 @@ def _schedule(app: procrastinate.App, house: House) -> None:
         "cancels": (SETTLE_EVERY, lambda: honour_cancels(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
+        "bury": (TIDY_EVERY, lambda: _bury(app)),
     }
     for name, (cron, work) in jobs.items():
         _every(app, name, work, cron)
 
 
 def _every(app: procrastinate.App, name: str, work: Callable[[], Awaitable[object]], cron: str) -> None:
-    """Run ``work`` by the clock, one run at a time: the lock keeps a slow run from being overtaken by the next."""
+    """Run ``work`` by the clock. A run that takes long is not overtaken by the next one of this process.
+
+    There is no lock in the database: it would outlive a worker that was killed, and then nobody would ever run this again.
+    """
+    running = asyncio.Lock()
 
     async def task(timestamp: int) -> None:
-        try:
-            await work()
-        except Exception as error:  # the next run tries again; a failed job would only be a second record of it
-            log.error("task_failed", task=name, error=type(error).__name__)
+        if running.locked():
+            return
+        async with running:
+            try:
+                await work()
+            except Exception as error:  # the next run tries again; a failed job would only be a second record of it
+                log.error("task_failed", task=name, error=type(error).__name__)
 
-    registered = app.task(name=name, lock=name, queueing_lock=name)(task)
+    registered = app.task(name=name, queueing_lock=name)(task)
     app.periodic(cron=cron, periodic_id=name)(registered)
+
+
+async def _bury(app: procrastinate.App) -> None:
+    """Remove the runs of workers that were killed. What they were at is found again by the rows' own leases."""
+    for job in await app.job_manager.get_stalled_jobs():
+        await app.job_manager.finish_job(job, Status.FAILED, delete_job=True)

@@ -38,13 +38,13 @@ def parse(header: str | None) -> str:
     """The key in an ``Idempotency-Key`` header. Raises :class:`KeyMalformed`."""
     if header is None or not header.strip():
         raise KeyMalformed(
-            "Send an Idempotency-Key header: 1 to 255 visible ASCII characters, a new one for every new request."
+            "Send an Idempotency-Key header: 1 to 255 printable ASCII characters, a new one for every new request."
         )
     key = header.strip()
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     if not 1 <= len(key) <= KEY_MAX or not (key.isascii() and key.isprintable()):
-        raise KeyMalformed("An Idempotency-Key is 1 to 255 visible ASCII characters.")
+        raise KeyMalformed("An Idempotency-Key is 1 to 255 printable ASCII characters.")
     return key
 
 

@@ -15,7 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 GATE_MS: Final = 6_000
-"""How long a gate stays shut after its holder died: as long as an operation's lease."""
+"""How long a gate stays shut at most, counted from the taking: as long as an operation's lease. Its holder may be slower."""
 SOCKET_TIMEOUT_S: Final = 0.25
 """Redis answers in well under a millisecond; past a quarter of a second it is down for our purpose."""
 SKIP_S: Final = 1.0
@@ -49,7 +49,7 @@ def _read(answer: object) -> Gate:
 
 
 class RedisGate:
-    """The gate over one Redis, Sentinel or Cluster URL. Safe to share between tasks; closed once."""
+    """The gate over one Redis-protocol server. Safe to share between tasks; closed once."""
 
     def __init__(self, url: str) -> None:
         # Blocking: the default pool raises at its limit, in the middle of a charge.

@@ -63,8 +63,6 @@ READ_TIMEOUT_S: Final = 60.0
 # --- Capabilities -------------------------------------------------------------------------------
 
 CAPABILITIES: Final = Capabilities(
-    kinds=frozenset(Kind),
-    partial_capture=True,
     # Adyen has to switch multiple partial captures on:
     # https://docs.adyen.com/online-payments/capture
     several_captures=False,
@@ -442,6 +440,8 @@ REFUND_REASONS: Final[Mapping[str, str]] = {
     "duplicate": "DUPLICATE",
     "fraudulent": "FRAUD",
     "requested_by_customer": "CUSTOMER REQUEST",
+    "return": "RETURN",
+    "other": "OTHER",
 }
 RECURRING: Final[Mapping[str, str]] = {
     "subscription": "Subscription",
@@ -585,11 +585,8 @@ def _address(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _metadata(ask: Authorize) -> Mapping[str, str]:
-    """Ours, and as much of the merchant's as Adyen takes: too much of it refuses the payment (177).
-
-    ``capture_method`` is there for the webhook, which does not say how a payment is captured.
-    """
-    ours = {"payment": ask.payment_id, "capture_method": ask.capture_method}
+    """Ours, and as much of the merchant's as Adyen takes: too much of it refuses the payment (177)."""
+    ours = {"payment": ask.payment_id}
     theirs = {
         key: value[:_METADATA_VALUE_MAX]
         for key, value in ask.metadata.items()
@@ -796,9 +793,7 @@ def _translated(item: _Item) -> Event:
 def _told(item: _Item, kind: Kind) -> Approved:
     amount = msgspec.convert(item.amount, _Amount, strict=False)
     money = from_provider(amount.value, amount.currency, UNITS)
-    automatic = item.additional_data.get("metadata.capture_method") == "automatic"
-    captured = kind is Kind.CAPTURE or (kind is Kind.AUTHORIZE and automatic)
-    return _approved(item.psp_reference, money, item.additional_data, captured=captured)
+    return _approved(item.psp_reference, money, item.additional_data, captured=kind is Kind.CAPTURE)
 
 
 def _told_no(item: _Item, kind: Kind) -> Declined:

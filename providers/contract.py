@@ -213,8 +213,8 @@ Keep = Callable[[Mapping[str, Any]], Awaitable[None]]
 class Event:
     """One thing a PSP tells us by webhook, in our words.
 
-    ``operation_id`` is our reference where the PSP echoes it; ``provider_id`` and ``provider_payment_id`` find the operation
-    where it does not. ``outcome`` is ``None`` for an event that is kept but changes nothing.
+    ``operation_id`` is our reference where the PSP echoes it; ``provider_id`` finds the operation where it does not, and
+    ``provider_payment_id`` names the payment there. ``outcome`` is ``None`` for an event that is kept but changes nothing.
     """
 
     event_id: str
@@ -243,8 +243,6 @@ class Acknowledgement:
 class Capabilities:
     """What a provider's adapter can do, asked before the call so that a refusal names the account and the capability."""
 
-    kinds: frozenset[Kind]
-    partial_capture: bool
     several_captures: bool
     replay_horizon_s: int
     """How long the PSP certainly remembers an idempotency key, in seconds. After it only lookups remain."""

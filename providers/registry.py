@@ -133,7 +133,7 @@ class Account:
             operation=call.operation_id,
             kind=call.kind,
             error=type(error).__name__,
-            where=_place(error),
+            where=place(error),
         )
         return Unknown("adapter_error")
 
@@ -195,8 +195,8 @@ _RESENDS: Final = AsyncRetrying(
 )
 
 
-def _place(error: BaseException) -> str:
-    """File and line that raised, without any value."""
+def place(error: BaseException) -> str:
+    """File and line that raised, without any value: what may be logged of an error that could hold a card number."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -83,8 +83,6 @@ logging.getLogger("stripe").setLevel(logging.WARNING)
 # --- Capabilities -------------------------------------------------------------------------------
 
 CAPABILITIES: Final = Capabilities(
-    kinds=frozenset(Kind),
-    partial_capture=True,
     several_captures=False,  # multicapture is on request: https://docs.stripe.com/payments/multicapture
     # Keys may be pruned after 24 h and then execute again.
     # https://docs.stripe.com/api/idempotent_requests

@@ -90,6 +90,15 @@ class Process:
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
+    def suspend(self) -> None:
+        """Freeze it as a paused container or a stolen core would."""
+        assert self._running is not None
+        self._running.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._running is not None
+        self._running.send_signal(signal.SIGCONT)
+
     def wait(self) -> None:
         assert self._running is not None
         self._running.wait(READY_S)

@@ -21,6 +21,8 @@ from webhooks.inbox import Inbox, Received
 
 BODY_MAX: Final = 256 * 1024
 
+_TRY_AGAIN: Final = 503
+
 log = structlog.get_logger()
 
 
@@ -86,5 +88,15 @@ async def _read(request: Request) -> bytes | None:
 
 
 def _problem(status: int, code: str, detail: str) -> Response:
-    document = {"type": "about:blank", "title": detail, "status": status, "detail": detail, "code": code}
-    return Response(orjson.dumps(document), status, media_type="application/problem+json")
+    again = status == _TRY_AGAIN
+    document = {
+        "type": "about:blank",
+        "title": detail,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "param": None,
+        "retryable": again,
+    }
+    headers = {"Retry-After": "2"} if again else None
+    return Response(orjson.dumps(document), status, headers, media_type="application/problem+json")

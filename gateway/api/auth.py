@@ -15,7 +15,6 @@ from typing import Final, Literal
 
 from gateway.errors import Problem
 from gateway.queries import Queries
-from gateway.settings import VERSIONS
 from gateway.vault import Keyring
 
 CACHE_S: Final = 5.0
@@ -34,7 +33,6 @@ class Principal:
     merchant_id: str
     livemode: bool
     kind: Literal["secret", "publishable"]
-    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Authenticator:
         kind = DEV_KEYS.get(token) if self._dev else None
         if kind is None:
             return None
-        return Principal(DEV_MERCHANT, False, "secret" if kind == "secret" else "publishable", VERSIONS[0])
+        return Principal(DEV_MERCHANT, False, "secret" if kind == "secret" else "publishable")
 
     async def _stored(self, token: str) -> Principal:
         parts = token.split("_")
@@ -101,7 +99,7 @@ class Authenticator:
         mode, kind = ("live" if row["livemode"] else "test"), ("sk" if row["kind"] == "secret" else "pk")
         if parts[:2] != [kind, mode]:
             raise _unauthenticated()
-        return Principal(row["merchant_id"], row["livemode"], row["kind"], row["version"])
+        return Principal(row["merchant_id"], row["livemode"], row["kind"])
 
 
 def _unauthenticated() -> Problem:

@@ -83,9 +83,9 @@ class Payments:
         now = self._deps.clock()
         if body.payment_method_data is not None:
             reusable = payment.terms.setup_future_usage is not None
-            command = self._with_data(replace(command), body.payment_method_data, now, reusable=reusable)
+            command = self._with_data(command, body.payment_method_data, now, reusable=reusable)
         elif (method_id := body.payment_method or payment.payment_method) is not None:
-            command = await self._with_stored(command, method_id, who)
+            command = await self._with_stored(command, method_id, who, own=payment.payment_method)
         return self._answer("confirm", await charge(command, self._deps))
 
     async def capture(self, request: Request) -> Response:
@@ -224,27 +224,31 @@ class Payments:
             reusable=reusable,
             wipe_at=now + timedelta(seconds=UNUSED_CARD_S) if waits else None,
         )
-        return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id)
+        return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id, card=method.card)
 
-    async def _with_stored(self, command: Charge, method_id: str, who: Principal) -> Charge:
-        """The command with a payment method that is stored already."""
+    async def _with_stored(self, command: Charge, method_id: str, who: Principal, own: str | None = None) -> Charge:
+        """The command with a payment method that is stored already; ``own`` is the payment's, which may be for it alone."""
         method = await self._deps.queries.method(method_id, who.merchant_id, livemode=who.livemode)
         if method is None:
             raise Problem("validation_failed", "There is no such payment method.", "payment_method")
-        card, vault = None, self._deps.keys.vault
-        if method.sealed_card is not None and vault is not None:
-            card = open_card(method.sealed_card, method.sealed_cvc, vault, who.merchant_id, method.id)
-        spent = method.id if method.type == "card" and not command.new else None
-        if command.new and not method.reusable:
+        if method.id != own and not method.reusable:
             raise Problem(
                 "validation_failed",
                 "This payment method was for one payment; send the card again, with setup_future_usage to keep it.",
                 "payment_method",
             )
-        return replace(command, wallet=Wallet(method.tokens, card), method_id=method.id, spent_method=spent)
+        card, vault = None, self._deps.keys.vault
+        if method.sealed_card is not None and vault is not None:
+            sealed_cvc = method.sealed_cvc if method.id == own else None  # it waits for the payment that it came with
+            card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
+        spent = method.id if method.type == "card" and method.id == own else None
+        wallet = Wallet(method.tokens, card)
+        return replace(command, wallet=wallet, method_id=method.id, card=method.card, spent_method=spent)
 
     def _answer(self, verb: str, answer: Answer) -> Response:
         self._deps.instruments.answers.labels(verb, str(answer.status)).inc()
+        if answer.problem is not None:
+            raise answer.problem
         return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)
 
 
@@ -299,7 +303,8 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
         "expand[]",
     }
     if unknown := set(query) - known:
-        raise Problem("validation_failed", f"This list is filtered by: {', '.join(sorted(known))}.", min(unknown)[:64])
+        param = next((name for name in sorted(unknown) if reading.FIELD.fullmatch(name)), None)
+        raise Problem("validation_failed", f"This list is filtered by: {', '.join(sorted(known))}.", param)
     if unprintable := [name for name, value in query.items() if "\0" in value]:
         raise Problem("validation_failed", f"{unprintable[0]} holds a null character.", unprintable[0])
     limit = query.get("limit", str(LIST_DEFAULT))

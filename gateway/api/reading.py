@@ -16,7 +16,7 @@ DEPTH_MAX: Final = 32
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_FIELD: Final = re.compile(r"[A-Za-z][A-Za-z_]{0,39}[0-9]?")
+FIELD: Final = re.compile(r"[A-Za-z][A-Za-z_]{0,39}[0-9]?")
 """What may be a field's name. A key that is none is not repeated: it could be a card number in the wrong place."""
 
 _MESSAGES: Final = {
@@ -104,7 +104,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for index, part in enumerate(location) if index != branch]
     if parts[:1] == ["metadata"] or parts[1:2] == ["tokens"]:
         return parts[0] if parts[0] == "metadata" else "payment_method_data.tokens"
-    return ".".join(part if _FIELD.fullmatch(part) else "?" for part in parts)
+    return ".".join(part if FIELD.fullmatch(part) else "?" for part in parts)
 
 
 def _sentence(kind: str, message: str) -> str:

@@ -87,6 +87,30 @@ async def test_the_worker_alone_settles_what_a_killed_process_has_left(
     assert database.value("SELECT count(*) FROM change WHERE source = 'sweep'") == 2
 
 
+async def test_a_worker_that_is_killed_in_the_middle_of_its_work_leaves_it_to_the_next_one(
+    processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+) -> None:
+    """Nothing that a dead worker held may keep the next one from working: no lock, no job, no lease."""
+    psps.fault("stripe", "authorize", "garbage", times=3)
+    psps.fault("stripe", "authorize", "drop_webhook", times=None)
+    server = processes.server().start()
+
+    async with server.merchant() as merchant:
+        assert (await merchant.charge(key="order-1")).status_code == 202
+        asked = len(psps.requests("stripe", "authorize"))
+        psps.fault("stripe", "authorize", "latency", latency_ms=60_000, times=1)
+        first = processes.worker()
+        await flow.eventually(lambda: len(psps.requests("stripe", "authorize")) > asked, "the worker asks the PSP")
+        first.kill()
+        processes.worker()
+        await flow.eventually(
+            lambda: database.value("SELECT count(*) FROM payment WHERE status = 'succeeded'") == 1, "it was settled"
+        )
+
+    assert len(psps.charges()) == 1
+    assert len({entry["key"] for entry in psps.requests("stripe", "authorize")}) == 1
+
+
 @pytest.mark.parametrize(("verb", "book"), [("capture", "captures"), ("refund", "refunds")])
 async def test_a_follow_up_whose_process_is_killed_is_done_once_and_its_retry_answers_rightly(
     verb: str, book: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit]

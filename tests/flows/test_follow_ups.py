@@ -294,6 +294,58 @@ async def test_a_card_brought_at_creation_is_charged_at_the_confirm_and_wiped(
     assert len(psps.charges()) == 1
 
 
+async def test_a_card_that_came_for_one_payment_is_charged_for_no_other(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        merchant = inside.merchant
+        first = (await merchant.charge(confirm=False)).json()
+        second = (await merchant.charge(confirm=False, payment_method_data=None)).json()
+        charged = await merchant.post(
+            "/v1/payments", flow.body(payment_method_data=None, payment_method=first["payment_method"])
+        )
+        confirmed = await merchant.post(
+            f"/v1/payments/{second['id']}/confirm", {"payment_method": first["payment_method"]}
+        )
+
+    for answer in (charged, confirmed):
+        assert (answer.status_code, answer.json()["param"]) == (422, "payment_method")
+    assert psps.nobody_was_asked()
+
+
+async def test_a_security_code_goes_only_with_the_payment_it_came_with(
+    open_gateway: Open, psps: Psps, database: Database, flow: type[Kit]
+) -> None:
+    """A card kept for later is charged for another payment without its code; the code still waits for its own."""
+    async with open_gateway(("stripe",)) as inside:
+        merchant = inside.merchant
+        first = (await merchant.charge(confirm=False, setup_future_usage="off_session")).json()
+        method = first["payment_method"]
+        other = await merchant.charge(payment_method_data=None, payment_method=method)
+        waits = database.value("SELECT sealed_cvc IS NOT NULL FROM payment_method WHERE id = %(id)s", id=method)
+        own = await merchant.post(f"/v1/payments/{first['id']}/confirm")
+        kept = database.value(
+            "SELECT sealed_cvc IS NULL AND sealed_card IS NOT NULL FROM payment_method WHERE id = %(id)s", id=method
+        )
+
+    assert (other.status_code, own.status_code) == (201, 200), other.text + own.text
+    assert (waits, kept) == (True, True)
+    assert (other.json()["checks"], own.json()["checks"]["cvc"]) == (None, "pass")
+
+
+async def test_the_card_that_is_shown_is_the_one_that_is_charged(open_gateway: Open, flow: type[Kit]) -> None:
+    """After a decline of one card, confirmed with a stored one: nothing of the first stays in sight."""
+    async with open_gateway(("stripe",)) as inside:
+        merchant = inside.merchant
+        stored = (await merchant.charge(setup_future_usage="off_session")).json()["payment_method"]
+        declined = (await merchant.charge(payment_method_data=flow.card("4000000000000002"))).json()
+        done = await merchant.post(f"/v1/payments/{declined['id']}/confirm", {"payment_method": stored})
+
+    assert declined["card"]["last4"] == "0002"
+    assert (done.status_code, done.json()["payment_method"]) == (200, stored)
+    assert (done.json()["card"]["bin"], done.json()["card"]["last4"]) == ("424242", "4242")
+
+
 async def test_a_declined_payment_is_confirmed_with_another_card(
     open_gateway: Open, psps: Psps, flow: type[Kit]
 ) -> None:
@@ -393,6 +445,30 @@ async def test_a_verb_that_reaches_nobody_is_queued_and_done_later_once(
     assert len(psps.books(psp, book)) == 1
     assert after["status"] == ("canceled" if verb == "cancel" else "succeeded")
     assert after["amount_refunded"] == (1999 if verb == "refund" else 0)
+
+
+@pytest.mark.parametrize(("psp", "hours"), [("stripe", 21), ("adyen", 25)])
+async def test_a_verb_that_reached_nobody_for_as_long_as_it_may_be_sent_has_failed_and_frees_its_amount(
+    psp: str, hours: int, open_gateway: Open, psps: Psps, database: Database
+) -> None:
+    """Past the PSP's memory of the key it can no longer be sent safely; that nobody was asked is still certain then."""
+    async with open_gateway((psp,)) as inside:
+        payment_id = (await inside.merchant.charged())["id"]
+    async with open_gateway((psp,), unreachable=[psp]) as inside:
+        queued = await inside.merchant.post("/v1/refunds", {"payment": payment_id}, key="refund-1")
+        await inside.work()
+        database.rows(
+            "UPDATE operation SET created_at = now() - make_interval(hours => %(hours)s) WHERE kind = 'refund'",
+            hours=hours,
+        )
+        await inside.work()
+        told = await inside.merchant.post("/v1/refunds", {"payment": payment_id}, key="refund-1")
+    async with open_gateway((psp,), listening=True) as inside:
+        another = await inside.merchant.post("/v1/refunds", {"payment": payment_id}, key="refund-2")
+
+    assert (queued.status_code, told.status_code, told.json()["code"]) == (202, 422, "provider_refused")
+    assert another.status_code in {201, 202}
+    assert len(psps.books(psp, "refunds")) == 1
 
 
 @at_each

@@ -309,3 +309,64 @@ async def test_a_challenge_can_be_canceled(open_gateway: Open, psps: Psps, flow:
 
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
     assert psps.charges() == []
+
+
+async def test_after_a_challenge_nobody_else_is_asked(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
+    """The decline permits another account, but the shopper has done his part and is gone: the payment waits for a new card."""
+    from gateway.settle import record
+    from providers.contract import Declined
+    from providers.declines import Action, Decline
+
+    card = flow.card("4000002760003184")
+    async with open_gateway(("stripe", "adyen")) as inside:
+        challenged = await inside.merchant.charge(key="order-1", payment_method_data=card)
+        payment = await inside.house.deps.queries.payment(challenged.json()["id"])
+        assert payment is not None
+        outcome = Declined(Decline("issuer_generic", "soft", Action.RETRY_OTHER_NOW, "do_not_honor"))
+        await record(payment, payment.operations[0], outcome, source="webhook", deps=inside.house.deps)
+        again = await inside.merchant.charge(key="order-1", payment_method_data=card)
+
+    assert (again.status_code, again.json()["status"]) == (402, "requires_payment_method")
+    assert again.json()["attempt_count"] == 1
+    assert not psps.requests("adyen")
+
+
+async def test_a_cancel_on_its_way_is_honoured_when_the_answer_is_a_challenge(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    from gateway.sweep import honour_cancels
+
+    psps.fault("stripe", "authorize", "latency", latency_ms=700)
+    async with open_gateway(("stripe",), listening=True) as inside:
+        waiting = asyncio.create_task(
+            inside.merchant.charge(key="order-1", payment_method_data=flow.card("4000002760003184"))
+        )
+        await flow.eventually(lambda: len(psps.requests("stripe", "authorize")) == 1, "the PSP has its request")
+        (payment,) = (await inside.merchant.get("/v1/payments")).json()["data"]
+        cancel = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
+        challenged = (await waiting).json()
+        await honour_cancels(inside.house.deps)
+        after = await inside.merchant.payment(payment["id"])
+
+    assert (cancel.status_code, challenged["status"]) == (202, "requires_action")
+    assert after["status"] == "canceled"
+    assert psps.charges() == []
+
+
+async def test_an_approval_of_what_had_ended_raises_the_alarm(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
+    """No PSP should ever say so; if one does, money has moved that we told nobody about."""
+    from gateway.settle import record
+    from providers.contract import Approved
+    from providers.money import Money
+
+    async with open_gateway(("stripe",)) as inside:
+        deps = inside.house.deps
+        declined = await inside.merchant.charge(payment_method_data=flow.card("4000000000000002"))
+        payment = await deps.queries.payment(declined.json()["id"])
+        assert payment is not None
+        told = Approved("pi_1", Money(1999, "EUR"), captured=True)
+        recorded = await record(payment, payment.operations[0], told, source="webhook", deps=deps)
+        counted = deps.instruments.contradictions.labels("stripe")._value.get()
+
+    assert recorded is not None
+    assert (recorded.change, recorded.payment.status, counted) == (None, "requires_payment_method", 1)

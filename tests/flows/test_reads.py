@@ -126,3 +126,13 @@ async def test_a_payment_reads_back_as_it_was_answered(open_gateway: Open) -> No
 
     assert shown.content == answer.content
     assert "ada@example.com" not in answer.text
+
+
+async def test_a_filter_that_is_none_is_refused_and_not_repeated(open_gateway: Open) -> None:
+    async with open_gateway() as inside:
+        named = await inside.merchant.get("/v1/payments", colour="red")
+        number = await inside.merchant.get("/v1/payments", **{"4242424242424242": "1"})
+
+    assert (named.status_code, named.json()["param"]) == (422, "colour")
+    assert (number.status_code, number.json()["param"]) == (422, None)
+    assert "4242" not in number.text

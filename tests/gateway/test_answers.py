@@ -129,10 +129,11 @@ def test_what_is_not_processing_gives_no_reason_for_it(status: Status) -> None:
 def test_a_payment_that_nobody_processed_may_be_sent_again_under_the_same_key() -> None:
     answer = charge_answer(payment(Status.PROCESSING, processing_reason=Reason.AWAITING_RETRY), KEYS, ok=201)
 
-    problem = read(answer)
+    assert answer.problem is not None
+    problem = json.loads(answer.problem.body("req_1"))
     assert (problem["code"], problem["retryable"], problem["status"]) == ("provider_unavailable", True, 503)
-    assert problem["payment"]["id"] == "pay_1"
-    assert (answer.media_type, "Retry-After" in answer.headers) == (MEDIA_TYPE, True)
+    assert (problem["payment"]["id"], problem["request_id"]) == ("pay_1", "req_1")
+    assert "Retry-After" in answer.problem.headers()
 
 
 def test_a_declined_payment_says_what_the_merchant_may_do_next() -> None:
@@ -329,7 +330,8 @@ def test_every_problem_has_the_form_of_rfc_9457_and_says_whether_to_retry(code: 
     document = json.loads(problem.body("req_1"))
     assert document.keys() == {"type", "title", "status", "detail", "code", "param", "retryable", "request_id"}
     assert (document["code"], document["status"], document["request_id"]) == (code, PROBLEMS[code].status, "req_1")
-    assert ("Retry-After" in problem.headers()) is document["retryable"]
+    assert document["retryable"] in {"Retry-After" in problem.headers(), False}
+    assert ("Retry-After" in problem.headers()) or document["status"] not in {409, 503, 504}
 
 
 def test_a_problem_that_is_stored_holds_no_request_id() -> None:

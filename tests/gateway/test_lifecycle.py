@@ -30,7 +30,17 @@ from gateway.lifecycle import (
     Terms,
 )
 from gateway.lifecycle import OperationStatus as S
-from providers.contract import ActionRequired, Approved, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
+from providers.contract import (
+    ActionRequired,
+    Approved,
+    CardFacts,
+    Declined,
+    Kind,
+    NotProcessed,
+    Outcome,
+    Pending,
+    Unknown,
+)
 from providers.declines import Action, Decline
 from providers.money import Money
 from routing.plan import Plan
@@ -86,7 +96,7 @@ def terms(**changes: Any) -> Terms:
         livemode=False,
         amount=AMOUNT,
         currency="EUR",
-        capture_method="automatic",
+        capture_method="manual",
         off_session=False,
         created_at=NOW,
     )
@@ -236,7 +246,6 @@ def test_a_status_says_what_the_outcome_means(news: str, status: Status, reason:
     payment = told(sent(), "authorize_1", news)
 
     assert (payment.status, payment.processing_reason) == (status, reason)
-    assert payment.decided is (payment.status not in {Status.PROCESSING, Status.REQUIRES_ACTION})
 
 
 def test_a_decline_that_is_taken_elsewhere_at_once_never_announces_a_failure() -> None:
@@ -386,12 +395,73 @@ def refund_of(payment: Payment, amount: int) -> Payment:
 
 
 def test_a_capture_reserves_its_amount_before_it_is_sent() -> None:
-    payment = capture_of(authorized(), 60)
+    payment = capture_of(authorized(), 60, final=False)
 
     assert (payment.amount_capturing, payment.amount_captured, payment.amount_capturable) == (60, 0, 40)
     with pytest.raises(Refused, match="At most 40") as refused:
         capture_of(payment, 41)
     assert (refused.value.code, refused.value.param) == ("amount_too_large", "amount")
+
+
+def test_nothing_is_captured_beside_a_capture_that_releases_the_rest() -> None:
+    payment = capture_of(authorized(), 60)
+
+    with pytest.raises(Refused, match="on its way") as refused:
+        capture_of(payment, 10)
+    assert refused.value.code == "payment_state"
+
+
+def test_what_is_to_be_canceled_is_not_captured() -> None:
+    asked = lifecycle.cancel_opened(sent(), None, "requested_by_customer", NOW).payment
+    payment = told(asked, "authorize_1", "approved")
+
+    assert (payment.status, payment.cancel_requested) == (Status.REQUIRES_CAPTURE, True)
+    with pytest.raises(Refused, match="being canceled"):
+        capture_of(payment, 10)
+
+
+def test_what_is_authorized_with_automatic_capture_is_captured_although_the_news_does_not_say_so() -> None:
+    payment = sent()
+    payment = replace(payment, terms=replace(payment.terms, capture_method="automatic"))
+
+    after = told(payment, "authorize_1", "approved")
+
+    assert (after.status, after.amount_captured) == (Status.SUCCEEDED, AMOUNT)
+
+
+def test_an_approval_that_is_told_again_with_more_adds_what_was_missing_and_changes_nothing_else() -> None:
+    payment = told(sent(), "authorize_1", "approved")
+    card = CardFacts(brand="visa", last4="4242")
+    fuller = Approved("psp_1", Money(AMOUNT, "EUR"), network_transaction_id="nti_1", card=card)
+
+    change = hear(payment, "authorize_1", fuller)
+
+    assert isinstance(change, Change)
+    assert change.reason == "facts_learned"
+    assert (change.payment.network_transaction_id, change.payment.card) == ("nti_1", card)
+    kept = replace(
+        change.payment, version=payment.version, updated_at=payment.updated_at, network_transaction_id=None, card=None
+    )
+    assert kept == replace(payment, network_transaction_id=None, card=None)
+    other = Approved("psp_1", Money(AMOUNT, "EUR"), network_transaction_id="nti_2", card=CardFacts(brand="amex"))
+    assert isinstance(hear(change.payment, "authorize_1", other), NoChange), "what is known stays as it is"
+
+
+def test_a_payment_is_where_it_is_being_asked_and_a_decline_stands_with_its_own_account() -> None:
+    outcome = NEWS["declined_go_elsewhere"](AMOUNT)
+    first = sent().operation("authorize_1")
+    declined = replace(sent(), route=(first.account, "account_2"))
+    plan = declined.plan({first.id: outcome})
+    change = lifecycle.decide(declined, first.id, outcome, plan, driven=True, now=NOW)
+    assert isinstance(change, Change)
+    second = replace(operation(Kind.AUTHORIZE, S.SENT, seq=2), account="account_2", provider="other")
+
+    asking = lifecycle.followed_by(change, second).payment
+    nobody = told(asking, second.id, "not_processed")
+
+    assert (asking.account, asking.provider, asking.provider_payment_id) == ("account_2", "other", None)
+    assert (nobody.status, nobody.account) == (Status.REQUIRES_PAYMENT_METHOD, first.account)
+    assert nobody.decline is not None
 
 
 def test_a_final_capture_of_a_part_ends_the_payment_and_releases_the_rest() -> None:

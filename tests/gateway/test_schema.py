@@ -213,6 +213,22 @@ def test_migrating_again_changes_nothing(postgres: Postgres, schema: str) -> Non
     assert len(set(revisions)) == 1
 
 
+def test_a_role_that_comes_later_is_let_in_by_migrating_again(postgres: Postgres, schema: str) -> None:
+    with connected(postgres, schema, SUPERUSER) as admin:
+        admin.execute(b"CREATE ROLE late_comer")
+        try:
+            url = postgres.url(schema).replace("//interlock_app:", "//late_comer:")
+            migrate(settings(url, postgres.url(schema, role=OWNER_ROLE)))
+            may = admin.execute(
+                b"SELECT has_table_privilege('late_comer', 'payment', 'INSERT'), has_table_privilege('late_comer', 'change', 'UPDATE')"
+            ).fetchone()
+        finally:
+            admin.execute(b"DROP OWNED BY late_comer")
+            admin.execute(b"DROP ROLE late_comer")
+
+    assert may == (True, False)
+
+
 def test_two_migrations_at_once_run_one_after_the_other(postgres: Postgres) -> None:
     url = postgres.create_database("migrated_twice")
     owner_url, results = postgres.url("migrated_twice", role=OWNER_ROLE), list[str | Exception]()

@@ -55,9 +55,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def settings(config: Path | None = None, *, dev: bool = False) -> Settings:
+def settings(config: Path | None = None, *, dev: bool = False, **changes: str) -> Settings:
     told = {name.removeprefix("GATEWAY_").lower(): value for name, value in ENOUGH.items()}
-    return Settings.model_validate(told | {"config": config, "dev": dev})
+    return Settings.model_validate(told | {"config": config, "dev": dev} | changes)
 
 
 def accounts(tmp_path: Path, toml: str, environ: Mapping[str, str] = SECRETS, **changes: Any) -> Any:
@@ -221,6 +221,12 @@ def test_an_account_without_the_name_of_its_key_is_refused(tmp_path: Path) -> No
     assert "account stripe_eu: the variable in api_key_env" in refusal(tmp_path, toml)
 
 
+def test_a_key_in_the_place_of_its_variables_name_is_not_repeated(tmp_path: Path) -> None:
+    reason = refusal(tmp_path, STRIPE.replace("STRIPE_API_KEY", "sk_test_4eC39HqLyjWDarjtT1zdp7dc"))
+
+    assert reason == "account stripe_eu: the variable in api_key_env is not set"
+
+
 @pytest.mark.parametrize("field", ["merchant", "provider"])
 def test_an_account_without_a_field_it_needs_is_refused_by_the_field(tmp_path: Path, field: str) -> None:
     toml = "\n".join(line for line in STRIPE.splitlines() if not line.startswith(f"{field} ="))
@@ -239,9 +245,13 @@ LIVE_ADYEN: Final = ADYEN.replace('"test"', '"live"') + 'live_prefix = "1797a841
 
 
 def test_a_live_key_makes_a_live_account(tmp_path: Path) -> None:
-    (stripe,) = accounts(tmp_path, LIVE_STRIPE)
+    (stripe,) = accounts(tmp_path, LIVE_STRIPE, public_url="https://pay.acme.test")
 
     assert stripe.livemode
+
+
+def test_a_live_account_needs_an_address_that_shoppers_reach(tmp_path: Path) -> None:
+    assert "needs GATEWAY_PUBLIC_URL" in refusal(tmp_path, LIVE_STRIPE)
 
 
 @pytest.mark.parametrize("toml", [LIVE_STRIPE, LIVE_ADYEN], ids=["stripe", "adyen"])

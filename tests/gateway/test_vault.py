@@ -190,7 +190,7 @@ HOLDERS: Final = {
     "Call": Call("att_1", Kind.AUTHORIZE, {"number": PAN, "cvc": CVC}, "key_1", Money(1, "EUR")),
     "Request": Request(b"sealed-bytes", holds_card=True),
     "Method": Method("pm_1", "card", {}, None, b"sealed-bytes", b"sealed-bytes", reusable=True, wipe_at=None),
-    "StoredMethod": StoredMethod("pm_1", {}, b"sealed-bytes", b"sealed-bytes", reusable=True, type="card"),
+    "StoredMethod": StoredMethod("pm_1", {}, b"sealed-bytes", b"sealed-bytes", None, reusable=True, type="card"),
     "UsedKey": UsedKey(b"print", "pay_1", None, 201, b"sealed-bytes"),
     "KeyUse": KeyUse(Key("mer_1", livemode=False, text="k"), b"print", answer=(201, b"sealed-bytes")),
 }

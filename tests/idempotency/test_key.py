@@ -63,7 +63,7 @@ def test_a_key_has_1_to_255_characters(length: int) -> None:
     ],
 )
 def test_what_is_no_key_is_refused_without_being_repeated(header: str) -> None:
-    with pytest.raises(KeyMalformed, match="1 to 255 visible ASCII") as refused:
+    with pytest.raises(KeyMalformed, match="1 to 255 printable ASCII") as refused:
         parse(header)
 
     assert header not in str(refused.value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from alembic import context, op
+from alembic import op
 
 revision = "0001"
 down_revision = None
@@ -195,17 +195,6 @@ ALTER TABLE change SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_analy
 ALTER TABLE idempotency_key SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 200);
 """
 
-GRANTS = """
-GRANT USAGE ON SCHEMA public, procrastinate TO {role};
-GRANT SELECT ON alembic_version TO {role};
-GRANT SELECT, INSERT, UPDATE ON merchant, api_key, payment_method, payment, operation, idempotency_key, webhook_inbox
-    TO {role};
-GRANT SELECT, INSERT ON change TO {role};
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};
-"""
-
 
 def upgrade() -> None:
     """Create everything, the job tables of procrastinate in a schema of their own."""
@@ -217,6 +206,3 @@ def upgrade() -> None:
     op.execute("SET LOCAL search_path TO procrastinate, public")
     op.get_bind().connection.cursor().execute((files("procrastinate.sql") / "schema.sql").read_text(encoding="utf-8"))
     op.execute("SET LOCAL search_path TO DEFAULT")
-    role = context.config.attributes["application_role"]
-    if role is not None:
-        op.execute(GRANTS.format(role=role))
