@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -59,6 +60,13 @@ SECRETS: Final[Mapping[str, str]] = {
 }
 MERCHANT_ACCOUNT: Final = "FlowsECOM"
 CARD: Final[Mapping[str, Any]] = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2030, "cvc": "737"}
+
+
+# How fast an example is made says nothing about the code; on a busy machine it would fail the test.
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_machine")
 
 
 def free_port() -> int:

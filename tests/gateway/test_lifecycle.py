@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -864,9 +864,7 @@ class Life(RuleBasedStateMachine):
         assert all(later == earlier + 1 for earlier, later in pairwise(versions))
 
 
-Life.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Life.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
 TestLife = Life.TestCase
 
 

@@ -296,7 +296,7 @@ async def test_the_webhook_says_the_same(provider: Any, kind: Any, psp: Any, san
     assert event.occurred_at is not None
     if kind is Kind.AUTHORIZE:
         assert event.operation_id == "att_1"
-        assert event.outcome.captured
+        assert event.outcome.captured is (provider == "stripe")  # Adyen does not say it: the terms of the payment do
     elif (provider, kind) != ("stripe", Kind.VOID):  # a cancel carries no metadata at Stripe
         assert event.operation_id == kit.ask(provider, kind).operation_id
 
