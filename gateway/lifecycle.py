@@ -303,7 +303,7 @@ def followed_by(change: Change, operation: Operation) -> Change:
     return replace(change, payment=_asking(change.payment, operation))
 
 
-def _asking(payment: Payment, operation: Operation) -> Payment:
+def _asking(payment: Payment, operation: Operation, **also: Any) -> Payment:
     """The payment with a new attempt on its way: from here on it is at that account, and not known there yet."""
     return replace(
         payment,
@@ -311,6 +311,7 @@ def _asking(payment: Payment, operation: Operation) -> Payment:
         account=operation.account,
         provider=operation.provider,
         provider_payment_id=None,
+        **also,
     )
 
 
@@ -567,8 +568,9 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
     """A new round starts with ``operation``. Raises :class:`Refused` where the state forbids a confirm."""
     if payment.status not in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION}:
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be confirmed.")
-    changed = replace(
-        _asking(payment, operation),
+    changed = _asking(
+        payment,
+        operation,
         version=payment.version + 1,
         updated_at=now,
         status=Status.PROCESSING,
@@ -582,8 +584,9 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
 
 def asked(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
     """A parked payment goes on: ``operation`` is its next attempt."""
-    changed = replace(
-        _asking(payment, operation),
+    changed = _asking(
+        payment,
+        operation,
         version=payment.version + 1,
         updated_at=now,
         processing_reason=None,

@@ -65,8 +65,10 @@ class Plan:
         history = tuple(history)
         plan = cls.start([*(account for account, _ in history), *accounts], attempts_max=attempts_max)
         for account, outcome in history:
-            others = tuple(name for name in plan.accounts if name != account)
-            plan = replace(plan, accounts=(account, *others)).after(outcome)
+            if plan.accounts[:1] != (account,):
+                others = tuple(name for name in plan.accounts if name != account)
+                plan = replace(plan, accounts=(account, *others))
+            plan = plan.after(outcome)
         return plan
 
     @property
@@ -76,17 +78,17 @@ class Plan:
 
     def after(self, outcome: Outcome) -> Plan:
         """The plan once the account just asked has answered ``outcome``."""
-        rest = replace(self, accounts=self.accounts[1:], attempts=self.attempts + 1)
+        rest, attempts = self.accounts[1:], self.attempts + 1
         match outcome:
             case Approved():
-                return replace(rest, verdict=Verdict.DECIDED)
+                return replace(self, accounts=rest, attempts=attempts, verdict=Verdict.DECIDED)
             case ActionRequired() | Pending() | Unknown():  # money moved or may move: nobody else is asked
-                return replace(rest, verdict=Verdict.WAITING)
+                return replace(self, accounts=rest, attempts=attempts, verdict=Verdict.WAITING)
             case NotProcessed():  # certainly nothing happened there
-                return rest.cascaded()
+                return replace(self, accounts=rest, attempts=attempts).cascaded()
             case Declined(decline=decline):
-                rest = replace(rest, declined=True)
-                return rest.cascaded() if decline.action is Action.RETRY_OTHER_NOW else rest.stopped()
+                after = replace(self, accounts=rest, attempts=attempts, declined=True)
+                return after.cascaded() if decline.action is Action.RETRY_OTHER_NOW else after.stopped()
             case _:
                 assert_never(outcome)
 
