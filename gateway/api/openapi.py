@@ -90,10 +90,13 @@ def document() -> dict[str, Any]:
     paths["/v1/payments"]["get"] = _get("List payments, newest first", page, [_query(name) for name in _FILTERS])
     paths["/v1/payments/{id}"] = {"get": _get("Retrieve a payment", _PAYMENT_EXAMPLE, [_PATH_ID, _query("expand[]")])}
     paths["/v1/refunds/{id}"] = {"get": _get("Retrieve a refund", _REFUND_EXAMPLE, [_PATH_ID])}
-    paths["/v1/webhooks/{account}"] = {"post": _WEBHOOK}
+    paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
     paths["/metrics"] = {"get": _plain("Prometheus metrics", "", media_type="text/plain")}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation["tags"] = [_tag(path)]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -101,6 +104,7 @@ def document() -> dict[str, Any]:
             "version": VERSIONS[0],
             "description": "One payments API in front of several providers. Amounts are integers of minor units.",
         },
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -108,6 +112,18 @@ def document() -> dict[str, Any]:
         },
         "security": [{"key": []}],
     }
+
+
+_TAGS: Final[Mapping[str, str]] = {
+    "payments": "Charge a card or a token, and what follows from it.",
+    "refunds": "Give money back.",
+    "webhooks": "What providers tell us.",
+    "operations": "For whoever runs it.",
+}
+
+
+def _tag(path: str) -> str:
+    return next((tag for tag in _TAGS if path.startswith(f"/v1/{tag}")), "operations")
 
 
 _PATH_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -133,7 +149,8 @@ def _post(
         "description": "A new one for every new request; the same one to send a request again.",
     }
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}, "example": example}}
-    codes = ["202", "400", "401", "404", "409", "422", "503", *(["402"] if verb in {"create", "confirm"} else [])]
+    codes = {"202", "400", "401", "403", "404", "409", "413", "422", "500", "503", "504"}
+    codes |= {"402"} if verb in {"create", "confirm"} else set()
     return {
         "summary": summary,
         "operationId": verb,
@@ -165,7 +182,7 @@ def _get(summary: str, example: Mapping[str, Any], parameters: list[dict[str, An
         "parameters": parameters,
         "responses": {
             "200": {"description": "Found", "content": {"application/json": {"example": example}}},
-            **{str(status): _problem_answer(status, example) for status in (401, 404)},
+            **{str(status): _problem_answer(status, example) for status in (401, 403, 404, 422, 503)},
         },
     }
 
