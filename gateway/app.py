@@ -105,6 +105,8 @@ async def check(house: House) -> None:
     """
     try:
         in_use = await house.deps.queries.accounts_in_use()
+    except DATABASE_LOST as error:
+        raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({error})") from None
     except asyncpg.UndefinedTableError:
         raise ConfigError("GATEWAY_DATABASE_URL: the database has no tables yet; run: gateway migrate") from None
     except asyncpg.InsufficientPrivilegeError:
@@ -251,7 +253,8 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
             )
         case _ if isinstance(error, DATABASE_LOST):
             log.error("database_lost", path=scope["path"], error=type(error).__name__)
-            code = "outcome_in_doubt" if isinstance(error, InDoubt) else "database_unavailable"
+            in_doubt = isinstance(error, InDoubt) and scope["method"] != "GET"
+            code = "outcome_in_doubt" if in_doubt else "database_unavailable"
             return Problem(code, "Send the same request with the same key again.")
         case _:
             log.error("request_failed", path=scope["path"], error=type(error).__name__, where=place(error))

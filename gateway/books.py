@@ -118,7 +118,8 @@ _DRIVE: Final = """UPDATE idempotency_key SET operation_id = :o_id FROM {source}
     WHERE idempotency_key.merchant_id = :d_merchant_id AND idempotency_key.livemode = :d_livemode
     AND idempotency_key.key = :d_key"""
 _SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
-    sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source} WHERE payment_method.id = :spent_id"""
+    sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source} WHERE payment_method.id = :spent_id AND payment_method.created_at = :spent_at"""
+"""Only of the method that was stored with the payment: a code that waits for another payment goes on waiting."""
 
 _PIECES: Final[Mapping[str, str]] = {
     "method": _METHOD,
@@ -274,7 +275,7 @@ class Books:
             params |= _method_values(method, payment)
         if spent_method is not None:
             pieces.add("spent")
-            params["spent_id"] = spent_method
+            params |= {"spent_id": spent_method, "spent_at": payment.terms.created_at}
         if driven_by is not None:
             pieces.add("drive")
             params |= {

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from gateway import lifecycle
 from gateway.answers import Answer, charge_answer
@@ -52,6 +52,8 @@ class Charge:
     method_id: str | None = None
     card: Mapping[str, Any] | None = None
     """What may be shown of the method's card before a PSP has said more."""
+    unusable: Problem | None = None
+    """Why the stored method may not be charged for this payment. A key that was used before still answers."""
     spent_method: str | None = None
     """A stored card used for the last time: it is wiped in the commit that ends the round."""
 
@@ -122,10 +124,11 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
         return answer if written is Written.DONE else None
     route = _route(terms, command.wallet, deps)
-    if not route and await deps.queries.used_key(command.key) is not None:
-        return None  # a replay outlives a change of the configuration
-    if not route:
-        raise _no_account(terms, command.wallet, deps)
+    refusal = _refusal(command, route, deps)
+    if refusal is not None:
+        if await deps.queries.used_key(command.key) is not None:
+            return None  # a replay outlives a change of the configuration
+        raise refusal
     operation, request = _compose(payment, route[0], 1, command.wallet, deps, now)
     change = lifecycle.confirmed(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
@@ -169,8 +172,9 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
             "validation_failed", "The payment has no payment method; send one to confirm it.", "payment_method"
         )
     route = _route(payment.terms, wallet, deps)
-    if not route:
-        raise _no_account(payment.terms, wallet, deps)
+    refusal = _refusal(command, route, deps)
+    if refusal is not None:
+        raise refusal
     payment = replace(
         payment,
         card=payment.card if command.method_id == payment.payment_method else _display(command.card),
@@ -203,8 +207,12 @@ def _eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | No
     }
 
 
-def _no_account(terms: Terms, wallet: Wallet, deps: Deps) -> Problem:
-    reasons = _eligibility(terms, wallet, deps)
+def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | None:
+    """Why nobody can be asked for this charge, or ``None``."""
+    if command.unusable is not None or route:
+        return command.unusable
+    terms = command.terms
+    reasons = _eligibility(terms, command.wallet or Wallet(), deps)
     if terms.pinned_account is not None and not reasons:
         return Problem("no_eligible_account", "There is no account of that name.", "routing.account")
     param = "routing.account" if terms.pinned_account is not None else None
@@ -296,7 +304,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         return charge_answer(unrecorded(work.payment), deps.keys, ok=command.ok)
     if recorded.change is None:  # a webhook or another process told the books first
         try:
-            return await _go_on(command, recorded.payment, deps)
+            return await _go_on(command, recorded.payment, deps, work.deadline)
         except DATABASE_LOST:  # never "nothing happened" after a provider was asked
             return charge_answer(unrecorded(recorded.payment), deps.keys, ok=command.ok)
     if recorded.next is not None and following is not None:
@@ -307,14 +315,19 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
     """The next attempt, where the plan names an account, time is left, and the shopper's means are at hand for it."""
     wallet = work.command.wallet or Wallet()
-    if plan.account is None or plan.account not in deps.accounts or wallet.instrument(plan.account) is None:
-        return None
     if payment.cancel_requested:  # asked for while the last account was being asked: nobody else is
         return None
-    if time.monotonic() + DEADLINE_S > work.deadline:
+    if not _may_ask(plan.account, wallet, work.deadline, deps):
         return None
     operation, request = _compose(payment, plan.account, payment.round, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)
+
+
+def _may_ask(account: str | None, wallet: Wallet, deadline: float, deps: Deps) -> TypeGuard[str]:
+    """Whether there is an account to ask, the shopper's means are at hand for it, and time is left for the call."""
+    if account is None or account not in deps.accounts or wallet.instrument(account) is None:
+        return False
+    return time.monotonic() + DEADLINE_S <= deadline
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
@@ -330,7 +343,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
         return await _present(command, payment, deps)  # a newer confirm took the payment on: this key drives nothing
     attempt = payment.open_attempt
     if attempt is None or attempt.status not in IN_FLIGHT:
-        return await _go_on(command, payment, deps)
+        return await _go_on(command, payment, deps, _deadline())
     taken = await take_over(payment, attempt, deps)
     if taken is None:
         raise in_progress()
@@ -341,7 +354,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     return Work(command, payment, holding.operation, request, first_send=holding.reached_nobody, deadline=_deadline())
 
 
-async def _go_on(command: Charge, payment: Payment, deps: Deps) -> Work | Answer:
+async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float) -> Work | Answer:
     """Drive a parked payment on to its next account, or answer how it stands."""
     if payment.processing_reason is not Reason.AWAITING_RETRY or payment.cancel_requested or command.wallet is None:
         return await _present(command, payment, deps)
@@ -350,11 +363,11 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps) -> Work | Answer
     if plan.verdict is Verdict.NOT_SENT:  # nothing happened anywhere: start over with the accounts there are now
         route, round_ = _route(payment.terms, command.wallet, deps), payment.round + 1
         plan = Plan.start(route)
-    if plan.account is None or plan.account not in deps.accounts or command.wallet.instrument(plan.account) is None:
+    if not _may_ask(plan.account, command.wallet, deadline, deps):
         return await _present(command, payment, deps)
     operation, request = _compose(payment, plan.account, round_, command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
-    work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
+    work = Work(command, change.payment, operation, request, first_send=True, deadline=deadline)
     opened = (operation, _seal(work, deps))
     write = partial(deps.books.write, payment, change, source="api", opened=opened, driven_by=command.key)
     if await open_certainly(write, payment.terms.id, operation.id, deps) is not Written.DONE:

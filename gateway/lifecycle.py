@@ -289,13 +289,13 @@ def decide(
 ) -> Change | NoChange:
     """What ``outcome`` of one operation means for the payment.
 
-    ``plan`` is the payment's plan after this outcome. ``driven`` says that whoever asks will go on with it at once; news that
-    comes without a driver (webhook, lookup) never leaves a payment waiting for an account that nobody will ask.
+    ``plan`` is the payment's plan after this outcome. ``driven`` says that whoever asks will go on with it at once, or is told at
+    once; news that comes without a driver (webhook, lookup) never leaves a payment waiting for an account that nobody will ask.
     """
     operation = payment.operation(operation_id)
     if operation.kind is Kind.AUTHORIZE:
         return _authorize_news(payment, operation, outcome, plan, driven=driven, now=now)
-    return _follow_up_news(payment, operation, outcome, now)
+    return _follow_up_news(payment, operation, outcome, driven=driven, now=now)
 
 
 def followed_by(change: Change, operation: Operation) -> Change:
@@ -471,8 +471,10 @@ def _processing(payment: Payment, reason: Reason | None) -> Payment:
     return replace(payment, status=Status.PROCESSING, processing_reason=reason)
 
 
-def _follow_up_news(payment: Payment, operation: Operation, outcome: Outcome, now: datetime) -> Change | NoChange:
-    """News about a capture, a void or a refund."""
+def _follow_up_news(
+    payment: Payment, operation: Operation, outcome: Outcome, *, driven: bool, now: datetime
+) -> Change | NoChange:
+    """News about a capture, a void or a refund. ``driven`` says that whoever asked for it is told at once."""
     status, reason = _follow_up_status(outcome)
     if status not in TRANSITIONS[operation.kind][operation.status]:
         return NoChange(f"{operation.kind} is {operation.status}, news says {status}")
@@ -485,7 +487,7 @@ def _follow_up_news(payment: Payment, operation: Operation, outcome: Outcome, no
     operations = _with(payment.operations, after)
     changed = replace(payment, version=payment.version + 1, updated_at=now, operations=operations)
     if status in {S.SUCCEEDED, S.FAILED}:
-        changed = _settled(changed, operation, after)
+        changed = _settled(changed, operation, after, driven=driven)
     return _change(payment, changed, after, type(outcome).__name__, f"{after.kind}_{after.status}")
 
 
@@ -505,7 +507,7 @@ def _follow_up_status(outcome: Outcome) -> tuple[S, str | None]:
             assert_never(outcome)
 
 
-def _settled(payment: Payment, before: Operation, after: Operation) -> Payment:
+def _settled(payment: Payment, before: Operation, after: Operation, *, driven: bool) -> Payment:
     """Move the reserved amount of a follow-up to where it belongs."""
     amount, succeeded, undone = after.amount, after.status is S.SUCCEEDED, before.status is S.SUCCEEDED
     match after.kind:
@@ -532,7 +534,10 @@ def _settled(payment: Payment, before: Operation, after: Operation) -> Payment:
         case Kind.VOID:
             if succeeded and not payment.amount_captured:
                 return _voided(payment)
-            return replace(payment, cancel_requested=False)  # refused, or told too late: the money is captured
+            # Captured before it could be released. Who asked and hears so now may refund it; a cancel that was promised
+            # before is kept: then the worker does.
+            promised = not driven and not succeeded and payment.amount_captured > 0
+            return replace(payment, cancel_requested=promised)
         case Kind.AUTHORIZE:
             raise AssertionError("an authorization is not a follow-up")
         case _:

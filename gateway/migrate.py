@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Final
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from gateway.api.auth import DEV_MERCHANT
 from gateway.settings import Settings
@@ -66,7 +67,7 @@ def _upgrade(connection: Connection, role: str | None, settings: Settings) -> st
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     if role is not None:  # every time: the role may be another than last time
-        connection.execute(text(GRANTS.format(role=_quoted(connection, role))))
+        _grant(connection, role)
     connection.commit()
     if settings.dev:
         connection.execute(
@@ -76,6 +77,15 @@ def _upgrade(connection: Connection, role: str | None, settings: Settings) -> st
         connection.commit()
     revision: str = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
     return revision
+
+
+def _grant(connection: Connection, role: str) -> None:
+    try:
+        connection.execute(text(GRANTS.format(role=_quoted(connection, role))))
+    except ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.UndefinedObject):
+            raise
+        raise ConfigError(f"GATEWAY_DATABASE_URL: there is no role {role} in the database; create it first") from None
 
 
 def _quoted(connection: Connection, role: str) -> str:

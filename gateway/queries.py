@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from gateway.lifecycle import Operation, Payment
@@ -34,6 +35,7 @@ class StoredMethod:
     card: dict[str, Any] | None
     reusable: bool
     type: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,8 @@ async def _record(
             following = follow(payment, plan)
         if waited or (follow is not None and following is None):
             plan = plan.held()
-        change = lifecycle.decide(payment, operation.id, outcome, plan, driven=following is not None, now=deps.clock())
+        driven = following is not None or (source == "call" and operation.kind is not Kind.AUTHORIZE)
+        change = lifecycle.decide(payment, operation.id, outcome, plan, driven=driven, now=deps.clock())
         if isinstance(change, NoChange):
             _watch(payment, operation, outcome, deps)
             await _no_news(operation, source, deps)
@@ -222,6 +223,8 @@ def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps)
     if not isinstance(outcome, Approved):
         return
     before = payment.operation(operation.id).status
+    if before is OperationStatus.VOIDED and not outcome.captured:
+        return  # it is only older than our void
     if before in _DEAD or (operation.kind is Kind.VOID and payment.amount_captured):
         deps.instruments.contradictions.labels(operation.account).inc()
         log.error("contradiction", payment=payment.terms.id, operation=operation.id, status=before)

@@ -8,6 +8,7 @@ whole rest of a charge (docs/performance.md); why text and not compiled Core sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -58,8 +59,8 @@ _NOT_LET_IN: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.In
 class Pool:
     """Connections to Postgres. Each call is one statement in a transaction of its own.
 
-    A connection that has answered stays at hand for the next statement; only one that has failed goes back to asyncpg's pool,
-    which mends or replaces it. Its pool costs a task for every release, more than the statement itself (docs/performance.md).
+    A connection that has answered stays at hand for the next statement; one that has not is cut off, and asyncpg's pool
+    replaces it. Its pool costs a task for every release, more than the statement itself (docs/performance.md).
     """
 
     def __init__(self, pool: Any, size: int) -> None:
@@ -99,7 +100,10 @@ class Pool:
         try:
             rows: list[Row] = await connection.fetch(query, *args)
         except BaseException as error:
-            await self._pool.release(connection)
+            if isinstance(error, asyncpg.PostgresError) and not isinstance(error, _LOST):
+                self._at_hand.append(connection)  # it answered: only the statement was wrong
+            else:
+                self._drop(connection)
             if isinstance(error, _REFUSED):
                 raise DatabaseAway(type(error).__name__) from error
             if isinstance(error, _LOST):
@@ -107,6 +111,12 @@ class Pool:
             raise
         self._at_hand.append(connection)
         return rows
+
+    @staticmethod
+    def _drop(connection: Any) -> None:
+        """Cut a connection off. To release it would wait for an answer that a frozen server never gives."""
+        with contextlib.suppress(asyncpg.InterfaceError):  # asyncpg has taken it back already
+            connection.terminate()
 
     async def fetchrow(self, query: str, *args: Any) -> Row | None:
         """The first row, or ``None``."""

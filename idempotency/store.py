@@ -90,11 +90,13 @@ class RedisGate:
     async def _ask(self, claims: list[_Claim]) -> None:
         answers: list[object] = [RedisError()] * len(claims)
         try:
+            if time.monotonic() < self._skip_until:  # the question before this one has found it lost
+                return
             async with self._redis.pipeline(transaction=False) as pipe:
                 for slot, token, _ in claims:
                     pipe.set(slot, token, nx=True, px=GATE_MS)
                 answers = await pipe.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError):
+        except Exception:  # redis-py raises ValueError, too, for an answer it cannot read
             self._skip_until = time.monotonic() + SKIP_S
         finally:  # whatever happens, nobody is left waiting
             for (_, _, future), answer in zip(claims, answers, strict=True):

@@ -133,7 +133,12 @@ _WEBHOOK: Final = {
     "security": [],
     "parameters": [{"name": "account", "in": "path", "required": True, "schema": {"type": "string"}}],
     "requestBody": {"content": {"application/json": {"example": {"id": "evt_1", "type": "payment_intent.succeeded"}}}},
-    "responses": {"200": {"description": "Stored"}, "401": {"description": "Not authentic; nothing was stored"}},
+    "responses": {
+        "200": {"description": "Stored"},
+        "401": {"description": "Not authentic; nothing was stored"},
+        "413": {"description": "Too large; nothing was stored"},
+        "503": {"description": "It could not be stored; send it again"},
+    },
 }
 
 
@@ -182,7 +187,7 @@ def _get(summary: str, example: Mapping[str, Any], parameters: list[dict[str, An
         "parameters": parameters,
         "responses": {
             "200": {"description": "Found", "content": {"application/json": {"example": example}}},
-            **{str(status): _problem_answer(status, example) for status in (401, 403, 404, 422, 503)},
+            **{str(status): _problem_answer(status, example) for status in (400, 401, 403, 404, 422, 500, 503)},
         },
     }
 

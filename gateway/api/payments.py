@@ -85,7 +85,7 @@ class Payments:
             reusable = payment.terms.setup_future_usage is not None
             command = self._with_data(command, body.payment_method_data, now, reusable=reusable)
         elif (method_id := body.payment_method or payment.payment_method) is not None:
-            command = await self._with_stored(command, method_id, who, own=payment.payment_method)
+            command = await self._with_stored(command, method_id, who)
         return self._answer("confirm", await charge(command, self._deps))
 
     async def capture(self, request: Request) -> Response:
@@ -226,22 +226,24 @@ class Payments:
         )
         return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id, card=method.card)
 
-    async def _with_stored(self, command: Charge, method_id: str, who: Principal, own: str | None = None) -> Charge:
-        """The command with a payment method that is stored already; ``own`` is the payment's, which may be for it alone."""
+    async def _with_stored(self, command: Charge, method_id: str, who: Principal) -> Charge:
+        """The command with a payment method that is stored already."""
         method = await self._deps.queries.method(method_id, who.merchant_id, livemode=who.livemode)
         if method is None:
             raise Problem("validation_failed", "There is no such payment method.", "payment_method")
-        if method.id != own and not method.reusable:
-            raise Problem(
+        own = not command.new and method.created_at == command.terms.created_at  # they were stored in one commit
+        if not own and not method.reusable:
+            unusable = Problem(
                 "validation_failed",
                 "This payment method was for one payment; send the card again, with setup_future_usage to keep it.",
                 "payment_method",
             )
+            return replace(command, wallet=Wallet(), method_id=method.id, unusable=unusable)
         card, vault = None, self._deps.keys.vault
         if method.sealed_card is not None and vault is not None:
-            sealed_cvc = method.sealed_cvc if method.id == own else None  # it waits for the payment that it came with
+            sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
             card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
-        spent = method.id if method.type == "card" and method.id == own else None
+        spent = method.id if method.type == "card" and own else None
         wallet = Wallet(method.tokens, card)
         return replace(command, wallet=wallet, method_id=method.id, card=method.card, spent_method=spent)
 

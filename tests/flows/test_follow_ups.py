@@ -331,6 +331,40 @@ async def test_a_security_code_goes_only_with_the_payment_it_came_with(
     assert (other.json()["checks"], own.json()["checks"]["cvc"]) == (None, "pass")
 
 
+async def test_a_code_that_waits_is_not_spent_by_another_payments_settling(
+    open_gateway: Open, psps: Psps, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        merchant = inside.merchant
+        first = (await merchant.charge(confirm=False, setup_future_usage="off_session")).json()
+        psps.fault("stripe", "authorize", "garbage", times=1)
+        psps.fault("stripe", "authorize", "drop_webhook", times=None)
+        other = await merchant.charge(payment_method_data=None, payment_method=first["payment_method"])
+        await inside.work()
+        settled = await merchant.payment(other.json()["id"])
+        own = await merchant.post(f"/v1/payments/{first['id']}/confirm")
+
+    assert (other.status_code, settled["status"]) == (202, "succeeded")
+    assert own.json()["checks"]["cvc"] == "pass"
+    assert database.value("SELECT count(*) FROM payment_method WHERE sealed_cvc IS NOT NULL") == 0
+
+
+async def test_a_confirm_is_replayed_although_another_card_has_followed(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        merchant = inside.merchant
+        payment = (await merchant.charge(confirm=False, payment_method_data=flow.card("4000000000000002"))).json()
+        path, first = f"/v1/payments/{payment['id']}/confirm", {"payment_method": payment["payment_method"]}
+        declined = await merchant.post(path, first, key="confirm-1")
+        done = await merchant.post(path, {"payment_method_data": flow.card()}, key="confirm-2")
+        again = await merchant.post(path, first, key="confirm-1")
+
+    assert (declined.status_code, done.status_code) == (402, 200)
+    assert (again.status_code, again.content) == (402, declined.content)
+    assert len(psps.charges()) == 1
+
+
 async def test_the_card_that_is_shown_is_the_one_that_is_charged(open_gateway: Open, flow: type[Kit]) -> None:
     """After a decline of one card, confirmed with a stored one: nothing of the first stays in sight."""
     async with open_gateway(("stripe",)) as inside:

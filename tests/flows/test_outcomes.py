@@ -370,3 +370,22 @@ async def test_an_approval_of_what_had_ended_raises_the_alarm(open_gateway: Open
 
     assert recorded is not None
     assert (recorded.change, recorded.payment.status, counted) == (None, "requires_payment_method", 1)
+
+
+async def test_an_approval_that_is_only_older_than_our_void_raises_no_alarm(open_gateway: Open) -> None:
+    """Providers deliver late and again for days: that an authorization was approved before it was voided is no contradiction."""
+    from gateway.settle import record
+    from providers.contract import Approved
+    from providers.money import Money
+
+    async with open_gateway(("stripe",), listening=True) as inside:
+        deps = inside.house.deps
+        payment_id = (await inside.merchant.charged(capture_method="manual"))["id"]
+        canceled = await inside.merchant.post(f"/v1/payments/{payment_id}/cancel")
+        payment = await deps.queries.payment(payment_id)
+        assert payment is not None
+        late = Approved(payment.provider_payment_id or "", Money(1999, "EUR"))
+        await record(payment, payment.operations[0], late, source="webhook", deps=deps)
+
+    assert canceled.json()["status"] == "canceled"
+    assert deps.instruments.contradictions.labels("stripe")._value.get() == 0

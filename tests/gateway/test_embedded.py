@@ -150,12 +150,8 @@ class TestPostgres:
             with psycopg.connect(server.owner_url) as session:
                 session.execute("UPDATE kept SET answer = answer + 1")
 
-        began = time.monotonic()
-        with Postgres.start(tmp_path / "data") as server:
-            took_s = time.monotonic() - began
-            with psycopg.connect(server.owner_url) as session:
-                assert session.execute("SELECT answer FROM kept").fetchone() == (2,)
-        assert took_s < 2.0  # a warm start takes 0.04 s; the rest is for busy machines
+        with Postgres.start(tmp_path / "data") as server, psycopg.connect(server.owner_url) as session:
+            assert session.execute("SELECT answer FROM kept").fetchone() == (2,)
 
     def test_a_pid_file_left_behind_does_not_stop_the_next_start(self, tmp_path: Path) -> None:
         with Postgres.start(tmp_path, fsync=False) as server:

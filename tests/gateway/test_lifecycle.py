@@ -552,6 +552,20 @@ def cancel(payment: Payment) -> Payment:
     return lifecycle.cancel_opened(payment, asked if needed else None, "abandoned", NOW).payment
 
 
+@pytest.mark.parametrize(("told_at_once", "kept"), [(False, True), (True, False)])
+def test_a_cancel_that_was_promised_is_kept_when_the_money_was_captured_before_the_void(
+    *, told_at_once: bool, kept: bool
+) -> None:
+    """Whoever is told at once that it failed decides for himself; who was promised it gets the money back by the worker."""
+    payment = cancel(told(cancel(sent()), "authorize_1", "action_required"))
+    payment = told(payment, "authorize_1", "captured")
+
+    after = told(payment, "void_2", "declined", driven=told_at_once)
+
+    assert (after.status, after.amount_captured) == (Status.SUCCEEDED, AMOUNT)
+    assert after.cancel_requested is kept
+
+
 def test_an_unpaid_payment_is_canceled_at_once() -> None:
     payment = cancel(unpaid())
 

@@ -25,6 +25,7 @@ from gateway.lifecycle import OPEN, Status
 from gateway.migrate import LOCK, migrate
 from gateway.settings import Settings
 from gateway.tables import OPEN_SQL
+from providers.registry import ConfigError
 
 ROOMS: Final = (gateway.tables, webhooks.tables, idempotency.tables)
 NOW: Final = datetime(2026, 11, 21, tzinfo=UTC)
@@ -227,6 +228,13 @@ def test_a_role_that_comes_later_is_let_in_by_migrating_again(postgres: Postgres
             admin.execute(b"DROP ROLE late_comer")
 
     assert may == (True, False)
+
+
+def test_a_role_that_does_not_exist_is_named_with_the_way_out(postgres: Postgres, schema: str) -> None:
+    url = postgres.url(schema).replace("//interlock_app:", "//nobody_of_that_name:")
+
+    with pytest.raises(ConfigError, match="GATEWAY_DATABASE_URL: there is no role nobody_of_that_name"):
+        migrate(settings(url, postgres.url(schema, role=OWNER_ROLE)))
 
 
 def test_two_migrations_at_once_run_one_after_the_other(postgres: Postgres) -> None:

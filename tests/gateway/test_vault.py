@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -190,7 +191,16 @@ HOLDERS: Final = {
     "Call": Call("att_1", Kind.AUTHORIZE, {"number": PAN, "cvc": CVC}, "key_1", Money(1, "EUR")),
     "Request": Request(b"sealed-bytes", holds_card=True),
     "Method": Method("pm_1", "card", {}, None, b"sealed-bytes", b"sealed-bytes", reusable=True, wipe_at=None),
-    "StoredMethod": StoredMethod("pm_1", {}, b"sealed-bytes", b"sealed-bytes", None, reusable=True, type="card"),
+    "StoredMethod": StoredMethod(
+        "pm_1",
+        {},
+        b"sealed-bytes",
+        b"sealed-bytes",
+        None,
+        reusable=True,
+        type="card",
+        created_at=datetime(2026, 11, 21, tzinfo=UTC),
+    ),
     "UsedKey": UsedKey(b"print", "pay_1", None, 201, b"sealed-bytes"),
     "KeyUse": KeyUse(Key("mer_1", livemode=False, text="k"), b"print", answer=(201, b"sealed-bytes")),
 }

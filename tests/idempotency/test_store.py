@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -13,11 +12,12 @@ from redis.asyncio import Redis
 from gateway.embedded import Valkey
 from idempotency.key import Key
 from idempotency.once import GateClosed, GatePolicy, Once
-from idempotency.store import GATE_MS, SKIP_S, SOCKET_TIMEOUT_S, Gate, RedisGate
+from idempotency.store import GATE_MS, SKIP_S, Gate, RedisGate
 
 KEY: Final = Key("mer_1", livemode=False, text="order-1")
-MARGIN_S: Final = 0.25
-"""What two busy cores may add."""
+MANY: Final = 240
+"""So many that each waiting for a time-out of its own would take a minute."""
+PATIENCE_S: Final = 30.0
 
 
 @pytest.fixture
@@ -90,23 +90,14 @@ async def test_a_flushed_redis_opens_the_gate_and_nothing_breaks(gate: RedisGate
 
 
 @pytest.mark.parametrize("how", ["kill", "pause"])
-async def test_a_lost_redis_is_noticed_within_its_time_limit_and_then_left_alone(
-    gate: RedisGate, redis_server: Valkey, how: str
-) -> None:
+async def test_a_lost_redis_is_noticed_and_then_left_alone(gate: RedisGate, redis_server: Valkey, how: str) -> None:
     await gate.take("warm")
     getattr(redis_server, how)()
 
-    started = time.monotonic()
-    first, _ = await gate.take("slot")
-    noticed = time.monotonic() - started
-    started = time.monotonic()
-    answers = await asyncio.gather(*(gate.take(f"slot_{n}") for n in range(200)))
-    skipped = time.monotonic() - started
+    async with asyncio.timeout(PATIENCE_S):  # each waiting for its own time-out would take much longer
+        answers = [await gate.take(f"slot_{n}") for n in range(MANY)]
 
-    assert first is Gate.UNAVAILABLE
-    assert noticed < SOCKET_TIMEOUT_S + MARGIN_S
     assert {state for state, _ in answers} == {Gate.UNAVAILABLE}
-    assert skipped < MARGIN_S
 
 
 async def test_a_redis_that_never_was_is_unavailable_and_raises_nothing() -> None:
@@ -123,12 +114,41 @@ async def test_many_that_ask_while_redis_hangs_wait_once_and_not_one_after_the_o
 ) -> None:
     redis_server.pause()
 
-    started = time.monotonic()
-    answers = await asyncio.gather(*(gate.take(f"slot_{n}") for n in range(300)))
-    waited = time.monotonic() - started
+    async with asyncio.timeout(PATIENCE_S):
+        answers = await asyncio.gather(*(gate.take(f"slot_{n}") for n in range(MANY)))
 
     assert {state for state, _ in answers} == {Gate.UNAVAILABLE}
-    assert waited < 2 * SOCKET_TIMEOUT_S + MARGIN_S
+
+
+async def test_an_answer_that_cannot_be_read_leaves_nobody_waiting() -> None:
+    """Who asks while the question is out waits for the next one, whatever becomes of this one."""
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while heard := await reader.read(4096):
+            if b"\r\nSET\r\n" not in heard:  # what a client says of itself first
+                writer.write(b"+OK\r\n")
+                continue
+            asked.set()
+            await asyncio.sleep(0.05)
+            writer.write(b"-MOVED\r\n" * heard.count(b"\r\nSET\r\n"))
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    gate = RedisGate(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            first = asyncio.create_task(gate.take("slot_1"))
+            await asked.wait()
+            answers = await asyncio.gather(first, gate.take("slot_2"))
+    finally:
+        await gate.aclose()
+        server.close()
+        await ended.wait()
+
+    assert [state for state, _ in answers] == [Gate.UNAVAILABLE] * 2
 
 
 async def test_letting_go_while_redis_is_lost_raises_nothing(gate: RedisGate, redis_server: Valkey) -> None:
@@ -141,15 +161,17 @@ async def test_letting_go_while_redis_is_lost_raises_nothing(gate: RedisGate, re
     assert await gate.ping() is False
 
 
-async def test_a_redis_that_came_back_is_asked_again_after_a_second(gate: RedisGate, redis_server: Valkey) -> None:
+async def test_a_redis_that_came_back_is_asked_again(gate: RedisGate, redis_server: Valkey) -> None:
     redis_server.kill()
     await gate.take("slot")
     redis_server.restart()
-    assert (await gate.take("slot"))[0] is Gate.UNAVAILABLE
 
-    await asyncio.sleep(SKIP_S)
+    async with asyncio.timeout(PATIENCE_S):
+        state = Gate.UNAVAILABLE
+        while state is Gate.UNAVAILABLE:
+            await asyncio.sleep(SKIP_S / 10)
+            state, _ = await gate.take("back")
 
-    assert (await gate.take("back"))[0] is Gate.TAKEN
     assert await gate.ping() is True
 
 
