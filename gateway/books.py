@@ -107,7 +107,8 @@ _SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_pr
     sealed_request = CASE WHEN :s_wipe THEN NULL ELSE sealed_request END,
     holds_card = holds_card AND NOT :s_wipe
     FROM {source} WHERE operation.id = :s_id RETURNING operation.id"""
-_VOIDS: Final = """UPDATE operation SET status = 'voided', due_at = NULL, sealed_request = NULL, holds_card = false, updated_at = :p_updated_at FROM {source}
+_VOIDS: Final = """UPDATE operation SET status = 'voided', due_at = NULL, sealed_request = NULL, holds_card = false,
+    updated_at = :p_updated_at FROM {source}
     WHERE operation.payment_id = :p_id AND operation.id = ANY(:v_ids::text[])"""
 _CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
     SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
@@ -118,7 +119,8 @@ _DRIVE: Final = """UPDATE idempotency_key SET operation_id = :o_id FROM {source}
     WHERE idempotency_key.merchant_id = :d_merchant_id AND idempotency_key.livemode = :d_livemode
     AND idempotency_key.key = :d_key"""
 _SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
-    sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source} WHERE payment_method.id = :spent_id AND payment_method.created_at = :spent_at"""
+    sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source}
+    WHERE payment_method.id = :spent_id AND payment_method.created_at = :spent_at"""
 """Only of the method that was stored with the payment: a code that waits for another payment goes on waiting."""
 
 _PIECES: Final[Mapping[str, str]] = {

@@ -117,19 +117,20 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     terms, now = command.terms, command.terms.created_at
     status = lifecycle.Status.REQUIRES_CONFIRMATION if command.wallet else lifecycle.Status.REQUIRES_PAYMENT_METHOD
     payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.card))
-    if not command.confirm or command.wallet is None:
+    wallet = command.wallet if command.confirm else None
+    route = () if wallet is None else _route(terms, wallet, deps)
+    refusal = command.unusable if wallet is None else _refusal(command, route, deps)
+    if refusal is not None:
+        if await deps.queries.used_key(command.key) is not None:
+            return None  # a replay outlives a change of the configuration
+        raise refusal
+    if wallet is None:
         answer = charge_answer(payment, deps.keys, ok=command.ok)
         change = lifecycle.created(payment, now)
         use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
         return answer if written is Written.DONE else None
-    route = _route(terms, command.wallet, deps)
-    refusal = _refusal(command, route, deps)
-    if refusal is not None:
-        if await deps.queries.used_key(command.key) is not None:
-            return None  # a replay outlives a change of the configuration
-        raise refusal
-    operation, request = _compose(payment, route[0], 1, command.wallet, deps, now)
+    operation, request = _compose(payment, route[0], 1, wallet, deps, now)
     change = lifecycle.confirmed(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
     use = _key_use(command, operation_id=operation.id)

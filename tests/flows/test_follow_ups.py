@@ -305,8 +305,9 @@ async def test_a_card_that_came_for_one_payment_is_charged_for_no_other(
         confirmed = await merchant.post(
             f"/v1/payments/{second['id']}/confirm", {"payment_method": first["payment_method"]}
         )
+        created = await merchant.charge(confirm=False, payment_method_data=None, payment_method=first["payment_method"])
 
-    for answer in (charged, confirmed):
+    for answer in (charged, confirmed, created):
         assert (answer.status_code, answer.json()["param"]) == (422, "payment_method")
     assert psps.nobody_was_asked()
 
