@@ -45,6 +45,7 @@ DATABASE_LOST: Final = (DatabaseAway, InDoubt)
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asyncpg is confused by what a dying server sends to an idle connection
     asyncpg.exceptions.OperatorInterventionError,  # it is shutting down or starting up
     asyncpg.TooManyConnectionsError,
     OSError,
