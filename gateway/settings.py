@@ -38,6 +38,7 @@ _ACCOUNT_FIELDS: Final = frozenset(
         "merchant_account",
         "environment",
         "live_prefix",
+        "enabled",
     }
 )
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from providers.declines import Decline
 from providers.money import Money
@@ -28,6 +28,9 @@ class Kind(StrEnum):
     CAPTURE = "capture"
     VOID = "void"
     REFUND = "refund"
+    INCREMENT = "increment"
+    DEFEND = "defend"
+    ACCEPT = "accept"
 
 
 # --- What we ask ------------------------------------------------------------------------------------------------------
@@ -46,7 +49,11 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What one account calls a payment method it already knows (``pm_…`` at Stripe, a stored payment method id at Adyen)."""
+    """What one account calls a payment method it already knows. Only that account's adapter can read it.
+
+    A merchant brings what the PSP calls it (``pm_…`` at Stripe, a stored payment method id at Adyen); what an adapter hands out in
+    :attr:`Approved.token` may hold more than that, such as the customer it belongs to there.
+    """
 
     value: str
 
@@ -56,7 +63,11 @@ Instrument = Card | Token
 
 @dataclass(frozen=True, slots=True)
 class Authorize:
-    """Authorize ``amount``, and capture it at once when ``capture_method`` is ``automatic``."""
+    """Authorize ``amount``, and capture it at once when ``capture_method`` is ``automatic``.
+
+    An amount of zero is a verification: the issuer is asked whether the card is good, and no money moves.
+    ``setup_future_usage`` asks the account to remember the instrument: its word for it comes back as :attr:`Approved.token`.
+    """
 
     operation_id: str
     payment_id: str
@@ -64,6 +75,7 @@ class Authorize:
     capture_method: Literal["automatic", "manual"]
     instrument: Instrument
     return_url: str
+    """Where the PSP sends the shopper's browser back to: an address of the gateway, not the merchant's."""
     reference: str | None = None
     description: str | None = None
     statement_descriptor: str | None = None
@@ -72,6 +84,12 @@ class Authorize:
     setup_future_usage: str | None = None
     recurring: str | None = None
     network_transaction_id: str | None = None
+    three_d_secure: Literal["automatic", "required"] = "automatic"
+    """``required`` asks for authentication whatever the PSP's own rules say."""
+    adjustable: bool = False
+    """Ask that the authorized amount may be changed later by :class:`Increment`."""
+    several_captures: bool = False
+    """Ask that more than one capture may be taken of it."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     billing_details: Mapping[str, Any] = field(default_factory=dict)
     shopper: Mapping[str, Any] = field(default_factory=dict)
@@ -90,12 +108,17 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Void:
-    """Release an authorization that was not captured."""
+    """Release an authorization that was not captured, or end an attempt that waits for its shopper (``unfinished``).
+
+    ``attempt_id`` is the operation id that the authorization was sent with: the handle where the PSP gave none of its own.
+    """
 
     operation_id: str
     payment_id: str
     amount: Money
-    provider_payment_id: str
+    attempt_id: str
+    provider_payment_id: str | None
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +132,52 @@ class Refund:
     reason: str | None = None
 
 
-Ask = Authorize | Capture | Void | Refund
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """Change an authorization to the new total ``amount``, up or down, before anything of it is captured."""
+
+    operation_id: str
+    payment_id: str
+    amount: Money
+    provider_payment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file of evidence. ``type`` is the PSP's own word for what it shows."""
+
+    type: str
+    content_type: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Defend:
+    """Contest a dispute. ``text`` holds what is said by the PSP's own field names, ``reason`` its defense reason code."""
+
+    operation_id: str
+    payment_id: str
+    amount: Money
+    provider_payment_id: str
+    dispute_id: str
+    """The PSP's own id of the dispute."""
+    text: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
+    documents: tuple[Document, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Give a dispute up: the money stays with the shopper."""
+
+    operation_id: str
+    payment_id: str
+    amount: Money
+    provider_payment_id: str
+    dispute_id: str
+
+
+Ask = Authorize | Capture | Void | Refund | Increment | Defend | Accept
 
 
 # --- What can come of it ----------------------------------------------------------------------------------------------
@@ -129,8 +197,21 @@ class CardFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreeDSecure:
+    """How the shopper was authenticated. ``result`` is one word for both PSPs, the rest is what they say of it."""
+
+    result: Literal["authenticated", "attempted", "exempted", "not_supported", "failed"]
+    flow: Literal["frictionless", "challenge"] | None = None
+    version: str | None = None
+    eci: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Approved:
-    """It happened: ``amount`` is authorized, captured, voided or refunded, and ``provider_id`` names it there."""
+    """It happened: ``amount`` is authorized, captured, voided or refunded, and ``provider_id`` names it there.
+
+    Of an :class:`Increment` ``amount`` is the new total, of a dispute's verbs the disputed amount.
+    """
 
     provider_id: str
     amount: Money
@@ -140,6 +221,11 @@ class Approved:
     avs: str | None = None
     cvc: str | None = None
     card: CardFacts | None = None
+    token: str | None = None
+    """What this account calls the instrument from now on, where it was asked to remember it."""
+    three_d_secure: ThreeDSecure | None = None
+    capture_before: datetime | None = None
+    """When the authorization lapses, where the PSP says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +272,33 @@ class Unknown:
 Outcome = Approved | Declined | ActionRequired | Pending | NotProcessed | Unknown
 
 
+class DisputeStatus(StrEnum):
+    """Where a dispute stands."""
+
+    INQUIRY = "inquiry"
+    """The issuer asks; no money has moved. Answer it, or refund the payment."""
+    NEEDS_RESPONSE = "needs_response"
+    UNDER_REVIEW = "under_review"
+    WON = "won"
+    LOST = "lost"
+    CLOSED = "closed"
+    """An inquiry ended without becoming a chargeback."""
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeNews:
+    """What a PSP says of a dispute. ``None`` is what this news does not speak of."""
+
+    dispute_id: str
+    status: DisputeStatus
+    amount: Money
+    reason: str | None = None
+    """One word for both PSPs: ``fraudulent``, ``product_not_received``, ``duplicate``, ``general``, …"""
+    network_reason_code: str | None = None
+    """The card network's own code, such as ``10.4``."""
+    respond_by: datetime | None = None
+
+
 # --- What an adapter must do ------------------------------------------------------------------------------------------
 
 
@@ -225,6 +338,12 @@ class Event:
     provider_payment_id: str | None = None
     outcome: Outcome | None = None
     occurred_at: datetime | None = None
+    dispute: DisputeNews | None = None
+    """News of a dispute about the payment that ``provider_payment_id`` names; then there is no ``outcome``."""
+
+
+class DetailsRefused(Exception):
+    """What the shopper brought back does not complete an attempt. The message says what is missing, never what was sent."""
 
 
 class WebhookRefused(Exception):
@@ -239,15 +358,63 @@ class Acknowledgement:
     media_type: str
 
 
+class Capability(StrEnum):
+    """What an account may be able to do. The words stand in the API's refusals, in ``GET /v1/accounts`` and in the docs."""
+
+    CARD_NUMBERS = "card_numbers"
+    MANUAL_CAPTURE = "manual_capture"
+    PARTIAL_CAPTURE = "partial_capture"
+    SEVERAL_CAPTURES = "several_captures"
+    INCREMENT = "incremental_authorization"
+    DECREMENT = "decremental_authorization"
+    PARTIAL_REFUND = "partial_refund"
+    SEVERAL_REFUNDS = "several_refunds"
+    VERIFICATION = "verification"
+    STORED_CREDENTIALS = "stored_credentials"
+    MERCHANT_INITIATED = "merchant_initiated"
+    NETWORK_TRANSACTION_ID = "network_transaction_id"
+    REDIRECT = "three_d_secure_redirect"
+    NATIVE = "three_d_secure_native"
+    LOOKUP = "lookup"
+    DISPUTE_TEXT = "dispute_text"
+    DISPUTE_DOCUMENTS = "dispute_documents"
+    DISPUTE_ACCEPT = "dispute_accept"
+
+
+MEANINGS: Final[Mapping[Capability, str]] = {
+    Capability.CARD_NUMBERS: "charges a card number, where a vault key is configured",
+    Capability.MANUAL_CAPTURE: "authorizes now and captures later",
+    Capability.PARTIAL_CAPTURE: "captures less than was authorized and releases the rest",
+    Capability.SEVERAL_CAPTURES: "captures one authorization in several parts",
+    Capability.INCREMENT: "raises the authorized amount before a capture",
+    Capability.DECREMENT: "lowers the authorized amount before a capture",
+    Capability.PARTIAL_REFUND: "refunds a part of what was captured",
+    Capability.SEVERAL_REFUNDS: "refunds in several parts",
+    Capability.VERIFICATION: "verifies a card without a payment",
+    Capability.STORED_CREDENTIALS: "remembers a card for later payments",
+    Capability.MERCHANT_INITIATED: "charges a remembered card while the shopper is away",
+    Capability.NETWORK_TRANSACTION_ID: "takes the network transaction id of a payment made elsewhere",
+    Capability.REDIRECT: "3-D Secure by redirect, through `GET /v1/return/{token}`",
+    Capability.NATIVE: "3-D Secure inside the checkout, through `next_action` and `/details`",
+    Capability.LOOKUP: "can be asked what became of an operation",
+    Capability.DISPUTE_TEXT: "takes a written answer to a dispute",
+    Capability.DISPUTE_DOCUMENTS: "takes documents as evidence",
+    Capability.DISPUTE_ACCEPT: "accepts a dispute",
+}
+"""What each capability means, for the printed page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a provider's adapter can do, asked before the call so that a refusal names the account and the capability."""
 
-    several_captures: bool
+    supported: frozenset[Capability]
     replay_horizon_s: int
     """How long the PSP certainly remembers an idempotency key, in seconds. After it only lookups remain."""
-    lookup: bool
-    """Whether the PSP can be asked what became of an operation."""
+    on_request: frozenset[Capability] = frozenset()
+    """What the PSP has to switch on for an account; the account's configuration then says so in ``enabled``."""
+    notes: Mapping[Capability, str] = field(default_factory=dict)
+    """What a reader of the printed page should know of one, such as its limits there."""
 
 
 class Provider(Protocol):
@@ -266,6 +433,16 @@ class Provider(Protocol):
 
     def compose(self, ask: Ask) -> Mapping[str, Any]:
         """The exact request for ``ask``, as JSON-able values. Pure: the same ask gives the same request."""
+        ...
+
+    def completion(self, call: Call, details: Mapping[str, str]) -> Mapping[str, Any]:
+        """The exact request that finishes an attempt with what the shopper brought back, to be sent by :meth:`send`.
+
+        ``call`` is the attempt that answered ``ActionRequired``; its request may be gone by now. ``details`` are the query
+        parameters of the return address, or what the checkout page handed over. Pure: the same details give the same request,
+        and its key at the PSP follows from the operation's key and the details, so it may be sent any number of times.
+        Raises :class:`DetailsRefused` where something is missing.
+        """
         ...
 
     async def send(self, call: Call, keep: Keep) -> Outcome:

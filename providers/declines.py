@@ -4,13 +4,16 @@ The tables are data (``providers/data/*.csv``): a row a documented code, with it
 card will not work again, ``soft`` where it may. ``action`` is the retry policy. ``evidence`` says how much the decline tells
 about the account rather than the shopper (0, 0.5 or 1). A code that is not listed maps to ``other``, soft, ``retry_later``
 and keeps its raw value.
+
+What the card network advises stands above the provider's code: ``providers/data/network_advice.csv`` says what Stripe's
+``advice_code``, Mastercard's merchant advice codes and Visa's response codes mean (:meth:`Decline.advised`).
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.resources import files
 from typing import Final, Literal, cast
@@ -26,6 +29,29 @@ class Action(StrEnum):
     DO_NOT_RETRY = "do_not_retry"
 
 
+class Advice(StrEnum):
+    """What a card network advises after a decline."""
+
+    NEVER = "do_not_try_again"
+    """The issuer will never approve this card; networks charge for every further try."""
+    DATA = "confirm_card_data"
+    """The card's data are wrong or old: the same data will be declined again, anywhere."""
+    WAIT = "wait"
+    """Not before :attr:`NetworkAdvice.wait_s` seconds have passed."""
+    LATER = "try_again_later"
+    """Not now. It says nothing against another account."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAdvice:
+    """One code of a card network, and what it advises."""
+
+    network: str
+    code: str
+    advice: Advice
+    wait_s: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Decline:
     """One decline in our words, with the provider's own code kept beside them."""
@@ -35,21 +61,42 @@ class Decline:
     action: Action
     provider_code: str | None = None
     evidence: str = "0"
+    network_code: str | None = None
+    """The issuer's own response code where the provider passes it on, such as ``05``."""
+    network_advice: Advice | None = None
+    wait_s: int | None = None
+    """How long the network wants to be left alone with this card, in seconds."""
 
     @property
     def message(self) -> str:
         """A sentence fit for a shopper. It never says stolen, lost or fraud: that is for the merchant's eyes."""
         return MESSAGES.get(self.code, "Your card was declined.")
 
-    def advised(self, advice: str | None) -> Decline:
-        """The same decline where the network advises never to try again: then it is hard, whatever the table says."""
-        if advice != "do_not_try_again":
-            return self
-        return Decline(self.code, "hard", Action.DO_NOT_RETRY, self.provider_code, self.evidence)
+    def advised(self, told: NetworkAdvice | None) -> Decline:
+        """The same decline once the network's advice is heard: it stands above the table of the provider's codes.
+
+        ``try_again_later`` alone never turns down another account: issuers attach it to nearly every soft decline, and the
+        table knows which of these another acquirer may get approved. What must wait, and what is wrong with the card, is
+        so at every account.
+        """
+        match told:
+            case None:
+                return self
+            case NetworkAdvice(advice=Advice.NEVER):
+                return replace(self, type="hard", action=Action.DO_NOT_RETRY, network_advice=told.advice)
+            case NetworkAdvice(advice=Advice.DATA):
+                return replace(self, action=Action.ASK_NEW_METHOD, network_advice=told.advice)
+            case NetworkAdvice(advice=Advice.WAIT, wait_s=wait_s):
+                return replace(self, type="soft", action=Action.RETRY_LATER, network_advice=told.advice, wait_s=wait_s)
+            case _:
+                now = self.action in {Action.RETRY_OTHER_NOW, Action.STEP_UP_3DS}
+                action = self.action if now else Action.RETRY_LATER
+                return replace(self, type="soft", action=action, network_advice=told.advice)
 
 
 MESSAGES: Final[Mapping[str, str]] = {
     "amount_invalid": "This amount cannot be charged to your card.",
+    "authentication_expired": "The payment was not confirmed in time. Please try again.",
     "authentication_failed": "Your bank could not confirm that it is you. Please try again or use another card.",
     "authentication_required": "Your bank asks you to confirm this payment.",
     "card_data_invalid": "Please check your card details.",
@@ -86,3 +133,13 @@ def look_up(table: Mapping[str, Decline], provider_code: str | None) -> Decline:
     """The decline for a provider's code. A code nobody documented keeps its raw value and is read as soft, retry later."""
     found = table.get(provider_code or "")
     return found or Decline(OTHER, "soft", Action.RETRY_LATER, provider_code)
+
+
+def load_advice(network: str) -> Mapping[str, NetworkAdvice]:
+    """What the codes of one network advise, by code: ``stripe``, ``mastercard`` (merchant advice) or ``visa`` (responses)."""
+    text = (files("providers") / "data" / "network_advice.csv").read_text(encoding="utf-8")
+    return {
+        row["code"]: NetworkAdvice(network, row["code"], Advice(row["advice"]), int(row["wait_s"] or 0) or None)
+        for row in csv.DictReader(text.splitlines())
+        if row["network"] == network
+    }

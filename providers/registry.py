@@ -25,7 +25,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from providers.contract import Call, Keep, NotProcessed, Outcome, Provider, Unknown
+from providers.contract import Call, Capability, Keep, NotProcessed, Outcome, Provider, Unknown
 from providers.money import Money
 from providers.transport import Transport
 
@@ -63,6 +63,8 @@ class AccountConfig(BaseModel):
     merchant_account: str | None = None
     environment: Literal["test", "live"] = "test"
     live_prefix: str | None = None
+    enabled: tuple[Capability, ...] = ()
+    """What the PSP has switched on for this account of the things it does on request only."""
 
     @property
     def livemode(self) -> bool:
@@ -78,18 +80,31 @@ class Account:
         self.merchant = config.merchant
         self.livemode = config.livemode
         self.provider = provider
-        self._currencies = None if config.currencies is None else frozenset(config.currencies)
+        self.currencies = None if config.currencies is None else frozenset(config.currencies)
+        able = provider.capabilities
+        if unknown := set(config.enabled) - able.on_request - able.supported:
+            raise ConfigError(f"account {config.name!r}: {provider.name} never has {', '.join(sorted(unknown))}")
+        self.capabilities = able.supported | set(config.enabled)
 
-    def eligible(self, money: Money, *, has_token: bool, has_card: bool) -> str | None:
+    def can(self, capability: Capability) -> bool:
+        """Whether this account is able to do that."""
+        return capability in self.capabilities
+
+    def eligible(
+        self, money: Money, *, has_token: bool, has_card: bool, needs: frozenset[Capability] = frozenset()
+    ) -> str | None:
         """Why this account cannot be asked for ``money``, or ``None`` when it can.
 
-        The words are ``currency_not_configured``, ``amount_not_representable`` and ``no_token``.
+        The words are ``currency_not_configured``, ``amount_not_representable``, ``no_token`` and, for one of the capabilities it
+        ``needs`` and has not, ``no_`` with its name.
         """
-        if self._currencies is not None and money.currency not in self._currencies:
+        if self.currencies is not None and money.currency not in self.currencies:
             return "currency_not_configured"
         if self.provider.refuses(money) is not None:
             return "amount_not_representable"
-        return None if has_token or has_card else "no_token"
+        if not has_token and not (has_card and self.can(Capability.CARD_NUMBERS)):
+            return "no_token"
+        return next((f"no_{missing}" for missing in sorted(needs - self.capabilities)), None)
 
     async def send(self, call: Call, keep: Keep, *, first_send: bool, timeout_s: float = DEADLINE_S) -> Outcome:
         """Send ``call``, and the identical bytes again where the outcome allows it.
