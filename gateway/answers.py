@@ -12,9 +12,10 @@ from typing import Any, Final, assert_never
 
 import orjson
 
+from gateway.disputes import Dispute
 from gateway.errors import MEDIA_TYPE, Problem
 from gateway.lifecycle import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status
-from gateway.rows import card_json
+from gateway.rows import card_json, three_d_secure_json
 from gateway.vault import Keyring
 from providers.contract import Kind
 from providers.declines import Decline
@@ -73,12 +74,12 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
         "cancel_requested": payment.cancel_requested,
         "cancellation_reason": payment.cancellation_reason,
         "decline": _decline(payment.decline),
-        "next_action": payment.next_action,
+        "next_action": None if payment.next_action is None else dict(payment.next_action),
         "payment_method": payment.payment_method,
         "card": card_json(payment.card),
         "captures": [capture_object(op, terms.currency) for op in payment.operations if op.kind is Kind.CAPTURE],
-        "capture_before": None,
-        "three_d_secure": None,
+        "capture_before": instant(payment.capture_before),
+        "three_d_secure": three_d_secure_json(payment.three_d_secure),
         "checks": {"avs": payment.avs, "cvc": payment.cvc} if payment.avs or payment.cvc else None,
         "auth_code": payment.auth_code,
         "arn": None,
@@ -89,6 +90,7 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
         "off_session": terms.off_session,
         "setup_future_usage": terms.setup_future_usage,
         "recurring": terms.recurring,
+        "incremental_authorization": bool(terms.adjustable),
         "return_url": terms.return_url,
         "metadata": terms.metadata,
         "client_secret": keys.secret_of(terms.id),
@@ -102,6 +104,21 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
     if "refunds" in expand:
         shown["refunds"] = [refund_object(payment, op) for op in payment.operations if op.kind is Kind.REFUND]
     return shown
+
+
+def history_object(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One step of a payment's history as the API shows it, from its row."""
+    return {
+        "object": "change",
+        "seq": row["seq"],
+        "at": instant(row["at"]),
+        "source": row["source"],
+        "news": row["news"],
+        "from": row["from_status"],
+        "to": row["to_status"],
+        "reason": row["reason"],
+        "operation": row["operation_id"],
+    }
 
 
 def _processing_reason(payment: Payment) -> Reason | None:
@@ -119,6 +136,9 @@ def _decline(decline: Decline | None) -> dict[str, Any] | None:
         "type": decline.type,
         "advice": decline.action,
         "provider_code": decline.provider_code,
+        "network_code": decline.network_code,
+        "network_advice": decline.network_advice,
+        "retry_after_s": decline.wait_s,
         "message": decline.message,
     }
 
@@ -178,6 +198,26 @@ def refund_object(payment: Payment, operation: Operation) -> dict[str, Any]:
     }
 
 
+def dispute_object(dispute: Dispute) -> dict[str, Any]:
+    """A dispute as the API shows it."""
+    return {
+        "id": dispute.id,
+        "object": "dispute",
+        "payment": dispute.payment_id,
+        "status": dispute.status,
+        "amount": dispute.amount,
+        "currency": dispute.currency,
+        "reason": dispute.reason,
+        "network_reason_code": dispute.network_reason_code,
+        "respond_by": instant(dispute.respond_by),
+        "account": dispute.account,
+        "provider": dispute.provider,
+        "provider_dispute_id": dispute.provider_dispute_id,
+        "created": instant(dispute.created_at),
+        "updated": instant(dispute.updated_at),
+    }
+
+
 def _waiting(location: str) -> dict[str, str]:
     return {"Location": location, "Retry-After": str(POLL_AFTER_S)}
 
@@ -207,8 +247,13 @@ def charge_answer(payment: Payment, keys: Keyring, *, ok: int) -> Answer:
             assert_never(payment.status)
 
 
-def follow_up_answer(payment: Payment, operation: Operation | None, keys: Keyring) -> Answer:
-    """The answer to a capture, a cancel or a refund. ``operation`` is ``None`` where no provider had to be asked."""
+def follow_up_answer(
+    payment: Payment, operation: Operation | None, keys: Keyring, dispute: Dispute | None = None
+) -> Answer:
+    """The answer to a verb on a payment. ``operation`` is ``None`` where no provider had to be asked.
+
+    ``dispute`` is the one that was answered, as it stands once the provider has taken the answer.
+    """
     if operation is None:  # canceled at once, or noted until the outcome is known
         shown = orjson.dumps(payment_object(payment, keys))
         if payment.status is not Status.PROCESSING and not payment.cancel_requested:
@@ -219,6 +264,8 @@ def follow_up_answer(payment: Payment, operation: Operation | None, keys: Keyrin
     settled = operation.status not in IN_FLIGHT | {OperationStatus.PENDING}
     if operation.kind is Kind.REFUND:
         shown, location = orjson.dumps(refund_object(payment, operation)), f"/v1/refunds/{operation.id}"
+    elif dispute is not None:
+        shown, location = orjson.dumps(dispute_object(dispute)), f"/v1/disputes/{dispute.id}"
     else:
         shown, location = orjson.dumps(payment_object(payment, keys)), f"/v1/payments/{payment.terms.id}"
     if not settled:

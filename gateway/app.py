@@ -24,9 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import news
 from gateway.answers import JSON
+from gateway.api.accounts import Accounts
+from gateway.api.asking import Asker
 from gateway.api.auth import Authenticator
+from gateway.api.disputes import Disputes
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
+from gateway.api.returns import Returns
 from gateway.books import Books
 from gateway.deps import Deps
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
@@ -152,7 +156,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     deps = house.deps
-    payments = Payments(deps, Authenticator(deps.queries, deps.keys, dev=settings.dev))
+    asker = Asker(deps, Authenticator(deps.queries, deps.keys, dev=settings.dev))
+    payments, disputes = Payments(deps, asker), Disputes(deps, asker)
     health = Health(deps.queries, house.gate)
     webhooks = Webhooks(
         house.inbox, deps.accounts, lambda account, result: deps.instruments.webhooks.labels(account, result).inc()
@@ -169,8 +174,16 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/payments/{id}/confirm", payments.confirm, methods=["POST"]),
             Route("/v1/payments/{id}/capture", payments.capture, methods=["POST"]),
             Route("/v1/payments/{id}/cancel", payments.cancel, methods=["POST"]),
+            Route("/v1/payments/{id}/increment", payments.increment, methods=["POST"]),
+            Route("/v1/payments/{id}/details", payments.details, methods=["POST"]),
+            Route("/v1/return/{token}", Returns(deps).__call__, methods=["GET"]),
             Route("/v1/refunds", payments.refund, methods=["POST"]),
             Route("/v1/refunds/{id}", payments.retrieve_refund, methods=["GET"]),
+            Route("/v1/disputes", disputes.list, methods=["GET"]),
+            Route("/v1/disputes/{id}", disputes.retrieve, methods=["GET"]),
+            Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
+            Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
+            Route("/v1/accounts", Accounts(deps, asker).list, methods=["GET"]),
             Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),

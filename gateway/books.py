@@ -9,24 +9,38 @@ What each statement is made of stands in ``_PIECES``; a statement is put togethe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, Final
 
+from gateway.disputes import Dispute
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
-from gateway.rows import STATE, decline_json, operation_values, payment_values, state_values
+from gateway.rows import (
+    DISPUTE_STATE,
+    STATE,
+    decline_json,
+    dispute_values,
+    operation_values,
+    payment_values,
+    state_values,
+)
 from gateway.sql import Pool, Statement, columns, sets, values
-from gateway.tables import ChangeRow, OperationRow, PaymentMethod, PaymentRow
+from gateway.tables import ChangeRow, DisputeRow, OperationRow, PaymentMethod, PaymentRow
 from idempotency.key import Key
 from idempotency.tables import IdempotencyKey
+from providers.contract import Kind
 
 LEASE_S: Final = 6
 """How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
 LADDER_S: Final = (2, 5, 15, 60, 300, 900, 3600)
 """Seconds until an operation of unknown outcome is looked at again, by how often that was done; then the last one."""
+ABANDONED_S: Final = 1800
+"""A challenge that nobody finishes ends after 30 minutes: by then the shopper is gone."""
+LAPSED_S: Final = 24 * 3600
+"""A payment that was declined waits a day for another try; then the decline is final."""
 LOOK_EVERY_S: Final = 2
 """A GET of an undecided payment brings its next look forward, at most this often."""
 
@@ -102,22 +116,31 @@ _OPERATION: Final = f"""INSERT INTO operation ({columns(OperationRow)})
     )
 } FROM {{source}}"""
 _SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_provider_id, decline = :s_decline,
-    reason = :s_reason, updated_at = :p_updated_at, lease_until = now(), tries = tries + 1,
+    reason = :s_reason, challenged = :s_challenged, updated_at = :p_updated_at, lease_until = now(), tries = tries + 1,
     due_at = now() + make_interval(secs => :s_due::float8),
     sealed_request = CASE WHEN :s_wipe THEN NULL ELSE sealed_request END,
     holds_card = holds_card AND NOT :s_wipe
     FROM {source} WHERE operation.id = :s_id RETURNING operation.id"""
-_VOIDS: Final = """UPDATE operation SET status = 'voided', due_at = NULL, sealed_request = NULL, holds_card = false,
-    updated_at = :p_updated_at FROM {source}
-    WHERE operation.payment_id = :p_id AND operation.id = ANY(:v_ids::text[])"""
+_ENDED: Final = """UPDATE operation SET status = :e_status, decline = :e_decline, reason = :e_reason,
+    due_at = now() + make_interval(secs => :e_due::float8),
+    sealed_request = NULL, holds_card = false, updated_at = :p_updated_at FROM {source}
+    WHERE operation.payment_id = :p_id AND operation.id = ANY(:e_ids::text[])"""
+_RETURNED: Final = """UPDATE operation SET status = 'sent', epoch = epoch + 1, tries = 0, sealed_request = :b_sealed,
+    holds_card = false, updated_at = :p_updated_at, lease_until = now() + make_interval(secs => :b_lease::float8),
+    due_at = now() + make_interval(secs => :b_lease::float8) FROM {source} WHERE operation.id = :b_id"""
+_DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
+    SELECT {values(DisputeRow, "d_")} FROM {{source}}
+    ON CONFLICT (account, provider_dispute_id) DO UPDATE SET {
+    ", ".join(f"{name} = excluded.{name}" for name in DISPUTE_STATE)
+}"""
 _CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
     SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
 _ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_answer FROM {source}
     WHERE idempotency_key.merchant_id = :a_merchant_id AND idempotency_key.livemode = :a_livemode
     AND idempotency_key.key = :a_key AND idempotency_key.status IS NULL"""
 _DRIVE: Final = """UPDATE idempotency_key SET operation_id = :o_id FROM {source}
-    WHERE idempotency_key.merchant_id = :d_merchant_id AND idempotency_key.livemode = :d_livemode
-    AND idempotency_key.key = :d_key"""
+    WHERE idempotency_key.merchant_id = :w_merchant_id AND idempotency_key.livemode = :w_livemode
+    AND idempotency_key.key = :w_key"""
 _SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
     sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source}
     WHERE payment_method.id = :spent_id AND payment_method.created_at = :spent_at"""
@@ -129,7 +152,9 @@ _PIECES: Final[Mapping[str, str]] = {
     "state": _STATE,
     "settle": _SETTLE,
     "operation": _OPERATION,
-    "voids": _VOIDS,
+    "ended": _ENDED,
+    "returned": _RETURNED,
+    "dispute": _DISPUTE,
     "change": _CHANGE,
     "answer": _ANSWER,
     "drive": _DRIVE,
@@ -194,6 +219,14 @@ _MARK_DUE: Final = Statement(
     AND status IN ('unknown', 'created') AND lease_until <= now()
     AND updated_at < now() - interval '{LOOK_EVERY_S} seconds' RETURNING id"""
 )
+_CLAIM: Final = Statement(
+    """UPDATE operation SET due_at = now() + make_interval(secs => :again::float8) WHERE id IN
+    (SELECT id FROM operation WHERE due_at <= now() AND status = ANY(:statuses::text[]) ORDER BY due_at LIMIT :limit
+    FOR UPDATE SKIP LOCKED) RETURNING payment_id, id"""
+)
+_SETTLED: Final = Statement(
+    "UPDATE operation SET due_at = NULL WHERE id = :id AND status = ANY(:statuses::text[]) RETURNING id"
+)
 _WIPE: Final = Statement(
     """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
     sealed_card = CASE WHEN reusable THEN sealed_card END WHERE wipe_at <= now() RETURNING id"""
@@ -202,6 +235,19 @@ _WIPE_REQUESTS: Final = Statement(
     """UPDATE operation SET sealed_request = NULL, holds_card = false
     WHERE holds_card AND created_at < now() - make_interval(secs => :age::float8) RETURNING id"""
 )
+
+
+def due_after(operation: Operation) -> float | None:
+    """Seconds until the worker looks at an operation again; ``None`` where only news from outside can move it."""
+    match operation.status:
+        case OperationStatus.UNKNOWN | OperationStatus.CREATED:
+            return float(LADDER_S[min(operation.tries, len(LADDER_S) - 1)])
+        case OperationStatus.REQUIRES_ACTION:
+            return float(ABANDONED_S)
+        case OperationStatus.DECLINED | OperationStatus.EXPIRED:
+            return float(LAPSED_S) if operation.kind is Kind.AUTHORIZE else None
+        case _:
+            return None
 
 
 class LeaseLost(Exception):
@@ -237,56 +283,45 @@ class Books:
         *,
         source: str,
         settled: Operation | None = None,
-        due_s: float | None = None,
         opened: tuple[Operation, Request] | None = None,
         key: KeyUse | None = None,
         answer: tuple[Key, int, bytes] | None = None,
         method: Method | None = None,
         spent_method: str | None = None,
         driven_by: Key | None = None,
+        returned: tuple[Operation, Request] | None = None,
+        dispute: Dispute | None = None,
     ) -> Written:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
-        ``driven_by`` is the key that the opened operation now belongs to.
-        ``due_s``: seconds until the worker looks at the settled operation again, ``None`` where nothing is left to find out.
+        ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
+        request that completes it. ``dispute`` is a dispute as it stands from now on.
         """
         payment = change.payment
-        pieces = {"state", "change"}
+        ended = _newly_ended(before, payment, settled)
+        pieces: dict[str, Any] = {
+            "settle": settled and _settle_values(settled),
+            "operation": opened and _operation_values(opened[0], payment, opened[1]),
+            "ended": ended and _ended_values(ended),
+            "answer": answer and _answer_values(*answer),
+            "method": method and _method_values(method, payment),
+            "spent": spent_method and {"spent_id": spent_method, "spent_at": payment.terms.created_at},
+            "drive": driven_by and _drive_values(driven_by),
+            "returned": returned and _returned_values(*returned),
+            "dispute": dispute and dispute_values(dispute, payment, "d_"),
+        }
         params = {
             **state_values(payment, "p_"),
             **_change_values(change, source),
             "p_id": payment.terms.id,
             "g_version": before.version,
         }
-        if settled is not None:
-            pieces.add("settle")
-            params |= _settle_values(settled, due_s)
-        if opened is not None:
-            pieces.add("operation")
-            params |= _operation_values(opened[0], payment, opened[1])
-        if voided := _newly_voided(before, payment):
-            pieces.add("voids")
-            params["v_ids"] = voided
+        for values_ in filter(None, pieces.values()):
+            params |= values_
         if key is not None:
             params |= self._key(key, payment)
-        if answer is not None:
-            pieces.add("answer")
-            params |= _answer_values(*answer)
-        if method is not None:
-            pieces.add("method")
-            params |= _method_values(method, payment)
-        if spent_method is not None:
-            pieces.add("spent")
-            params |= {"spent_id": spent_method, "spent_at": payment.terms.created_at}
-        if driven_by is not None:
-            pieces.add("drive")
-            params |= {
-                "d_merchant_id": driven_by.merchant_id,
-                "d_livemode": driven_by.livemode,
-                "d_key": driven_by.text,
-            }
-        statement = _statement(frozenset(pieces), guarded=True, keyed=key is not None)
-        return _written(await statement.row(self._pool, params))
+        wanted = frozenset({"state", "change", *(name for name, given in pieces.items() if given)})
+        return _written(await _statement(wanted, guarded=True, keyed=key is not None).row(self._pool, params))
 
     async def answer(self, key: Key, status: int, sealed: bytes) -> bool:
         """Decide a key's answer afterwards. ``False`` where it was decided already: then that answer stands."""
@@ -333,6 +368,20 @@ class Books:
         """Bring the next look at an undecided payment forward."""
         await _MARK_DUE.rows(self._pool, {"id": payment_id})
 
+    async def claim_due(
+        self, statuses: Collection[OperationStatus], again_s: float, limit: int
+    ) -> list[tuple[str, str]]:
+        """Attempts in one of ``statuses`` whose time has come, as ids of payment and operation.
+
+        Each is claimed for one try: unless that changes it, it is due again ``again_s`` seconds later.
+        """
+        rows = await _CLAIM.rows(self._pool, {"statuses": list(statuses), "again": again_s, "limit": limit})
+        return [(row["payment_id"], row["id"]) for row in rows]
+
+    async def forget_due(self, operation: Operation) -> None:
+        """Nothing is to be done any more about an operation that has ended."""
+        await _SETTLED.row(self._pool, {"id": operation.id, "statuses": list(FINAL)})
+
     async def wipe(self, age_s: float) -> int:
         """Wipe cards and security codes that have waited too long: of unused methods, and of requests still unknown."""
         methods = await _WIPE.rows(self._pool, {})
@@ -361,9 +410,24 @@ def _written(row: Any) -> Written:
     return Written.DONE if row["claimed"] else Written.KEY_USED
 
 
-def _newly_voided(before: Payment, after: Payment) -> list[str]:
-    live = {op.id for op in before.operations if op.status is not OperationStatus.VOIDED}
-    return [op.id for op in after.operations if op.status is OperationStatus.VOIDED and op.id in live]
+_ENDS: Final = frozenset({OperationStatus.VOIDED, OperationStatus.EXPIRED})
+
+
+def _newly_ended(before: Payment, after: Payment, settled: Operation | None) -> list[Operation]:
+    """The authorizations that this change ends beside the operation that it settles: all of them in the same way."""
+    live = {op.id for op in before.operations if op.status not in _ENDS} - {settled.id if settled else None}
+    return [op for op in after.operations if op.status in _ENDS and op.id in live]
+
+
+def _ended_values(ended: list[Operation]) -> dict[str, Any]:
+    first = ended[0]
+    return {
+        "e_ids": [op.id for op in ended],
+        "e_status": first.status,
+        "e_decline": decline_json(first.decline),
+        "e_reason": first.reason,
+        "e_due": due_after(first),
+    }
 
 
 def _change_values(change: Change, source: str) -> dict[str, Any]:
@@ -401,10 +465,12 @@ FINAL: Final = frozenset(
         OperationStatus.FAILED,
     }
 )
+"""Statuses after which an operation asks nothing more of its provider."""
+WIPED: Final = FINAL | {OperationStatus.REQUIRES_ACTION}
 """Statuses after which a sealed request is never sent again, so it is wiped with the same commit."""
 
 
-def _settle_values(operation: Operation, due_s: float | None) -> dict[str, Any]:
+def _settle_values(operation: Operation) -> dict[str, Any]:
     return {
         "s_id": operation.id,
         "s_epoch": operation.epoch,
@@ -412,9 +478,18 @@ def _settle_values(operation: Operation, due_s: float | None) -> dict[str, Any]:
         "s_provider_id": operation.provider_id,
         "s_decline": decline_json(operation.decline),
         "s_reason": operation.reason,
-        "s_due": due_s,
-        "s_wipe": operation.status in FINAL,
+        "s_challenged": operation.challenged,
+        "s_due": due_after(operation),
+        "s_wipe": operation.status in WIPED,
     }
+
+
+def _drive_values(key: Key) -> dict[str, Any]:
+    return {"w_merchant_id": key.merchant_id, "w_livemode": key.livemode, "w_key": key.text}
+
+
+def _returned_values(operation: Operation, request: Request) -> dict[str, Any]:
+    return {"b_id": operation.id, "b_sealed": request.sealed, "b_lease": float(LEASE_S)}
 
 
 def _answer_values(key: Key, status: int, sealed: bytes) -> dict[str, Any]:

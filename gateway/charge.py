@@ -28,7 +28,7 @@ from gateway.sql import DATABASE_LOST
 from gateway.vault import Wallet
 from idempotency.key import Key
 from idempotency.once import Claim
-from providers.contract import Authorize, Card, CardFacts, Kind, Outcome
+from providers.contract import Authorize, Capability, Card, CardFacts, Kind, Outcome
 from providers.money import Money
 from providers.registry import DEADLINE_S
 from routing.plan import Plan, Verdict
@@ -202,10 +202,30 @@ def _eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | No
     """Each account of the merchant with the reason why it cannot take the payment, or ``None``."""
     money = Money(terms.amount, terms.currency)
     return {
-        account.name: account.eligible(money, has_token=account.name in wallet.tokens, has_card=wallet.card is not None)
+        account.name: account.eligible(
+            money,
+            has_token=account.name in wallet.tokens,
+            has_card=wallet.card is not None,
+            needs=_needs(terms, has_token=account.name in wallet.tokens),
+        )
         for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode)
         if terms.pinned_account in {None, account.name}
     }
+
+
+def _needs(terms: Terms, *, has_token: bool) -> frozenset[Capability]:
+    """What an account must be able to do for these terms."""
+    wanted = {
+        Capability.VERIFICATION: terms.amount == 0,
+        Capability.MANUAL_CAPTURE: terms.capture_method == "manual",
+        Capability.STORED_CREDENTIALS: terms.setup_future_usage is not None,
+        Capability.MERCHANT_INITIATED: terms.off_session,
+        Capability.INCREMENT: bool(terms.adjustable),
+        Capability.REDIRECT: terms.three_d_secure == "required",
+        # An account that remembers the card itself knows its first payment, too.
+        Capability.NETWORK_TRANSACTION_ID: terms.network_transaction_id is not None and not has_token,
+    }
+    return frozenset(capability for capability, needed in wanted.items() if needed)
 
 
 def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | None:
@@ -218,7 +238,9 @@ def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | N
         return Problem("no_eligible_account", "There is no account of that name.", "routing.account")
     param = "routing.account" if terms.pinned_account is not None else None
     why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no account is configured"
-    return Problem("no_eligible_account", f"No account can take this payment ({why}).", param)
+    return Problem(
+        "no_eligible_account", f"No account can take this payment ({why}).", param, extra={"accounts": reasons}
+    )
 
 
 def _compose(
@@ -236,12 +258,15 @@ def _compose(
         amount=Money(terms.amount, terms.currency),
         capture_method="manual" if terms.capture_method == "manual" else "automatic",
         instrument=instrument,
-        return_url=terms.return_url or deps.public_url,
+        return_url=f"{deps.public_url}/v1/return/{deps.keys.return_token(operation_id)}",
         reference=terms.reference,
         description=terms.description,
         statement_descriptor=terms.statement_descriptor,
         customer=terms.customer,
-        off_session=terms.off_session,
+        off_session=terms.off_session and not payment.steps_up,
+        three_d_secure="required" if payment.steps_up or terms.three_d_secure == "required" else "automatic",
+        adjustable=bool(terms.adjustable),
+        several_captures=terms.capture_method == "manual" and account.can(Capability.SEVERAL_CAPTURES),
         setup_future_usage=terms.setup_future_usage,
         recurring=terms.recurring,
         network_transaction_id=terms.network_transaction_id,

@@ -44,6 +44,7 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     "card_not_accepted": Sort(422, "Card numbers are not accepted here"),
     "no_eligible_account": Sort(422, "No account can take this payment"),
     "amount_too_large": Sort(422, "The amount is too large"),
+    "capability_missing": Sort(422, "The account cannot do this"),
     "provider_refused": Sort(422, "The provider refused"),
     # The state of things.
     "request_in_progress": Sort(409, "The same request is being worked on", retryable=True, retry_after_s=2),

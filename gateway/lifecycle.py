@@ -25,6 +25,7 @@ from providers.contract import (
     NotProcessed,
     Outcome,
     Pending,
+    ThreeDSecure,
     Unknown,
 )
 from providers.declines import Action, Decline
@@ -83,6 +84,9 @@ IN_FLIGHT: Final = frozenset({S.CREATED, S.SENT, S.UNKNOWN})
 OPEN: Final = IN_FLIGHT | {S.REQUIRES_ACTION, S.PENDING}
 """The operation may still move money. While an authorization is open, no other account is asked."""
 
+ANSWERS_DISPUTE: Final = frozenset({Kind.DEFEND, Kind.ACCEPT})
+"""What is asked about a dispute: it moves none of the payment's amounts."""
+
 _ENDS: Final = frozenset({S.AUTHORIZED, S.CAPTURED, S.DECLINED, S.VOIDED, S.EXPIRED})
 _FOLLOW_UP: Final[Mapping[S, frozenset[S]]] = {
     S.CREATED: frozenset({S.SENT, S.PENDING, S.UNKNOWN, S.SUCCEEDED, S.FAILED}),
@@ -96,7 +100,7 @@ TRANSITIONS: Final[Mapping[Kind, Mapping[S, frozenset[S]]]] = {
     Kind.AUTHORIZE: {
         S.SENT: _ENDS | {S.REQUIRES_ACTION, S.PENDING, S.UNKNOWN, S.NOT_PROCESSED},
         S.UNKNOWN: _ENDS | {S.REQUIRES_ACTION, S.PENDING},
-        S.REQUIRES_ACTION: _ENDS | {S.PENDING, S.UNKNOWN},
+        S.REQUIRES_ACTION: _ENDS | {S.SENT, S.PENDING, S.UNKNOWN},  # sent: the shopper came back, and that is passed on
         S.PENDING: _ENDS,
         S.AUTHORIZED: frozenset({S.CAPTURED, S.VOIDED, S.EXPIRED}),
         S.CAPTURED: frozenset(),
@@ -108,6 +112,9 @@ TRANSITIONS: Final[Mapping[Kind, Mapping[S, frozenset[S]]]] = {
     Kind.CAPTURE: _FOLLOW_UP,
     Kind.VOID: {**_FOLLOW_UP, S.SUCCEEDED: frozenset()},
     Kind.REFUND: _FOLLOW_UP,
+    Kind.INCREMENT: {**_FOLLOW_UP, S.SUCCEEDED: frozenset()},
+    Kind.DEFEND: {**_FOLLOW_UP, S.SUCCEEDED: frozenset()},
+    Kind.ACCEPT: {**_FOLLOW_UP, S.SUCCEEDED: frozenset()},
 }
 """Every step an operation may take, by what it asks. A step that is not here is no news: it changes nothing."""
 
@@ -132,6 +139,8 @@ class Operation:
     final: bool = True
     reason: str | None = None
     metadata: Mapping[str, str] | None = None
+    challenged: bool = False
+    """Whether the shopper was asked to authenticate: after that nobody else is asked, whatever comes of it."""
     created_at: datetime | None = None
 
     def outcome(self, currency: str) -> Outcome:
@@ -140,7 +149,7 @@ class Operation:
             case S.AUTHORIZED | S.CAPTURED:
                 amount = Money(self.amount, currency)
                 return Approved(self.provider_id or "", amount, captured=self.status is S.CAPTURED)
-            case S.DECLINED if self.decline is not None:
+            case S.DECLINED | S.EXPIRED if self.decline is not None:
                 return Declined(self.decline, self.provider_id)
             case S.NOT_PROCESSED:
                 return NotProcessed("not_sent")
@@ -152,7 +161,12 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the merchant asked for. Fixed when the payment is created."""
+    """What the merchant asked for, fixed when the payment is created but for two things.
+
+    An authorization that is changed changes ``amount``, and ``off_session`` ends when the shopper comes to authenticate.
+
+    An ``amount`` of zero is a verification of a payment method.
+    """
 
     id: str
     merchant_id: str
@@ -171,6 +185,8 @@ class Terms:
     recurring: str | None = None
     network_transaction_id: str | None = None
     pinned_account: str | None = None
+    three_d_secure: str | None = None
+    adjustable: bool | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     billing_details: Mapping[str, Any] = field(default_factory=dict)
     shopper: Mapping[str, Any] = field(default_factory=dict)
@@ -206,6 +222,8 @@ class Payment:
     avs: str | None = None
     cvc: str | None = None
     card: CardFacts | None = None
+    three_d_secure: ThreeDSecure | None = None
+    capture_before: datetime | None = None
     decline: Decline | None = None
     next_action: Mapping[str, Any] | None = None
     operations: tuple[Operation, ...] = ()
@@ -231,6 +249,11 @@ class Payment:
     def open_attempt(self) -> Operation | None:
         """The authorization that may still move money; there is at most one (a unique index holds it)."""
         return next((attempt for attempt in self.attempts if attempt.status in OPEN), None)
+
+    @property
+    def steps_up(self) -> bool:
+        """Whether it waits for its shopper to come and authenticate, with no attempt open anywhere."""
+        return self.status is Status.REQUIRES_ACTION and self.open_attempt is None
 
     def operation(self, operation_id: str) -> Operation:
         """The operation of that id. Raises ``KeyError`` for one that is not this payment's."""
@@ -359,7 +382,7 @@ def _attempt_after(operation: Operation, outcome: Outcome, *, automatic: bool) -
     What is authorized with ``automatic`` capture is captured with it; Adyen's webhook does not say so again.
     """
     reason = decline = None
-    provider_id = operation.provider_id
+    provider_id, challenged = operation.provider_id, operation.challenged
     match outcome:
         case Approved():
             status = S.CAPTURED if outcome.captured or automatic else S.AUTHORIZED
@@ -369,6 +392,7 @@ def _attempt_after(operation: Operation, outcome: Outcome, *, automatic: bool) -
             provider_id, reason = outcome.provider_id or provider_id, outcome.decline.code
         case ActionRequired():
             status, provider_id = S.REQUIRES_ACTION, outcome.provider_id or provider_id
+            challenged = True
         case Pending():
             status, provider_id = S.PENDING, outcome.provider_id or provider_id
         case NotProcessed():
@@ -381,7 +405,9 @@ def _attempt_after(operation: Operation, outcome: Outcome, *, automatic: bool) -
             assert_never(outcome)
     if status not in TRANSITIONS[Kind.AUTHORIZE][operation.status]:
         return NoChange(f"attempt is {operation.status}, news says {status}")
-    return replace(operation, status=status, provider_id=provider_id, decline=decline, reason=reason)
+    return replace(
+        operation, status=status, provider_id=provider_id, decline=decline, reason=reason, challenged=challenged
+    )
 
 
 def _approved(payment: Payment, outcome: Approved, *, captured: bool) -> Payment:
@@ -397,6 +423,8 @@ def _approved(payment: Payment, outcome: Approved, *, captured: bool) -> Payment
         avs=outcome.avs or payment.avs,
         cvc=outcome.cvc or payment.cvc,
         card=_merged(payment.card, outcome.card),
+        three_d_secure=outcome.three_d_secure or payment.three_d_secure,
+        capture_before=None if captured else outcome.capture_before,
     )
 
 
@@ -411,8 +439,10 @@ def _learned(payment: Payment, operation: Operation, outcome: Outcome, now: date
         avs=payment.avs or outcome.avs,
         cvc=payment.cvc or outcome.cvc,
         card=_merged(outcome.card, payment.card),
+        three_d_secure=payment.three_d_secure or outcome.three_d_secure,
+        capture_before=payment.capture_before or (outcome.capture_before if payment.amount_capturable else None),
     )
-    if told == payment:
+    if told == payment and outcome.token is None:
         return None
     changed = replace(told, version=payment.version + 1, updated_at=now)
     return _change(payment, changed, operation, type(outcome).__name__, "facts_learned")
@@ -448,7 +478,7 @@ def _declined(payment: Payment) -> Payment:
     if payment.cancel_requested:
         return replace(_voided(payment), cancellation_reason=payment.cancellation_reason or "requested")
     round_ = [attempt for attempt in payment.attempts if attempt.round == payment.round]
-    if declined := [attempt for attempt in round_ if attempt.status is S.DECLINED]:  # shown with the account it is from
+    if declined := [op for op in round_ if op.status in {S.DECLINED, S.EXPIRED}]:  # shown with the account it is from
         last = declined[-1]
         payment = replace(
             payment,
@@ -457,14 +487,18 @@ def _declined(payment: Payment) -> Payment:
             provider_payment_id=last.provider_id,
             decline=last.decline,
         )
-    declined_rounds = len({attempt.round for attempt in payment.attempts if attempt.status is S.DECLINED})
-    again = not payment.terms.off_session and declined_rounds < ROUNDS_MAX
-    return replace(
-        payment,
-        status=Status.REQUIRES_PAYMENT_METHOD if again else Status.FAILED,
-        processing_reason=None,
-        next_action=None,
-    )
+    tries = len({attempt.round for attempt in payment.attempts if attempt.status in {S.DECLINED, S.EXPIRED}})
+    payment = replace(payment, processing_reason=None, next_action=None)
+    if tries < ROUNDS_MAX and not payment.terms.off_session:
+        return replace(payment, status=Status.REQUIRES_PAYMENT_METHOD)
+    if tries < ROUNDS_MAX and payment.decline is not None and payment.decline.action is Action.STEP_UP_3DS:
+        # Nobody is there to authenticate now. The merchant brings the shopper back, and confirms.
+        return replace(payment, status=Status.REQUIRES_ACTION, next_action=AUTHENTICATE)
+    return replace(payment, status=Status.FAILED)
+
+
+AUTHENTICATE: Final[Mapping[str, Any]] = MappingProxyType({"type": "authenticate_on_session"})
+"""The next action of an off-session payment whose issuer wants to see the shopper: ``/confirm`` it while they are there."""
 
 
 def _processing(payment: Payment, reason: Reason | None) -> Payment:
@@ -510,38 +544,64 @@ def _follow_up_status(outcome: Outcome) -> tuple[S, str | None]:
 def _settled(payment: Payment, before: Operation, after: Operation, *, driven: bool) -> Payment:
     """Move the reserved amount of a follow-up to where it belongs."""
     amount, succeeded, undone = after.amount, after.status is S.SUCCEEDED, before.status is S.SUCCEEDED
+    taken = amount if succeeded else 0
     match after.kind:
+        case Kind.CAPTURE if undone:  # captured, and then the capture failed after all
+            return replace(payment, status=Status.REQUIRES_CAPTURE, amount_captured=payment.amount_captured - amount)
         case Kind.CAPTURE:
-            if undone:  # captured, and then the capture failed after all
-                payment = replace(payment, amount_captured=payment.amount_captured - amount)
-                return replace(payment, status=Status.REQUIRES_CAPTURE)
             payment = replace(
                 payment,
                 amount_capturing=payment.amount_capturing - amount,
-                amount_captured=payment.amount_captured + (amount if succeeded else 0),
+                amount_captured=payment.amount_captured + taken,
             )
             whole = payment.amount_captured == payment.amount_authorized
             done = succeeded and (after.final or whole)
-            return replace(payment, status=Status.SUCCEEDED) if done else payment
+            return replace(payment, status=Status.SUCCEEDED, capture_before=None) if done else payment
+        case Kind.REFUND if undone:
+            return replace(payment, amount_refunded=payment.amount_refunded - amount)
         case Kind.REFUND:
-            if undone:
-                return replace(payment, amount_refunded=payment.amount_refunded - amount)
             return replace(
                 payment,
                 amount_refunding=payment.amount_refunding - amount,
-                amount_refunded=payment.amount_refunded + (amount if succeeded else 0),
+                amount_refunded=payment.amount_refunded + taken,
             )
+        case Kind.INCREMENT if succeeded:
+            return replace(payment, amount_authorized=amount, terms=replace(payment.terms, amount=amount))
         case Kind.VOID:
-            if succeeded and not payment.amount_captured:
-                return _voided(payment)
-            # Captured before it could be released. Who asked and hears so now may refund it; a cancel that was promised
-            # before is kept: then the worker does.
-            promised = not driven and not succeeded and payment.amount_captured > 0
-            return replace(payment, cancel_requested=promised)
+            return _released(payment, after, succeeded=succeeded, driven=driven)
+        case Kind.INCREMENT | Kind.DEFEND | Kind.ACCEPT:
+            return payment
         case Kind.AUTHORIZE:
             raise AssertionError("an authorization is not a follow-up")
         case _:
             assert_never(after.kind)
+
+
+def _released(payment: Payment, void: Operation, *, succeeded: bool, driven: bool) -> Payment:
+    """A void has ended: of an authorization, or of a challenge that nobody finished."""
+    if void.round != payment.round:  # what it was to release ended by itself, and the payment was tried again since
+        return payment
+    held = any(attempt.status is S.AUTHORIZED for attempt in payment.attempts)
+    if succeeded and not payment.amount_captured:
+        if payment.cancel_requested or held:
+            return _voided(payment)
+        return payment if payment.open_attempt is None else _expired(payment)
+    # Captured before it could be released. Who asked and hears so now may refund it; a cancel that was promised
+    # before is kept: then the worker does.
+    promised = payment.cancel_requested and not driven and not succeeded and payment.amount_captured > 0
+    return replace(payment, cancel_requested=promised)
+
+
+def _expired(payment: Payment) -> Payment:
+    """The challenge that nobody finished is closed at its account: the round is over."""
+    late = Decline("authentication_expired", "soft", Action.ASK_NEW_METHOD)
+    operations = tuple(
+        replace(op, status=S.EXPIRED, decline=late, reason=late.code)
+        if op.kind is Kind.AUTHORIZE and op.status in OPEN
+        else op
+        for op in payment.operations
+    )
+    return _declined(replace(payment, operations=operations, decline=late))
 
 
 def _voided(payment: Payment) -> Payment:
@@ -571,11 +631,13 @@ def created(payment: Payment, now: datetime) -> Change:
 
 def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
     """A new round starts with ``operation``. Raises :class:`Refused` where the state forbids a confirm."""
-    if payment.status not in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION}:
+    if not (payment.status in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION} or payment.steps_up):
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be confirmed.")
     changed = _asking(
         payment,
         operation,
+        terms=replace(payment.terms, off_session=payment.terms.off_session and not payment.steps_up),
+        next_action=None,
         version=payment.version + 1,
         updated_at=now,
         status=Status.PROCESSING,
@@ -585,6 +647,51 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
         decline=None,
     )
     return _change(payment, changed, operation, "Confirmed", "confirmed")
+
+
+def returned(payment: Payment, operation: Operation, now: datetime) -> Change:
+    """The shopper is back from a challenge, and what they brought is on its way to the account.
+
+    Raises :class:`Refused` where the attempt waits for nobody: it was completed, canceled or has run out meanwhile.
+    """
+    if operation.status is not S.REQUIRES_ACTION:
+        raise Refused("payment_state", f"The payment is {payment.status}: there is no challenge to complete.")
+    if _closing(payment):
+        raise Refused("payment_state", "The payment is being canceled.")
+    after = replace(operation, status=S.SENT, epoch=operation.epoch + 1)
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        status=Status.PROCESSING,
+        processing_reason=None,
+        next_action=None,
+        operations=_with(payment.operations, after),
+    )
+    return _change(payment, changed, after, "Returned", "shopper_returned")
+
+
+def abandoned(payment: Payment, operation: Operation, now: datetime) -> Change:
+    """Nobody finished the challenge: ``operation`` closes the attempt at its account, and then it has expired.
+
+    Raises :class:`Refused` where there is nothing to close, or it is being closed already.
+    """
+    attempt = payment.open_attempt
+    if attempt is None or attempt.status is not S.REQUIRES_ACTION:
+        raise Refused("payment_state", f"The payment is {payment.status}: there is no challenge to end.")
+    if _closing(payment):
+        raise Refused("payment_state", "The payment is being canceled.")
+    changed = replace(payment, version=payment.version + 1, updated_at=now, operations=(*payment.operations, operation))
+    return _change(payment, changed, operation, "Abandoned", "challenge_abandoned")
+
+
+def lapsed(payment: Payment, operation: Operation, now: datetime) -> Change | NoChange:
+    """A payment that nobody tried to pay again after the attempt ``operation`` ends: its decline is final."""
+    waits = payment.status is Status.REQUIRES_PAYMENT_METHOD or payment.steps_up
+    if not waits or payment.attempts[-1].id != operation.id:
+        return NoChange("the payment does not wait for another try")
+    changed = replace(payment, version=payment.version + 1, updated_at=now, status=Status.FAILED, next_action=None)
+    return _change(payment, changed, None, "Lapsed", "no_other_try")
 
 
 def asked(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
@@ -620,10 +727,12 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be captured.")
     if operation.amount < 1:
         raise Refused("payment_state", "All of it is being captured already.")
-    if payment.cancel_requested:
+    if _closing(payment):
         raise Refused("payment_state", "The payment is being canceled.")
     if any(op.kind is Kind.CAPTURE and op.final and op.status in OPEN for op in payment.operations):
         raise Refused("payment_state", "A capture that releases the rest is on its way.")
+    if any(op.kind is Kind.INCREMENT and op.status in OPEN for op in payment.operations):
+        raise Refused("payment_state", "The authorized amount is being changed.")
     if operation.amount > payment.amount_capturable:
         raise Refused("amount_too_large", f"At most {payment.amount_capturable} can be captured.", param="amount")
     changed = replace(
@@ -634,6 +743,43 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
         operations=(*payment.operations, operation),
     )
     return _change(payment, changed, operation, "CaptureRequested", "capture_requested")
+
+
+def increment_opened(payment: Payment, operation: Operation, now: datetime) -> Change:
+    """Ask for another authorized total, up or down. Raises :class:`Refused` where the state or the amount forbids it."""
+    if payment.status is not Status.REQUIRES_CAPTURE:
+        raise Refused("payment_state", f"The amount of a payment that is {payment.status} cannot be changed.")
+    if _closing(payment):
+        raise Refused("payment_state", "The payment is being canceled.")
+    if payment.amount_capturing or payment.amount_captured:
+        raise Refused("payment_state", "A payment with a capture cannot change its amount.")
+    if any(op.kind is Kind.INCREMENT and op.status in OPEN for op in payment.operations):
+        raise Refused("payment_state", "The authorized amount is being changed already.")
+    if operation.amount == payment.amount_authorized:
+        raise Refused("validation_failed", "This is the authorized amount already.", param="amount")
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        operations=(*payment.operations, operation),
+    )
+    return _change(payment, changed, operation, "IncrementRequested", "increment_requested")
+
+
+def dispute_answered(payment: Payment, operation: Operation, now: datetime) -> Change:
+    """Defend or accept a dispute. Raises :class:`Refused` while an answer to it is on its way."""
+    dispute = (operation.metadata or {}).get("dispute")
+    for op in payment.operations:
+        if op.kind in ANSWERS_DISPUTE and op.status in OPEN and (op.metadata or {}).get("dispute") == dispute:
+            raise Refused("payment_state", "An answer to this dispute is on its way.")
+    changed = replace(payment, version=payment.version + 1, updated_at=now, operations=(*payment.operations, operation))
+    return _change(payment, changed, operation, "DisputeAnswered", f"{operation.kind}_requested")
+
+
+def disputed(payment: Payment, status: str, now: datetime) -> Change:
+    """What a provider says of a dispute stands in the payment's history. It changes none of its amounts."""
+    changed = replace(payment, version=payment.version + 1, updated_at=now)
+    return _change(payment, changed, None, "Dispute", f"dispute_{status}")
 
 
 def refund_opened(payment: Payment, operation: Operation, now: datetime) -> Change:
@@ -663,19 +809,28 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
             changed = replace(changed, status=Status.CANCELED)
         case Status.PROCESSING:
             changed = replace(changed, cancel_requested=True)
+        case Status.REQUIRES_ACTION if payment.open_attempt is None:
+            changed = replace(changed, status=Status.CANCELED, next_action=None)
+        case Status.REQUIRES_ACTION if operation is None:  # its abandoned challenge is being closed: that cancels it
+            changed = replace(changed, cancel_requested=True)
         case Status.REQUIRES_CAPTURE | Status.REQUIRES_ACTION:
             if operation is None:
                 raise AssertionError("an authorization is released by a void")
             if payment.amount_capturing or payment.amount_captured:
                 raise Refused("payment_state", "A payment with a capture cannot be canceled; refund it instead.")
-            if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
-                raise Refused("payment_state", "The payment is being canceled.")
+            if any(op.kind in {Kind.VOID, Kind.INCREMENT} and op.status in OPEN for op in payment.operations):
+                raise Refused("payment_state", "The payment is being canceled, or its amount changed.")
             changed = replace(changed, cancel_requested=True, operations=(*payment.operations, operation))
         case Status.SUCCEEDED | Status.CANCELED | Status.FAILED:
             raise Refused("payment_state", f"A payment that is {payment.status} cannot be canceled.")
         case _:
             assert_never(payment.status)
     return _change(payment, changed, operation, "CancelRequested", "cancel_requested")
+
+
+def _closing(payment: Payment) -> bool:
+    """Whether it is to be released, or its challenge is being closed."""
+    return payment.cancel_requested or any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations)
 
 
 def _change(before: Payment, after: Payment, operation: Operation | None, news: str, reason: str) -> Change:

@@ -1,4 +1,4 @@
-"""Capture, cancel and refund: the shape of a charge without routing.
+"""Capture, cancel, refund, another amount, an answer to a dispute: the shape of a charge without routing.
 
 The amount is reserved in the commit that opens the operation, under a constraint of the database, so two captures that race in two
 processes cannot exceed the authorization even if both calls went out. The account is the one that holds the money.
@@ -6,7 +6,7 @@ processes cannot exceed the authorization even if both calls went out. The accou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, assert_never
@@ -17,25 +17,48 @@ from gateway import lifecycle
 from gateway.answers import Answer, follow_up_answer
 from gateway.books import KeyUse, Request, Written
 from gateway.deps import Deps
+from gateway.disputes import Dispute, answered
 from gateway.errors import Problem
-from gateway.ids import CAPTURE, REFUND, VOID, new_id
+from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
-from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
 from gateway.settle import DECISIONS_MAX, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
 from idempotency.key import Key
-from providers.contract import Capture, Kind, Outcome, Refund, Void
+from providers.contract import (
+    Accept,
+    Ask,
+    Capability,
+    Capture,
+    Defend,
+    Document,
+    Increment,
+    Kind,
+    Outcome,
+    Refund,
+    Void,
+)
 from providers.money import Money
 
 log = structlog.get_logger()
 
-PREFIX: Final[Mapping[Kind, str]] = {Kind.CAPTURE: CAPTURE, Kind.VOID: VOID, Kind.REFUND: REFUND}
+PREFIX: Final[Mapping[Kind, str]] = {
+    Kind.CAPTURE: CAPTURE,
+    Kind.VOID: VOID,
+    Kind.REFUND: REFUND,
+    Kind.INCREMENT: INCREMENT,
+    Kind.DEFEND: DEFENSE,
+    Kind.ACCEPT: ACCEPTANCE,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """A request to capture, void (cancel) or refund a payment. ``amount`` in minor units; ``None`` is all that is left."""
+    """A request about a payment that is there. ``amount`` in minor units; ``None`` is all that is left.
+
+    Of an increment it is the new total. ``dispute`` is the one that is defended, with ``evidence``, or accepted.
+    """
 
     key: Key
     fingerprint: bytes
@@ -45,6 +68,17 @@ class FollowUp:
     final: bool = True
     reason: str | None = None
     metadata: Mapping[str, str] | None = None
+    dispute: Dispute | None = None
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is said and shown against a dispute. ``text`` by the provider's field names, ``reason`` its defense reason code."""
+
+    text: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
+    documents: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +92,7 @@ class Work:
 
 
 async def modify(command: FollowUp, deps: Deps) -> Answer:
-    """Capture, cancel or refund once. Safe to call again with the same command at any moment, also after a crash.
+    """Do what ``command`` asks once. Safe to call again with the same command at any moment, also after a crash.
 
     Raises :class:`Problem` where the payment's state or amount forbids it; then nothing was done and the key is free.
     """
@@ -110,21 +144,16 @@ async def _open(command: FollowUp, deps: Deps) -> Work | Answer:
 def _ask(payment: Payment, command: FollowUp, deps: Deps) -> tuple[Change, Work | None]:
     """What the command changes, and what has to be sent for it. Raises :class:`lifecycle.Refused`."""
     now = deps.clock()
-    match command.kind:
-        case Kind.CAPTURE:
-            left = payment.amount_capturable
-        case Kind.REFUND:
-            left = payment.amount_refundable
-        case Kind.VOID:
-            if payment.status not in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION}:
-                return lifecycle.cancel_opened(payment, None, command.reason, now), None
-            left = payment.terms.amount
-        case Kind.AUTHORIZE:
-            raise AssertionError("an authorization is a charge")
-        case _:
-            assert_never(command.kind)
-    amount = left if command.amount is None else command.amount
-    operation = open_operation(payment, command.kind, amount, deps, final=command.final, metadata=command.metadata)
+    if command.kind is Kind.VOID and not _to_release(payment):
+        return lifecycle.cancel_opened(payment, None, command.reason, now), None
+    operation = open_operation(
+        payment,
+        command.kind,
+        _amount(payment, command),
+        deps,
+        final=command.final,
+        metadata=command.metadata if command.dispute is None else {"dispute": command.dispute.id},
+    )
     match command.kind:
         case Kind.CAPTURE:
             change = lifecycle.capture_opened(payment, operation, now)
@@ -132,10 +161,38 @@ def _ask(payment: Payment, command: FollowUp, deps: Deps) -> tuple[Change, Work 
             change = lifecycle.refund_opened(payment, operation, now)
         case Kind.VOID:
             change = lifecycle.cancel_opened(payment, operation, command.reason, now)
+        case Kind.INCREMENT:
+            change = lifecycle.increment_opened(payment, operation, now)
+        case Kind.DEFEND | Kind.ACCEPT:
+            change = lifecycle.dispute_answered(payment, operation, now)
+        case Kind.AUTHORIZE:
+            raise AssertionError("an authorization is a charge")
         case _:
             assert_never(command.kind)
-    _representable(payment, operation, deps)
-    return change, Work(change.payment, operation, compose(payment, operation, deps, command.reason), first_send=True)
+    _possible(payment, operation, command, deps)
+    return change, Work(change.payment, operation, compose(payment, operation, deps, command), first_send=True)
+
+
+def _to_release(payment: Payment) -> bool:
+    """Whether a cancel has something to release at a provider, and nobody is doing that already."""
+    if payment.status is Status.REQUIRES_ACTION:
+        closing = any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations)
+        return payment.open_attempt is not None and not (closing and not payment.cancel_requested)
+    return payment.status is Status.REQUIRES_CAPTURE
+
+
+def _amount(payment: Payment, command: FollowUp) -> int:
+    if command.amount is not None:
+        return command.amount
+    match command.kind:
+        case Kind.CAPTURE:
+            return payment.amount_capturable
+        case Kind.REFUND:
+            return payment.amount_refundable
+        case _ if command.dispute is not None:
+            return command.dispute.amount
+        case _:
+            return payment.terms.amount
 
 
 def open_operation(
@@ -147,8 +204,11 @@ def open_operation(
     final: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> Operation:
-    """A new capture, void or refund at the account that holds the payment. Raises :class:`lifecycle.Refused`."""
-    if payment.account is None or payment.provider is None or payment.provider_payment_id is None:
+    """A new operation at the account that holds the payment. Raises :class:`lifecycle.Refused`."""
+    unfinished = (
+        kind is Kind.VOID and payment.status is Status.REQUIRES_ACTION
+    )  # some PSPs name it only when it is done
+    if payment.account is None or payment.provider is None or not (payment.provider_payment_id or unfinished):
         raise lifecycle.Refused("payment_state", f"A payment that is {payment.status} has nothing to {kind}.")
     if payment.account not in deps.accounts:
         raise lifecycle.Refused("payment_state", f"The payment's account {payment.account} is no longer configured.")
@@ -169,39 +229,88 @@ def open_operation(
     )
 
 
-def _representable(payment: Payment, operation: Operation, deps: Deps) -> None:
+def _possible(payment: Payment, operation: Operation, command: FollowUp, deps: Deps) -> None:
+    """Refuse what the account cannot do, before it is asked. Raises :class:`Problem` naming account and capability."""
     account = deps.accounts[operation.account]
-    why = account.provider.refuses(Money(operation.amount, payment.terms.currency))
-    if why is not None:
-        raise Problem("validation_failed", f"The account {account.name} cannot carry this amount: {why}.", "amount")
-    several = account.provider.capabilities.several_captures
-    if operation.kind is Kind.CAPTURE and not operation.final and not several:
-        raise Problem(
-            "validation_failed",
-            f"The account {account.name} takes one capture a payment (capability several_captures); send final: true.",
-            "final",
-        )
+    if operation.kind not in lifecycle.ANSWERS_DISPUTE:
+        why = account.provider.refuses(Money(operation.amount, payment.terms.currency))
+        if why is not None:
+            raise Problem("validation_failed", f"The account {account.name} cannot carry this amount: {why}.", "amount")
+    for param, capability in _needs(payment, operation, command):
+        if not account.can(capability):
+            raise Problem(
+                "capability_missing",
+                f"The account {account.name} cannot do this (capability {capability}).",
+                param,
+                extra={"account": account.name, "capability": capability},
+            )
 
 
-def compose(payment: Payment, operation: Operation, deps: Deps, reason: str | None = None) -> Mapping[str, Any]:
-    """The exact request for a follow-up."""
-    provider_payment_id = payment.provider_payment_id
-    if provider_payment_id is None:
-        raise AssertionError("a follow-up needs a payment at the provider")
+Needs = Iterator[tuple[str | None, Capability]]
+"""What an account must be able to do, with the field that asks for it."""
+
+
+def _needs(payment: Payment, operation: Operation, command: FollowUp) -> Needs:
+    if operation.kind is Kind.CAPTURE:
+        yield from _capture_needs(payment, operation)
+    if operation.kind is Kind.REFUND:
+        yield from _refund_needs(payment, operation)
+    if operation.kind is Kind.INCREMENT:
+        higher = operation.amount > payment.amount_authorized
+        yield "amount", Capability.INCREMENT if higher else Capability.DECREMENT
+    if operation.kind is Kind.ACCEPT:
+        yield None, Capability.DISPUTE_ACCEPT
+    if command.evidence is not None and command.evidence.text:
+        yield "text", Capability.DISPUTE_TEXT
+    if command.evidence is not None and (command.evidence.documents or command.evidence.reason):
+        yield "documents", Capability.DISPUTE_DOCUMENTS
+
+
+def _capture_needs(payment: Payment, operation: Operation) -> Needs:
+    if not operation.final or payment.amount_captured or payment.amount_capturing:
+        yield "final", Capability.SEVERAL_CAPTURES
+    if operation.amount < payment.amount_authorized:
+        yield "amount", Capability.PARTIAL_CAPTURE
+
+
+def _refund_needs(payment: Payment, operation: Operation) -> Needs:
+    if operation.amount < payment.amount_captured:
+        yield "amount", Capability.PARTIAL_REFUND
+    if payment.amount_refunded or payment.amount_refunding:
+        yield None, Capability.SEVERAL_REFUNDS
+
+
+def compose(payment: Payment, operation: Operation, deps: Deps, command: FollowUp | None = None) -> Mapping[str, Any]:
+    """The exact request for an operation on a payment that its account holds."""
     terms, money = payment.terms, Money(operation.amount, payment.terms.currency)
-    ask: Capture | Void | Refund
+    at, asked = payment.provider_payment_id or "", (operation.id, terms.id, money)
+    reason = None if command is None else command.reason
+    ask: Ask
     match operation.kind:
         case Kind.CAPTURE:
-            ask = Capture(operation.id, terms.id, money, provider_payment_id, final=operation.final)
+            ask = Capture(*asked, at, final=operation.final)
         case Kind.VOID:
-            ask = Void(operation.id, terms.id, money, provider_payment_id)
+            attempt = payment.open_attempt or payment.attempts[-1]
+            unfinished = attempt.status is OperationStatus.REQUIRES_ACTION
+            ask = Void(*asked, attempt.id, payment.provider_payment_id, unfinished=unfinished)
         case Kind.REFUND:
-            ask = Refund(operation.id, terms.id, money, provider_payment_id, reason=reason)
-        case Kind.AUTHORIZE:
-            raise AssertionError("an authorization is composed by the charge")
+            ask = Refund(*asked, at, reason=reason)
+        case Kind.INCREMENT:
+            ask = Increment(*asked, at)
+        case Kind.DEFEND | Kind.ACCEPT if command is not None and command.dispute is not None:
+            ask = _dispute_ask(operation, command.dispute, command.evidence, payment)
         case _:
-            assert_never(operation.kind)
+            raise AssertionError(f"{operation.kind} is not composed here")
     return deps.accounts[operation.account].provider.compose(ask)
+
+
+def _dispute_ask(operation: Operation, dispute: Dispute, evidence: Evidence | None, payment: Payment) -> Ask:
+    asked = (operation.id, payment.terms.id, Money(dispute.amount, dispute.currency))
+    at, dispute_id = payment.provider_payment_id or "", dispute.provider_dispute_id
+    if operation.kind is Kind.ACCEPT:
+        return Accept(*asked, at, dispute_id)
+    said = evidence or Evidence()
+    return Defend(*asked, at, dispute_id, text=said.text, reason=said.reason, documents=said.documents)
 
 
 def seal(payment: Payment, operation: Operation, request: Mapping[str, Any], deps: Deps) -> Request:
@@ -214,7 +323,7 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
     operation_id = work.operation.id
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
-        answer = follow_up_answer(payment, payment.operation(operation_id), deps.keys)
+        answer = follow_up_answer(payment, payment.operation(operation_id), deps.keys, _dispute(command, deps))
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
     recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
@@ -225,7 +334,12 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
         log.error("answer_not_recorded", operation=operation_id)
     # Postgres is lost after the PSP answered; the lease runs out and the worker replays.
     unknown = replace(work.operation, status=OperationStatus.UNKNOWN)
-    return follow_up_answer(work.payment, unknown, deps.keys)
+    return follow_up_answer(work.payment, unknown, deps.keys, command.dispute)
+
+
+def _dispute(command: FollowUp, deps: Deps) -> Dispute | None:
+    """The dispute as it stands once its provider has taken what the command says about it."""
+    return None if command.dispute is None else answered(command.dispute, command.kind, deps.clock())
 
 
 async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer:
@@ -245,7 +359,7 @@ async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer
     payment, holding, request = taken
     if request is None or operation.account not in deps.accounts:
         await deps.books.postpone(holding.operation)
-        return follow_up_answer(payment, holding.operation, deps.keys)
+        return follow_up_answer(payment, holding.operation, deps.keys, command.dispute)
     return Work(payment, holding.operation, request, first_send=holding.reached_nobody)
 
 
@@ -254,7 +368,7 @@ async def _present(
 ) -> Answer:
     """The operation as it stands; a decided one becomes the key's answer, unless it is ``stored`` already."""
     operation = None if operation_id is None else payment.operation(operation_id)
-    answer = follow_up_answer(payment, operation, deps.keys)
+    answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, deps))
     if stored or not answer.decided:
         return answer
     return await decided_once(answer, command.key, command.fingerprint, deps)

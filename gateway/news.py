@@ -7,14 +7,19 @@ and the inbox keeps it with the reason.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 import structlog
 
+from gateway import lifecycle
+from gateway.books import Written
 from gateway.deps import Deps
+from gateway.disputes import Dispute, told
+from gateway.ids import DISPUTE, new_id
 from gateway.lifecycle import OPEN, Operation, OperationStatus, Payment
-from gateway.settle import record
-from providers.contract import Approved, Event, Kind
+from gateway.settle import DECISIONS_MAX, record
+from providers.contract import Approved, DisputeNews, Event, Kind
 from webhooks.inbox import Applied
 
 NOT_FOUND: Final = Applied("operation_not_found", again=True)
@@ -24,6 +29,8 @@ log = structlog.get_logger()
 
 async def apply(account: str, event: Event, deps: Deps) -> Applied:
     """Apply one event. May be called any number of times: the second time it is no news."""
+    if event.dispute is not None:
+        return await _disputed(account, event, event.dispute, deps)
     if event.outcome is None or event.kind is None:
         return Applied("kept")
     found = await _find(account, event, deps)
@@ -43,6 +50,52 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if recorded is None:
         return Applied("not_recorded", again=True)
     return Applied("applied" if recorded.change is not None else "no_news")
+
+
+async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -> Applied:
+    """What a provider says of a dispute: its present state, and a line in the payment's history."""
+    now = deps.clock()
+    at = event.occurred_at or now
+    for _ in range(DECISIONS_MAX):
+        known = await deps.queries.dispute_at(account, news.dispute_id)
+        payment = await _disputed_payment(account, event, known, deps)
+        if payment is None:
+            return NOT_FOUND
+        after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
+        if after is None:
+            return Applied("no_news")
+        change = lifecycle.disputed(payment, after.status, now)
+        if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:
+            return Applied("applied")
+    return Applied("not_recorded", again=True)
+
+
+async def _disputed_payment(account: str, event: Event, known: Dispute | None, deps: Deps) -> Payment | None:
+    if known is not None:
+        return await deps.queries.payment(known.payment_id)
+    if event.provider_payment_id is None:
+        return None
+    found = await deps.queries.operation_at(account, event.provider_payment_id, Kind.AUTHORIZE)
+    return None if found is None else found[0]
+
+
+def _opened(payment: Payment, account: str, news: DisputeNews, at: datetime, now: datetime) -> Dispute:
+    return Dispute(
+        id=new_id(DISPUTE),
+        payment_id=payment.terms.id,
+        account=account,
+        provider=payment.provider or "",
+        provider_dispute_id=news.dispute_id,
+        status=news.status,
+        amount=news.amount.amount_minor,
+        currency=news.amount.currency,
+        reason=news.reason,
+        network_reason_code=news.network_reason_code,
+        respond_by=news.respond_by,
+        news_at=at,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 async def _find(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:

@@ -1,7 +1,7 @@
 """Prints the pages of ``docs/`` that the code knows best: ``python -m gateway.printed``, or ``--check`` to compare.
 
-``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``problems.md``
-from the table of problems, ``settings.md`` from the settings. A test holds the pages to the code.
+``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
+from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings. A test holds the pages to the code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +21,22 @@ from gateway import lifecycle
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
 from gateway.settings import Settings
-from providers.contract import ActionRequired, Approved, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
+from providers.contract import (
+    MEANINGS,
+    ActionRequired,
+    Approved,
+    Capabilities,
+    Capability,
+    Declined,
+    Kind,
+    NotProcessed,
+    Outcome,
+    Pending,
+    Unknown,
+)
 from providers.declines import Action, Decline
 from providers.money import Money
+from providers.registry import ENTRY_POINTS
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 HEAD: Final = "<!-- Printed by `python -m gateway.printed`. Change the code, not this page. -->\n"
@@ -100,6 +114,42 @@ def lifecycle_page() -> str:
     return "\n".join(parts)
 
 
+def providers_page() -> str:
+    """What each installed provider is able to do."""
+    installed = {
+        point.name: point.load() for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda each: each.name)
+    }
+    rows = [
+        (f"`{capability}`", meaning, *(_able(provider.capabilities, capability) for provider in installed.values()))
+        for capability, meaning in MEANINGS.items()
+    ]
+    horizon = tuple(f"{provider.capabilities.replay_horizon_s // 3600} h" for provider in installed.values())
+    parts = [
+        f"{HEAD}# Providers\n",
+        (
+            "What each provider's adapter is able to do. An account that cannot do what is asked is not asked: the API answers 422\n"
+            "`capability_missing` (or `no_eligible_account`) with the account and the capability. `GET /v1/accounts` shows the same\n"
+            "for the accounts that are configured. *On request* means that the provider has to switch it on for your account; then\n"
+            'say so in its configuration: `enabled = ["several_captures"]`.\n'
+        ),
+        _table(
+            ("capability", "the account …", *installed),
+            [*rows, ("idempotency horizon", "how long it certainly remembers a key", *horizon)],
+        ),
+    ]
+    for name, provider in installed.items():
+        if provider.capabilities.notes:
+            notes = [(f"`{capability}`", note) for capability, note in provider.capabilities.notes.items()]
+            parts += [f"## {name}\n", _table(("capability", "note"), notes)]
+    return "\n".join(parts)
+
+
+def _able(capabilities: Capabilities, capability: Capability) -> str:
+    if capability in capabilities.supported:
+        return "yes"
+    return "on request" if capability in capabilities.on_request else "no"
+
+
 def problems_page() -> str:
     """Every problem the API answers."""
     rows = [
@@ -141,6 +191,7 @@ def settings_page() -> str:
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "lifecycle.md": lifecycle_page,
     "problems.md": problems_page,
+    "providers.md": providers_page,
     "settings.md": settings_page,
 }
 
@@ -180,6 +231,7 @@ _NEWS: Final[tuple[Outcome, ...]] = (
     Approved("psp", _MONEY, captured=True),
     Declined(Decline("do_not_honor", "soft", Action.ASK_NEW_METHOD)),
     Declined(Decline("issuer_unavailable", "soft", Action.RETRY_OTHER_NOW)),
+    Declined(Decline("authentication_required", "soft", Action.STEP_UP_3DS)),
     ActionRequired("psp", {}),
     Pending("psp"),
     NotProcessed("not_sent"),
@@ -216,8 +268,9 @@ def payment_steps() -> Edges:
 def _situation(payment: Payment) -> tuple[object, ...]:
     """What decides about the steps of a payment from here on."""
     amounts = payment.amount_captured, payment.amount_capturing, payment.amount_refunded, payment.amount_refunding
-    operations = tuple((operation.kind, operation.status, operation.round) for operation in payment.operations)
-    asked = payment.cancel_requested, payment.decline is None, payment.terms.off_session
+    operations = tuple((op.kind, op.status, op.round, op.challenged) for op in payment.operations)
+    action = payment.decline and payment.decline.action
+    asked = payment.cancel_requested, action, payment.terms.off_session, payment.terms.amount
     return payment.status, payment.processing_reason, payment.round, asked, amounts, operations
 
 
@@ -229,9 +282,9 @@ def _changes(payment: Payment) -> Iterator[tuple[Change, str]]:
             change = lifecycle.decide(payment, operation.id, outcome, plan, driven=False, now=_NOW)
             if isinstance(change, Change):
                 yield change, f"{operation.kind} {change.news}"
-    given_up = lifecycle.given_up(payment, _NOW)
-    if isinstance(given_up, Change):
-        yield given_up, given_up.news
+    ended = [lifecycle.given_up(payment, _NOW)]
+    ended += [lifecycle.lapsed(payment, attempt, _NOW) for attempt in payment.attempts]
+    yield from ((change, change.news) for change in ended if isinstance(change, Change))
     for verb in _verbs(payment):
         try:
             change = verb()
@@ -242,15 +295,21 @@ def _changes(payment: Payment) -> Iterator[tuple[Change, str]]:
 
 def _verbs(payment: Payment) -> Iterator[Callable[[], Change]]:
     """What may be asked of ``payment``, allowed or not."""
-    if payment.status not in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION}:
+    if payment.status not in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION} or payment.steps_up:
         yield lambda: lifecycle.cancel_opened(payment, None, None, _NOW)
+    if payment.open_attempt is not None:
+        waiting = payment.open_attempt
+        yield lambda: lifecycle.returned(payment, waiting, _NOW)
     if len(payment.operations) == _OPERATIONS_MAX:
         return
     attempt = _operation(payment, Kind.AUTHORIZE)
     yield lambda: lifecycle.confirmed(payment, replace(attempt, round=payment.round + 1), ("account",), _NOW)
     yield lambda: lifecycle.capture_opened(payment, _operation(payment, Kind.CAPTURE), _NOW)
     yield lambda: lifecycle.refund_opened(payment, _operation(payment, Kind.REFUND), _NOW)
-    if payment.status in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION}:
+    another = replace(_operation(payment, Kind.INCREMENT), amount=_AMOUNT + 1)
+    yield lambda: lifecycle.increment_opened(payment, another, _NOW)
+    yield lambda: lifecycle.abandoned(payment, _operation(payment, Kind.VOID), _NOW)
+    if payment.status in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION} and not payment.steps_up:
         yield lambda: lifecycle.cancel_opened(payment, _operation(payment, Kind.VOID), None, _NOW)
 
 

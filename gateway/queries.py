@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from gateway.disputes import Dispute
 from gateway.lifecycle import Operation, Payment
-from gateway.rows import payment_from
+from gateway.rows import dispute_from, payment_from
 from gateway.sql import Pool, Statement, columns
-from gateway.tables import ApiKey, OperationRow, PaymentMethod, PaymentRow
+from gateway.tables import ApiKey, ChangeRow, DisputeRow, OperationRow, PaymentMethod, PaymentRow
 from idempotency.key import Key
 
 
@@ -95,6 +97,19 @@ _OPEN_ACCOUNTS = Statement(
 )
 
 
+_CHANGES = Statement(f"SELECT {columns(ChangeRow)} FROM change WHERE payment_id = :id ORDER BY seq")
+_DISPUTE = Statement(f"SELECT {columns(DisputeRow)} FROM dispute WHERE id = :id")
+_DISPUTE_AT = Statement(
+    f"""SELECT {columns(DisputeRow)} FROM dispute
+    WHERE account = :account AND provider_dispute_id = :provider_dispute_id"""
+)
+_DISPUTES = Statement(
+    f"""SELECT {columns(DisputeRow)} FROM dispute WHERE merchant_id = :merchant_id AND livemode = :livemode
+    AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
+    AND (:payment::text IS NULL OR payment_id = :payment) ORDER BY id DESC LIMIT :limit"""
+)
+
+
 class Queries:
     """Reads. Nothing here raises for what is not there: it answers ``None`` or nothing."""
 
@@ -167,6 +182,33 @@ class Queries:
     async def cancel_wanted(self, limit: int) -> list[str]:
         """Payments that were approved after their cancel was asked for."""
         return [row["id"] for row in await _CANCEL_WANTED.rows(self._pool, {"limit": limit})]
+
+    async def history(self, payment_id: str) -> list[Mapping[str, Any]]:
+        """Everything that changed a payment, oldest first: the rows of its history."""
+        return await _CHANGES.rows(self._pool, {"id": payment_id})
+
+    async def dispute(self, dispute_id: str) -> Dispute | None:
+        """A dispute, whoever's it is: for the worker and the books."""
+        row = await _DISPUTE.row(self._pool, {"id": dispute_id})
+        return None if row is None else dispute_from(row)
+
+    async def dispute_at(self, account: str, provider_dispute_id: str) -> Dispute | None:
+        """The dispute that an account knows by ``provider_dispute_id``."""
+        params = {"account": account, "provider_dispute_id": provider_dispute_id}
+        row = await _DISPUTE_AT.row(self._pool, params)
+        return None if row is None else dispute_from(row)
+
+    async def dispute_of(self, dispute_id: str, merchant_id: str, *, livemode: bool) -> tuple[Payment, Dispute] | None:
+        """A merchant's dispute in one mode with its payment. Another merchant's is not there."""
+        dispute = await self.dispute(dispute_id)
+        payment = None if dispute is None else await self.payment_of(dispute.payment_id, merchant_id, livemode=livemode)
+        return None if dispute is None or payment is None else (payment, dispute)
+
+    async def disputes(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[Dispute]:
+        """A page of disputes, newest first; ``before`` is the id to go on from."""
+        wanted: dict[str, Any] = dict.fromkeys(("before", "status", "payment"))
+        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [dispute_from(row) for row in await _DISPUTES.rows(self._pool, params)]
 
     async def api_key(self, key_id: str) -> dict[str, Any] | None:
         """An API key's row."""

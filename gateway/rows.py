@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from gateway.disputes import Dispute
 from gateway.lifecycle import Operation, OperationStatus, Payment, Reason, Status, Terms
-from providers.contract import CardFacts, Kind
-from providers.declines import Action, Decline
+from providers.contract import CardFacts, DisputeStatus, Kind, ThreeDSecure
+from providers.declines import Action, Advice, Decline
 
 OPTIONS: Final = (
     "description",
@@ -18,6 +19,8 @@ OPTIONS: Final = (
     "recurring",
     "network_transaction_id",
     "pinned_account",
+    "three_d_secure",
+    "adjustable",
 )
 """Terms that nobody filters by: they live in one JSON column."""
 
@@ -27,6 +30,8 @@ STATE: Final = (
     "processing_reason",
     "round",
     "route",
+    "amount",
+    "off_session",
     "amount_authorized",
     "amount_capturing",
     "amount_captured",
@@ -42,6 +47,8 @@ STATE: Final = (
     "auth_code",
     "checks",
     "card",
+    "three_d_secure",
+    "capture_before",
     "decline",
     "next_action",
     "updated_at",
@@ -58,6 +65,8 @@ def state_values(payment: Payment, prefix: str) -> dict[str, Any]:
         f"{prefix}processing_reason": payment.processing_reason,
         f"{prefix}round": payment.round,
         f"{prefix}route": payment.route,
+        f"{prefix}amount": payment.terms.amount,
+        f"{prefix}off_session": payment.terms.off_session,
         f"{prefix}amount_authorized": payment.amount_authorized,
         f"{prefix}amount_capturing": payment.amount_capturing,
         f"{prefix}amount_captured": payment.amount_captured,
@@ -73,8 +82,10 @@ def state_values(payment: Payment, prefix: str) -> dict[str, Any]:
         f"{prefix}auth_code": payment.auth_code,
         f"{prefix}checks": checks,
         f"{prefix}card": card_json(payment.card),
+        f"{prefix}three_d_secure": three_d_secure_json(payment.three_d_secure),
+        f"{prefix}capture_before": payment.capture_before,
         f"{prefix}decline": decline_json(payment.decline),
-        f"{prefix}next_action": payment.next_action,
+        f"{prefix}next_action": None if payment.next_action is None else dict(payment.next_action),
         f"{prefix}updated_at": payment.updated_at,
     }
 
@@ -88,10 +99,8 @@ def payment_values(payment: Payment, prefix: str) -> dict[str, Any]:
         f"{prefix}id": terms.id,
         f"{prefix}merchant_id": terms.merchant_id,
         f"{prefix}livemode": terms.livemode,
-        f"{prefix}amount": terms.amount,
         f"{prefix}currency": terms.currency,
         f"{prefix}capture_method": terms.capture_method,
-        f"{prefix}off_session": terms.off_session,
         f"{prefix}reference": terms.reference,
         f"{prefix}customer": terms.customer,
         f"{prefix}metadata": terms.metadata,
@@ -119,10 +128,39 @@ def operation_values(operation: Operation, payment: Payment, prefix: str) -> dic
         f"{prefix}decline": decline_json(operation.decline),
         f"{prefix}reason": operation.reason,
         f"{prefix}metadata": operation.metadata,
+        f"{prefix}challenged": operation.challenged,
         f"{prefix}epoch": operation.epoch,
         f"{prefix}created_at": operation.created_at,
         f"{prefix}updated_at": payment.updated_at,
     }
+
+
+DISPUTE_STATE: Final = (
+    "status",
+    "amount",
+    "reason",
+    "network_reason_code",
+    "respond_by",
+    "news_at",
+    "updated_at",
+)
+"""The columns of a dispute that change."""
+
+
+def dispute_values(dispute: Dispute, payment: Payment, prefix: str) -> dict[str, Any]:
+    """Every column of ``dispute``, under parameter names."""
+    return {
+        **{f"{prefix}{name}": value for name, value in asdict(dispute).items()},
+        f"{prefix}merchant_id": payment.terms.merchant_id,
+        f"{prefix}livemode": payment.terms.livemode,
+        f"{prefix}payment_id": payment.terms.id,
+    }
+
+
+def dispute_from(row: Mapping[str, Any]) -> Dispute:
+    """The value that a dispute's row was written from."""
+    told = {name: row[name] for name in Dispute.__dataclass_fields__}
+    return Dispute(**told | {"status": DisputeStatus(row["status"])})
 
 
 def payment_from(row: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]) -> Payment:
@@ -168,6 +206,8 @@ def payment_from(row: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]
         avs=checks.get("avs"),
         cvc=checks.get("cvc"),
         card=CardFacts(**row["card"]) if row["card"] else None,
+        three_d_secure=ThreeDSecure(**row["three_d_secure"]) if row["three_d_secure"] else None,
+        capture_before=row["capture_before"],
         decline=decline_from(row["decline"]),
         next_action=row["next_action"],
         operations=tuple(operation_from(operation) for operation in operations),
@@ -193,6 +233,7 @@ def operation_from(row: Mapping[str, Any]) -> Operation:
         final=row["final"],
         reason=row["reason"],
         metadata=row["metadata"],
+        challenged=row["challenged"],
         created_at=row["created_at"],
     )
 
@@ -212,6 +253,11 @@ def card_json(card: CardFacts | None) -> dict[str, Any] | None:
     }
 
 
+def three_d_secure_json(facts: ThreeDSecure | None) -> dict[str, Any] | None:
+    """How the shopper was authenticated, as it stands in a JSON column and in an answer."""
+    return None if facts is None else asdict(facts)
+
+
 def decline_json(decline: Decline | None) -> dict[str, Any] | None:
     """A decline as it stands in a JSON column."""
     return None if decline is None else asdict(decline)
@@ -219,4 +265,9 @@ def decline_json(decline: Decline | None) -> dict[str, Any] | None:
 
 def decline_from(value: Mapping[str, Any] | None) -> Decline | None:
     """The decline that a JSON column holds."""
-    return None if value is None else Decline(**{**value, "action": Action(value["action"])})
+    if value is None:
+        return None
+    advice = value.get("network_advice")
+    return Decline(
+        **{**value, "action": Action(value["action"]), "network_advice": None if advice is None else Advice(advice)}
+    )

@@ -15,8 +15,9 @@ import structlog
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from gateway import lifecycle
-from gateway.books import LADDER_S, LeaseLost, Request, TakenOver, Written
+from gateway.books import LeaseLost, Request, TakenOver, Written
 from gateway.deps import Deps
+from gateway.disputes import Dispute, answered
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
 from gateway.sql import DATABASE_LOST, InDoubt
 from idempotency.key import Key
@@ -41,8 +42,6 @@ _DEAD: Final = frozenset(
     }
 )
 
-_WAITED: Final = frozenset({OperationStatus.REQUIRES_ACTION, OperationStatus.PENDING})
-"""After a challenge, or a wait at the provider, nobody else is asked: the shopper has gone, or is done with it."""
 
 log = structlog.get_logger()
 
@@ -163,8 +162,11 @@ async def _record(
     spent_method: str | None,
 ) -> Recorded | None:
     for _ in range(DECISIONS_MAX):
+        dispute = await _dispute(operation, outcome, deps)
         plan, following = payment.plan({operation.id: outcome}), None
-        waited = payment.operation(operation.id).status in _WAITED
+        # After a challenge, or a wait at the provider, nobody else is asked: the shopper has gone, or is done with it.
+        known = payment.operation(operation.id)
+        waited = known.challenged or known.status is OperationStatus.PENDING
         if follow is not None and not waited:
             following = follow(payment, plan)
         if waited or (follow is not None and following is None):
@@ -178,7 +180,7 @@ async def _record(
         if following is not None:
             change = lifecycle.followed_by(change, following.operation)
         settled = change.payment.operation(operation.id)
-        told = settled.status is payment.operation(operation.id).status  # who told it decided the answer, too
+        told = settled.status is known.status  # who told it decided the answer, too
         if source != "call" and operation.kind is Kind.AUTHORIZE:
             spent_method = change.payment.payment_method
         ended = change.payment.status is not lifecycle.Status.PROCESSING
@@ -189,10 +191,10 @@ async def _record(
                 change,
                 source=source,
                 settled=settled,
-                due_s=due_after(settled),
                 opened=None if following is None else (following.operation, following.request),
                 answer=None if decide is None or following is not None or told else decide(change.payment),
                 spent_method=spent_method if ended else None,
+                dispute=dispute,
             )
         )
         if written is None:
@@ -206,6 +208,14 @@ async def _record(
             log.warning("lease_was_lost", operation=operation.id, outcome=type(outcome).__name__)
             return Recorded(payment)
     raise RuntimeError(f"{payment.terms.id} kept changing")
+
+
+async def _dispute(operation: Operation, outcome: Outcome, deps: Deps) -> Dispute | None:
+    """The dispute that ``outcome`` moves, after it: its provider has taken our answer."""
+    if operation.kind not in lifecycle.ANSWERS_DISPUTE or not isinstance(outcome, Approved):
+        return None
+    dispute = await deps.queries.dispute((operation.metadata or {})["dispute"])
+    return None if dispute is None else answered(dispute, operation.kind, deps.clock())
 
 
 def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: str) -> bool:
@@ -248,15 +258,6 @@ def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source
         outcome=type(outcome).__name__,
         status=change.payment.status,
     )
-
-
-def due_after(operation: Operation) -> float | None:
-    """Seconds until the worker looks at an operation again; ``None`` where only news from outside can move it."""
-    match operation.status:
-        case OperationStatus.UNKNOWN | OperationStatus.CREATED:
-            return float(LADDER_S[min(operation.tries, len(LADDER_S) - 1)])
-        case _:
-            return None
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------

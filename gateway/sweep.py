@@ -13,13 +13,13 @@ from typing import Any, Final
 
 import structlog
 
-from gateway import lifecycle
+from gateway import complete, lifecycle
 from gateway.books import TakenOver, Written
 from gateway.deps import Deps
-from gateway.lifecycle import Change, Payment, Status
+from gateway.lifecycle import Change, Operation, Payment, Status
 from gateway.modify import compose, open_operation, seal
 from gateway.settle import call_of, read, record, send, take_over
-from providers.contract import Declined, Kind, Outcome, Unknown
+from providers.contract import Capability, Declined, Kind, Outcome, Unknown
 from providers.declines import Action, Decline
 
 BATCH: Final = 100
@@ -79,9 +79,30 @@ async def _ask(payment: Payment, holding: TakenOver, request: Mapping[str, Any] 
     outcome: Outcome = Unknown("request_wiped")
     if request is not None and age < timedelta(seconds=horizon):
         outcome = await send(payment, operation, request, deps, first_send=holding.reached_nobody)
-    if isinstance(outcome, Unknown) and account.provider.capabilities.lookup:
+    if isinstance(outcome, Unknown) and account.can(Capability.LOOKUP):
         outcome = await account.lookup(call_of(payment, operation, request or {}))
     return outcome
+
+
+async def end_abandoned(deps: Deps) -> int:
+    """End challenges that nobody finished within 30 minutes. Returns how many payments changed."""
+    return await _each_attempt(await complete.end_abandoned(deps, BATCH), complete.abandon, deps)
+
+
+async def end_lapsed(deps: Deps) -> int:
+    """End declined payments that nobody tried to pay again within a day. Returns how many ended."""
+    return await _each_attempt(await complete.end_lapsed(deps, BATCH), complete.lapse, deps)
+
+
+async def _each_attempt(
+    claimed: list[tuple[str, str]], work: Callable[[Payment, Operation, Deps], Awaitable[bool]], deps: Deps
+) -> int:
+    attempts = dict(claimed)
+
+    async def one(payment: Payment) -> bool:
+        return await work(payment, payment.operation(attempts[payment.terms.id]), deps)
+
+    return await _each(list(attempts), one, deps)
 
 
 async def end_parked(deps: Deps) -> int:

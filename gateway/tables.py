@@ -114,6 +114,8 @@ class PaymentRow(SQLModel, table=True):
     auth_code: str | None = Field(default=None, sa_type=Text, nullable=True)
     checks: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
     card: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    three_d_secure: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    capture_before: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     decline: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
     next_action: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
     reference: str | None = Field(default=None, sa_type=Text, nullable=True)
@@ -159,6 +161,7 @@ class OperationRow(SQLModel, table=True):
     metadata_: dict[str, str] | None = Field(
         default=None, sa_type=JSONB, nullable=True, sa_column_kwargs={"name": "metadata"}
     )
+    challenged: bool = Field(default=False, sa_type=Boolean, sa_column_kwargs={"server_default": text("false")})
     sealed_request: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
     holds_card: bool = Field(sa_type=Boolean)
     lease_until: datetime = Field(sa_type=INSTANT)
@@ -171,7 +174,9 @@ class OperationRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("payment_id", "seq", name="operation_seq"),
         UniqueConstraint("provider_key", name="operation_provider_key"),
-        CheckConstraint("kind IN ('authorize', 'capture', 'void', 'refund')", name="operation_kind"),
+        CheckConstraint(
+            "kind IN ('authorize', 'capture', 'void', 'refund', 'increment', 'defend', 'accept')", name="operation_kind"
+        ),
         Index(
             "operation_one_open_authorize",
             "payment_id",
@@ -187,6 +192,35 @@ class OperationRow(SQLModel, table=True):
         Index("operation_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         Index("operation_holds_card", "created_at", postgresql_where=text("holds_card")),
         Index("operation_by_provider_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
+    )
+
+
+class DisputeRow(SQLModel, table=True):
+    """What a provider says of a dispute about a payment: its present state. ``news_at`` is when the provider said it."""
+
+    __tablename__ = "dispute"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    payment_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("payment.id")])
+    account: str = Field(sa_type=Text)
+    provider: str = Field(sa_type=Text)
+    provider_dispute_id: str = Field(sa_type=Text)
+    status: str = Field(sa_type=Text)
+    amount: int = Field(sa_type=BigInteger)
+    currency: str = Field(sa_type=Text)
+    reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+    network_reason_code: str | None = Field(default=None, sa_type=Text, nullable=True)
+    respond_by: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    news_at: datetime = Field(sa_type=INSTANT)
+    created_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        UniqueConstraint("account", "provider_dispute_id", name="dispute_once"),
+        Index("dispute_by_merchant", "merchant_id", "livemode", "id"),
+        Index("dispute_by_payment", "payment_id"),
     )
 
 

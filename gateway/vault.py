@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from gateway.ids import ATTEMPT
 from providers.contract import Card, Instrument, Token
 
 _VERSION: Final = b"\x01"
@@ -130,6 +132,23 @@ class Keyring:
     def secret_of(self, payment_id: str) -> str:
         """A payment's client secret. Derived, so it is never stored."""
         return f"{payment_id}_secret_{hmac.digest(self.client_secret, payment_id.encode(), 'sha256')[:16].hex()}"
+
+    def return_token(self, operation_id: str) -> str:
+        """The last part of the address at which a shopper comes back from a challenge of this attempt: signed, never stored."""
+        body = bytes.fromhex(operation_id.rpartition("_")[2])
+        return urlsafe_b64encode(body + self._return_mac(body)).rstrip(b"=").decode()
+
+    def returning(self, token: str) -> str | None:
+        """The attempt's id in a :meth:`return_token`, or ``None`` for what is none of ours."""
+        try:
+            raw = urlsafe_b64decode(token + "=" * (-len(token) % 4)) if token.isascii() else b""
+        except ValueError:
+            return None
+        body, mac = raw[:16], raw[16:]
+        return f"{ATTEMPT}_{body.hex()}" if hmac.compare_digest(mac, self._return_mac(body)) else None
+
+    def _return_mac(self, body: bytes) -> bytes:
+        return hmac.digest(self.client_secret, b"return" + body, "sha256")[:16]
 
     def hash_api_key(self, secret: str) -> bytes:
         """What is stored of an API key's secret part."""

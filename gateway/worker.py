@@ -16,7 +16,7 @@ from procrastinate.jobs import Status
 
 from gateway.app import House, check, open_house
 from gateway.settings import Settings
-from gateway.sweep import end_parked, honour_cancels, sweep, wipe
+from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, sweep, wipe
 
 INBOX_BATCH: Final = 100
 SETTLE_EVERY: Final = "* * * * * */2"
@@ -60,6 +60,8 @@ def _schedule(app: procrastinate.App, house: House) -> None:
         "settle": (SETTLE_EVERY, lambda: sweep(deps)),
         "inbound": (SETTLE_EVERY, inbound),
         "cancels": (SETTLE_EVERY, lambda: honour_cancels(deps)),
+        "abandoned": (TIDY_EVERY, lambda: end_abandoned(deps)),
+        "lapsed": (TIDY_EVERY, lambda: end_lapsed(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
         "bury": (TIDY_EVERY, lambda: _bury(app)),

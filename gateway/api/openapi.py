@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gateway.api.disputes import BODIES as DISPUTE_BODIES
 from gateway.api.payments import BODIES
 from gateway.errors import MEDIA_TYPE, PROBLEMS
 from gateway.settings import VERSIONS
@@ -45,6 +46,28 @@ _REFUND_EXAMPLE: Final[Mapping[str, Any]] = {
     "amount": 500,
     "currency": "EUR",
 }
+_DISPUTE_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "dp_0193a4c5d6e77f8091a2b3c4d5e6f70b",
+    "object": "dispute",
+    "payment": "pay_0193a4c5d6e77f8091a2b3c4d5e6f708",
+    "status": "needs_response",
+    "amount": 1999,
+    "currency": "EUR",
+    "reason": "product_not_received",
+    "network_reason_code": "13.1",
+    "respond_by": "2026-12-05T23:59:59.000000Z",
+    "account": "stripe",
+}
+_ACCOUNT_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "stripe",
+    "object": "account",
+    "provider": "stripe",
+    "livemode": False,
+    "currencies": None,
+    "capabilities": {"several_captures": False, "partial_refund": True},
+    "on_request": ["several_captures"],
+    "idempotency_horizon_s": 72000,
+}
 _CREATE: Final = {
     "amount": 1999,
     "currency": "EUR",
@@ -58,12 +81,39 @@ _CREATE: Final = {
 }
 _TOKEN: Final = {"payment_method_data": {"type": "token", "tokens": {"stripe": "pm_card_visa"}}}
 
+_BODIES: Final = {**BODIES, **DISPUTE_BODIES}
+
 # path, verb, name, summary, request example, success statuses, answer example
 _MONEY: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
     ("/v1/payments", "create", "Create a payment; with confirm, charge at once", _CREATE, "201", _PAYMENT_EXAMPLE),
     ("/v1/payments/{id}/confirm", "confirm", "Charge a payment that is there", _TOKEN, "200", _PAYMENT_EXAMPLE),
     ("/v1/payments/{id}/capture", "capture", "Capture an authorization", {"amount": 1999}, "200", _PAYMENT_EXAMPLE),
     ("/v1/payments/{id}/cancel", "cancel", "Cancel: void what is authorized", {}, "200", _PAYMENT_EXAMPLE),
+    (
+        "/v1/payments/{id}/increment",
+        "increment",
+        "Change the authorized amount before a capture",
+        {"amount": 2499},
+        "200",
+        _PAYMENT_EXAMPLE,
+    ),
+    (
+        "/v1/payments/{id}/details",
+        "details",
+        "Complete a native 3-D Secure challenge; it needs no key",
+        {"details": {"threeDSResult": "eyJ0cmFuc1N0YXR1cyI6IlkifQ=="}},
+        "200",
+        _PAYMENT_EXAMPLE,
+    ),
+    (
+        "/v1/disputes/{id}/evidence",
+        "evidence",
+        "Contest a dispute; what is sent is submitted at once",
+        {"text": {"product_description": "A chair, delivered on 3 May."}},
+        "200",
+        _DISPUTE_EXAMPLE,
+    ),
+    ("/v1/disputes/{id}/accept", "accept", "Give a dispute up", {}, "200", _DISPUTE_EXAMPLE),
     (
         "/v1/refunds",
         "refund",
@@ -81,7 +131,7 @@ def document() -> dict[str, Any]:
     schemas: dict[str, Any] = {"Problem": _problem_schema()}
     paths: dict[str, Any] = {}
     for path, verb, summary, example, ok, answer in _MONEY:
-        model = BODIES[verb]
+        model = _BODIES[verb]
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -90,6 +140,13 @@ def document() -> dict[str, Any]:
     paths["/v1/payments"]["get"] = _get("List payments, newest first", page, [_query(name) for name in _FILTERS])
     paths["/v1/payments/{id}"] = {"get": _get("Retrieve a payment", _PAYMENT_EXAMPLE, [_PATH_ID, _query("expand[]")])}
     paths["/v1/refunds/{id}"] = {"get": _get("Retrieve a refund", _REFUND_EXAMPLE, [_PATH_ID])}
+    page = page | {"data": [_DISPUTE_EXAMPLE]}
+    filters = [_query(name) for name in ("limit", "cursor", "status", "payment")]
+    paths["/v1/disputes"] = {"get": _get("List disputes, newest first", page, filters)}
+    paths["/v1/disputes/{id}"] = {"get": _get("Retrieve a dispute", _DISPUTE_EXAMPLE, [_PATH_ID])}
+    page = page | {"data": [_ACCOUNT_EXAMPLE]}
+    paths["/v1/accounts"] = {"get": _get("The accounts, and what each is able to do", page, [])}
+    paths["/v1/return/{token}"] = {"get": {**_RETURN}}
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
@@ -117,6 +174,8 @@ def document() -> dict[str, Any]:
 _TAGS: Final[Mapping[str, str]] = {
     "payments": "Charge a card or a token, and what follows from it.",
     "refunds": "Give money back.",
+    "disputes": "What a cardholder contests, and what you answer.",
+    "accounts": "Where payments may go, and what each account is able to do.",
     "webhooks": "What providers tell us.",
     "operations": "For whoever runs it.",
 }
@@ -126,7 +185,19 @@ def _tag(path: str) -> str:
     return next((tag for tag in _TAGS if path.startswith(f"/v1/{tag}")), "operations")
 
 
+_BODILESS: Final = frozenset({"confirm", "capture", "cancel", "accept"})
+"""Verbs that may be asked without a body."""
 _PATH_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+_RETURN: Final = {
+    "summary": "Where the shopper's browser comes back from a challenge; it is sent on to the payment's return_url",
+    "security": [],
+    "parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}],
+    "responses": {
+        "303": {"description": "On to return_url?payment=pay_…"},
+        "200": {"description": "A page that says thank you, where the payment has no return_url"},
+        "404": {"description": "Not an address of ours"},
+    },
+}
 _READY_EXAMPLE: Final = {"status": "ready", "postgres": "ok", "migrations": "ok", "redis": "ok"}
 _WEBHOOK: Final = {
     "summary": "A provider's webhook, in the provider's own form",
@@ -155,12 +226,12 @@ def _post(
     }
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}, "example": example}}
     codes = {"202", "400", "401", "403", "404", "409", "413", "422", "500", "503", "504"}
-    codes |= {"402"} if verb in {"create", "confirm"} else set()
+    codes |= {"402"} if verb in {"create", "confirm", "details"} else set()
     return {
         "summary": summary,
         "operationId": verb,
-        "parameters": [key, *([_PATH_ID] if "{id}" in path else [])],
-        "requestBody": {"required": verb in {"create", "refund"}, "content": body},
+        "parameters": [*([] if verb == "details" else [key]), *([_PATH_ID] if "{id}" in path else [])],
+        "requestBody": {"required": verb not in _BODILESS, "content": body},
         "responses": {
             ok: {"description": "Decided", "content": {"application/json": {"example": answer}}},
             **{code: _problem_answer(int(code), answer) for code in sorted(codes)},
@@ -170,7 +241,8 @@ def _post(
 
 def _problem_answer(status: int, answer: Mapping[str, Any]) -> dict[str, Any]:
     if status == 202:
-        waiting = {**answer, "status": "processing" if answer["object"] == "payment" else "pending"}
+        status = {"payment": "processing", "refund": "pending"}.get(answer["object"], answer["status"])
+        waiting = {**answer, "status": status}
         return {"description": "Not settled yet", "content": {"application/json": {"example": waiting}}}
     if status == 402:
         decline = {"code": "insufficient_funds", "type": "soft", "advice": "retry_later"}

@@ -15,9 +15,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.answers import JSON, Answer, payment_object, refund_object
+from gateway.answers import JSON, Answer, charge_answer, history_object, payment_object, refund_object
 from gateway.api import reading
-from gateway.api.auth import Authenticator, Principal
+from gateway.api.asking import Asker, owns
+from gateway.api.auth import Principal
 from gateway.api.schemas import (
     Body,
     CardMethodIn,
@@ -26,20 +27,21 @@ from gateway.api.schemas import (
     PaymentCapture,
     PaymentConfirm,
     PaymentCreate,
+    PaymentDetails,
+    PaymentIncrement,
     RefundCreate,
     TokenMethodIn,
 )
 from gateway.books import Method
 from gateway.charge import Charge, charge
+from gateway.complete import complete
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import PAYMENT, PAYMENT_METHOD, REFUND, is_id, new_id
 from gateway.lifecycle import Payment, Status, Terms
 from gateway.modify import FollowUp, modify
-from gateway.settings import VERSIONS
 from gateway.vault import Wallet, open_card, seal_card
-from idempotency.key import Key, KeyMalformed, fingerprint
-from idempotency.key import parse as parse_key
+from idempotency.key import fingerprint
 from providers.contract import Card, Kind
 
 LIST_DEFAULT: Final = 20
@@ -52,15 +54,15 @@ EXPANDABLE: Final = frozenset({"attempts", "refunds"})
 class Payments:
     """The payment routes over one house."""
 
-    def __init__(self, deps: Deps, authenticator: Authenticator) -> None:
+    def __init__(self, deps: Deps, asker: Asker) -> None:
         self._deps = deps
-        self._authenticator = authenticator
+        self._asker = asker
 
     # --- verbs ---
 
     async def create(self, request: Request) -> Response:
         """``POST /v1/payments``."""
-        who, key, raw = await self._asked(request)
+        who, key, raw = await self._asker.asked(request)
         body = reading.validate(PaymentCreate, raw)
         now = self._deps.clock()
         terms = _terms(body, raw, who, now)
@@ -75,8 +77,8 @@ class Payments:
 
     async def confirm(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/confirm``."""
-        who, key, raw = await self._asked(request)
-        payment = await self._payment(request, who)
+        who, key, raw = await self._asker.asked(request)
+        payment = await self._asker.payment(request, who)
         body = reading.validate(PaymentConfirm, raw)
         print_ = self._fingerprint("POST /v1/payments/{id}/confirm", payment, raw)
         command = Charge(key, print_, payment.terms, wallet=None, new=False)
@@ -90,17 +92,41 @@ class Payments:
 
     async def capture(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/capture``."""
-        who, key, raw = await self._asked(request)
-        payment = await self._payment(request, who)
+        who, key, raw = await self._asker.asked(request)
+        payment = await self._asker.payment(request, who)
         body = reading.validate(PaymentCapture, raw)
         print_ = self._fingerprint("POST /v1/payments/{id}/capture", payment, raw)
         command = FollowUp(key, print_, payment.terms.id, Kind.CAPTURE, body.amount, final=body.final)
         return self._answer("capture", await modify(command, self._deps))
 
+    async def increment(self, request: Request) -> Response:
+        """``POST /v1/payments/{id}/increment``."""
+        who, key, raw = await self._asker.asked(request)
+        payment = await self._asker.payment(request, who)
+        body = reading.validate(PaymentIncrement, raw)
+        if not payment.terms.adjustable:
+            raise Problem(
+                "payment_state", "The payment was not made with incremental_authorization: its amount stays as it is."
+            )
+        print_ = self._fingerprint("POST /v1/payments/{id}/increment", payment, raw)
+        command = FollowUp(key, print_, payment.terms.id, Kind.INCREMENT, body.amount)
+        return self._answer("increment", await modify(command, self._deps))
+
+    async def details(self, request: Request) -> Response:
+        """``POST /v1/payments/{id}/details``: what the checkout page got from a native challenge. It needs no key."""
+        who = await self._asker.principal(request)
+        raw = reading.parse(await reading.body(request))
+        payment = await self._asker.payment(request, who)
+        body = reading.validate(PaymentDetails, raw)
+        attempt = payment.open_attempt
+        if attempt is not None:
+            payment = await complete(payment, attempt, body.details, self._deps)
+        return self._answer("details", charge_answer(payment, self._deps.keys, ok=200))
+
     async def cancel(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/cancel``."""
-        who, key, raw = await self._asked(request)
-        payment = await self._payment(request, who)
+        who, key, raw = await self._asker.asked(request)
+        payment = await self._asker.payment(request, who)
         body = reading.validate(PaymentCancel, raw)
         print_ = self._fingerprint("POST /v1/payments/{id}/cancel", payment, raw)
         command = FollowUp(key, print_, payment.terms.id, Kind.VOID, reason=body.cancellation_reason)
@@ -108,7 +134,7 @@ class Payments:
 
     async def refund(self, request: Request) -> Response:
         """``POST /v1/refunds``."""
-        who, key, raw = await self._asked(request)
+        who, key, raw = await self._asker.asked(request)
         body = reading.validate(RefundCreate, raw)
         if await self._deps.queries.payment_of(body.payment, who.merchant_id, livemode=who.livemode) is None:
             raise Problem("not_found", "There is no such payment.", "payment")
@@ -122,15 +148,19 @@ class Payments:
 
     async def retrieve(self, request: Request) -> Response:
         """``GET /v1/payments/{id}``. An undecided payment is only marked due: a read moves no money."""
-        who = await self._principal(request)
-        payment = await self._payment(request, who)
+        who = await self._asker.principal(request)
+        payment = await self._asker.payment(request, who)
         if payment.status is Status.PROCESSING:
             await self._deps.books.mark_due(payment.terms.id)
-        return _json(payment_object(payment, self._deps.keys, _expand(request)))
+        expand = _expand(request, EXPANDABLE | {"events"})
+        shown = payment_object(payment, self._deps.keys, expand)
+        if "events" in expand:
+            shown["events"] = [history_object(row) for row in await self._deps.queries.history(payment.terms.id)]
+        return _json(shown)
 
     async def list(self, request: Request) -> Response:
         """``GET /v1/payments``, newest first."""
-        who = await self._principal(request)
+        who = await self._asker.principal(request)
         filters, limit = _filters(request)
         page = await self._deps.queries.payments(who.merchant_id, livemode=who.livemode, limit=limit + 1, **filters)
         shown, more, expand = page[:limit], len(page) > limit, _expand(request)
@@ -145,43 +175,14 @@ class Payments:
 
     async def retrieve_refund(self, request: Request) -> Response:
         """``GET /v1/refunds/{id}``."""
-        who = await self._principal(request)
+        who = await self._asker.principal(request)
         refund_id = request.path_params["id"]
         found = await self._deps.queries.operation(refund_id) if is_id(refund_id, REFUND) else None
-        if found is None or not _owns(who, found[0]):
+        if found is None or not owns(who, found[0]):
             raise Problem("not_found", "There is no such refund.")
         return _json(refund_object(*found))
 
     # --- parts ---
-
-    async def _principal(self, request: Request) -> Principal:
-        who = await self._authenticator.principal(request.headers.get("authorization"))
-        if who.kind != "secret":
-            raise Problem("forbidden", "A publishable key may not do that; use a secret key on your server.")
-        version = request.headers.get("gateway-version")
-        if version is not None and version not in VERSIONS:
-            raise Problem("unknown_version", f"Gateway-Version must be one of: {', '.join(VERSIONS)}.")
-        return who
-
-    async def _asked(self, request: Request) -> tuple[Principal, Key, dict[str, Any]]:
-        """Who asks, under which key, for what: in that order, so that a stranger learns nothing."""
-        who = await self._principal(request)
-        raw = reading.parse(await reading.body(request))
-        try:
-            text = parse_key(request.headers.get("idempotency-key"))
-        except KeyMalformed as error:
-            missing = not request.headers.get("idempotency-key", "").strip()
-            raise Problem("idempotency_key_missing" if missing else "idempotency_key_malformed", str(error)) from None
-        return who, Key(who.merchant_id, who.livemode, text), raw
-
-    async def _payment(self, request: Request, who: Principal) -> Payment:
-        payment_id = request.path_params["id"]
-        payment = None
-        if is_id(payment_id, PAYMENT):
-            payment = await self._deps.queries.payment_of(payment_id, who.merchant_id, livemode=who.livemode)
-        if payment is None:
-            raise Problem("not_found", "There is no such payment.")
-        return payment
 
     def _fingerprint(self, route: str, payment: Payment, raw: Mapping[str, Any]) -> bytes:
         return fingerprint(self._deps.keys.fingerprint, route, payment.terms.id, raw)
@@ -272,6 +273,8 @@ def _terms(body: PaymentCreate, raw: Mapping[str, Any], who: Principal, now: dat
         setup_future_usage=body.setup_future_usage,
         recurring=body.recurring,
         network_transaction_id=body.network_transaction_id,
+        three_d_secure="required" if body.three_d_secure == "required" else None,
+        adjustable=body.incremental_authorization or None,
         pinned_account=None if body.routing is None else body.routing.account,
         metadata=body.metadata,
         billing_details=raw.get("billing_details") or {},  # validated above, kept as it was set
@@ -279,15 +282,11 @@ def _terms(body: PaymentCreate, raw: Mapping[str, Any], who: Principal, now: dat
     )
 
 
-def _owns(who: Principal, payment: Payment) -> bool:
-    return (payment.terms.merchant_id, payment.terms.livemode) == (who.merchant_id, who.livemode)
-
-
-def _expand(request: Request) -> frozenset[str]:
+def _expand(request: Request, known: frozenset[str] = EXPANDABLE) -> frozenset[str]:
     wanted = frozenset(request.query_params.getlist("expand[]"))
-    if unknown := wanted - EXPANDABLE:
-        raise Problem("validation_failed", f"expand[] takes: {', '.join(sorted(EXPANDABLE))}.", "expand[]")
-    return wanted - unknown
+    if wanted - known:
+        raise Problem("validation_failed", f"expand[] takes: {', '.join(sorted(known))}.", "expand[]")
+    return wanted
 
 
 def _filters(request: Request) -> tuple[dict[str, Any], int]:
@@ -349,6 +348,8 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     "confirm": PaymentConfirm,
     "capture": PaymentCapture,
     "cancel": PaymentCancel,
+    "increment": PaymentIncrement,
+    "details": PaymentDetails,
     "refund": RefundCreate,
 }
 """What each verb takes, for the OpenAPI document."""

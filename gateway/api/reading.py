@@ -12,6 +12,8 @@ from starlette.requests import Request
 from gateway.errors import Problem
 
 BODY_MAX: Final = 64 * 1024
+EVIDENCE_MAX: Final = 5 * 1024 * 1024
+"""A dispute's evidence holds documents."""
 DEPTH_MAX: Final = 32
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,16 +29,16 @@ _MESSAGES: Final = {
 }
 
 
-async def body(request: Request) -> bytes:
-    """The raw body. Raises :class:`Problem` (413) past 64 KiB, as soon as that is known."""
+async def body(request: Request, most: int = BODY_MAX) -> bytes:
+    """The raw body. Raises :class:`Problem` (413) past ``most`` bytes, as soon as that is known."""
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > BODY_MAX:
-        raise _too_large()
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
     received = bytearray()
     async for chunk in request.stream():
         received += chunk
-        if len(received) > BODY_MAX:
-            raise _too_large()
+        if len(received) > most:
+            raise _too_large(most)
     return bytes(received)
 
 
@@ -115,5 +117,5 @@ def _sentence(kind: str, message: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _too_large() -> Problem:
-    return Problem("body_too_large", f"A body has at most {BODY_MAX} bytes.")
+def _too_large(most: int) -> Problem:
+    return Problem("body_too_large", f"A body has at most {most} bytes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -51,6 +52,14 @@ def _metadata(metadata: dict[str, str]) -> dict[str, str]:
 def _url(value: str) -> str:
     if not value.startswith(("https://", "http://")):
         raise PydanticCustomError("url", "must be an absolute URL that starts with https://")
+    return value
+
+
+def _base64(value: str) -> str:
+    try:
+        b64decode(value, validate=True)
+    except ValueError:
+        raise PydanticCustomError("base64", "must be base64") from None
     return value
 
 
@@ -180,7 +189,16 @@ class PaymentCreate(Body):
     shopper: ShopperIn | None = None
     setup_future_usage: Literal["on_session", "off_session"] | None = None
     recurring: Literal["subscription", "unscheduled", "card_on_file"] | None = None
-    network_transaction_id: Short | None = None
+    network_transaction_id: Short | None = Field(
+        default=None,
+        description="Of the first payment with this card, made elsewhere, for a payment without the shopper.",
+    )
+    three_d_secure: Literal["automatic", "required"] = Field(
+        default="automatic", description="required: the shopper authenticates, whatever the provider's own rules say."
+    )
+    incremental_authorization: bool = Field(
+        default=False, description="Ask for an authorization whose amount can be changed later. Needs manual capture."
+    )
 
     @model_validator(mode="after")
     def _one_method(self) -> PaymentCreate:
@@ -188,6 +206,14 @@ class PaymentCreate(Body):
             raise PydanticCustomError("one_method", "send payment_method or payment_method_data, not both")
         if self.confirm and self.payment_method is None and self.payment_method_data is None:
             raise PydanticCustomError("one_method", "confirm needs payment_method or payment_method_data")
+        return self
+
+    @model_validator(mode="after")
+    def _fitting(self) -> PaymentCreate:
+        if self.incremental_authorization and self.capture_method != "manual":
+            raise PydanticCustomError("fitting", "incremental_authorization needs capture_method: manual")
+        if self.off_session and self.three_d_secure == "required":
+            raise PydanticCustomError("fitting", "three_d_secure cannot be required while off_session is true")
         return self
 
 
@@ -209,6 +235,52 @@ class PaymentCapture(Body):
 
     amount: Amount | None = Field(default=None, description="Minor units; left out: all that is left.")
     final: bool = Field(default=True, description="Release what is left of the authorization.")
+
+
+class PaymentIncrement(Body):
+    """``POST /v1/payments/{id}/increment``."""
+
+    amount: Amount = Field(description="The new total in minor units, higher or lower than what is authorized.")
+
+
+class PaymentDetails(Body):
+    """``POST /v1/payments/{id}/details``."""
+
+    details: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=16_384)],
+    ] = Field(max_length=20, examples=[{"threeDSResult": "eyJ0cmFuc1N0YXR1cyI6IlkifQ=="}])
+
+
+class DocumentIn(Body):
+    """A file of evidence."""
+
+    type: Short = Field(description="The provider's word for what it shows.", examples=["DefenseMaterial"])
+    content_type: Literal["application/pdf", "image/jpeg", "image/png", "image/tiff"]
+    content: Annotated[str, AfterValidator(_base64)] = Field(repr=False, description="The file in base64.")
+
+
+class DisputeEvidence(Body):
+    """``POST /v1/disputes/{id}/evidence``."""
+
+    text: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-z_]+$")],
+        Annotated[str, StringConstraints(min_length=1, max_length=20_000)],
+    ] = Field(default_factory=dict, max_length=40, examples=[{"product_description": "A chair, delivered on 3 May."}])
+    reason: Short | None = Field(default=None, description="The provider's defense reason code, where it wants one.")
+    documents: list[DocumentIn] = Field(default_factory=list, max_length=10)
+
+    @model_validator(mode="after")
+    def _something(self) -> DisputeEvidence:
+        if not (self.text or self.documents or self.reason):
+            raise PydanticCustomError(
+                "evidence", "send text, documents or a reason: a dispute is not answered with nothing"
+            )
+        return self
+
+
+class DisputeAccept(Body):
+    """``POST /v1/disputes/{id}/accept``: there is nothing to say."""
 
 
 class PaymentCancel(Body):

@@ -1,0 +1,123 @@
+"""The shopper comes back: a challenge is completed, or closed because nobody finished it.
+
+What the shopper brings is committed before it is sent, as the attempt's new request, and it travels under a key that follows from
+the attempt's and from what was brought. So a process that dies here leaves an attempt like any other: its lease runs out, and the
+same bytes are sent again. Two returns at once are one: the payment's version lets one of them through, the other waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import structlog
+
+from gateway import lifecycle
+from gateway.books import ABANDONED_S, Request, Written
+from gateway.deps import Deps
+from gateway.errors import Problem
+from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
+from gateway.modify import compose, open_operation, seal
+from gateway.settle import call_of, open_certainly, read, record, send
+from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, Unknown
+
+WAIT_S: Final = 12.0
+"""How long a second return waits for what the first one is told: a call on a PSP ends within 10 s."""
+LOOK_S: Final = 0.2
+LAPSE_AGAIN_S: Final = 3600
+"""A payment that could not be ended for want of another try is looked at again an hour later."""
+
+log = structlog.get_logger()
+
+
+async def complete(payment: Payment, operation: Operation, details: Mapping[str, str], deps: Deps) -> Payment:
+    """Pass on what the shopper brought back from a challenge, and answer how the payment stands after it.
+
+    Safe to call any number of times with the same details, also at once: an attempt that was completed stays so. Raises
+    :class:`Problem` (422) where something is missing from the details, and where the account is gone (409).
+    """
+    if operation.status in IN_FLIGHT and operation.challenged:
+        return await _told(payment, operation, deps)
+    if operation.status is not OperationStatus.REQUIRES_ACTION:
+        return payment
+    account = deps.accounts.get(operation.account)
+    if account is None:
+        raise Problem("payment_state", f"The payment's account {operation.account} is no longer configured.")
+    try:
+        request = account.provider.completion(call_of(payment, operation, {}), details)
+    except DetailsRefused as refused:
+        raise Problem("validation_failed", f"{refused}.", "details") from None
+    try:
+        change = lifecycle.returned(payment, operation, deps.clock())
+    except lifecycle.Refused:  # it is being canceled: whether that came too late will be told by the account
+        return payment
+    sent = change.payment.operation(operation.id)
+    sealed = deps.keys.seal_request(request, payment.terms.merchant_id, operation.id, holds_card=False)
+    write = partial(deps.books.write, payment, change, source="return", returned=(sent, Request(sealed)))
+    if await open_certainly(write, payment.terms.id, "", deps) is not Written.DONE:
+        return await _told(payment, operation, deps)  # another return came first
+    # An earlier request of this attempt has been processed, so no answer can say that nothing happened.
+    outcome = await send(change.payment, sent, request, deps, first_send=False)
+    recorded = await record(change.payment, sent, outcome, source="return", deps=deps)
+    return change.payment if recorded is None else recorded.payment
+
+
+async def _told(payment: Payment, operation: Operation, deps: Deps) -> Payment:
+    """The payment once whoever is completing it has been told, or as it stands when that takes too long."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        payment = await read(payment.terms.id, deps)
+        if payment.operation(operation.id).status not in {OperationStatus.SENT, OperationStatus.REQUIRES_ACTION}:
+            return payment
+        await asyncio.sleep(LOOK_S)
+    return payment
+
+
+async def end_abandoned(deps: Deps, limit: int) -> list[tuple[str, str]]:
+    """The attempts whose challenge nobody has finished in time, claimed for :func:`abandon`."""
+    return await deps.books.claim_due([OperationStatus.REQUIRES_ACTION], ABANDONED_S, limit)
+
+
+async def abandon(payment: Payment, operation: Operation, deps: Deps) -> bool:
+    """End a challenge that nobody finished: close it at its account, unless the account says that it was finished after all.
+
+    Returns whether anything changed. What the account does not answer is tried again with the next claim.
+    """
+    account = deps.accounts.get(operation.account)
+    if account is None or operation.status is not OperationStatus.REQUIRES_ACTION:
+        return False
+    if account.can(Capability.LOOKUP):
+        found = await account.lookup(call_of(payment, operation, {}))
+        if not isinstance(found, Unknown | ActionRequired):
+            recorded = await record(payment, operation, found, source="sweep", deps=deps)
+            return recorded is not None and recorded.change is not None
+    void = open_operation(payment, Kind.VOID, payment.terms.amount, deps)
+    try:
+        change = lifecycle.abandoned(payment, void, deps.clock())
+    except lifecycle.Refused:
+        return False
+    request = compose(payment, void, deps)
+    opened = (void, seal(payment, void, request, deps))
+    if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
+        return False
+    outcome = await send(change.payment, void, request, deps, first_send=True)
+    await record(change.payment, void, outcome, source="sweep", deps=deps)
+    return True
+
+
+async def end_lapsed(deps: Deps, limit: int) -> list[tuple[str, str]]:
+    """The declined attempts that nobody followed with another try in time, claimed for :func:`lapse`."""
+    ended = [OperationStatus.DECLINED, OperationStatus.EXPIRED]
+    return await deps.books.claim_due(ended, LAPSE_AGAIN_S, limit)
+
+
+async def lapse(payment: Payment, operation: Operation, deps: Deps) -> bool:
+    """Make the decline of a payment final that nobody tried to pay again. Returns whether it was."""
+    change = lifecycle.lapsed(payment, operation, deps.clock())
+    if isinstance(change, Change) and await deps.books.write(payment, change, source="sweep") is not Written.DONE:
+        return False
+    await deps.books.forget_due(operation)
+    return isinstance(change, Change)

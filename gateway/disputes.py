@@ -1,0 +1,72 @@
+"""A dispute: what a provider says of one, and what of it is news. Pure.
+
+A provider tells of a dispute by webhook, in any order and more than once. The newest telling by the provider's own clock wins;
+of two that bear the same time (Adyen's clock knows seconds) the one that is further along. Nothing a dispute says moves an amount
+of its payment: what moves money there is the provider's report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from providers.contract import DisputeNews, DisputeStatus, Kind
+
+_FURTHER: Final[Mapping[DisputeStatus, int]] = {
+    DisputeStatus.INQUIRY: 0,
+    DisputeStatus.NEEDS_RESPONSE: 1,
+    DisputeStatus.UNDER_REVIEW: 2,
+    DisputeStatus.CLOSED: 3,
+    DisputeStatus.WON: 4,
+    DisputeStatus.LOST: 5,
+}
+ANSWERABLE: Final = frozenset({DisputeStatus.INQUIRY, DisputeStatus.NEEDS_RESPONSE})
+"""Statuses in which a dispute can be defended or accepted."""
+AFTER: Final[Mapping[Kind, DisputeStatus]] = {
+    Kind.DEFEND: DisputeStatus.UNDER_REVIEW,
+    Kind.ACCEPT: DisputeStatus.LOST,
+}
+"""Where a dispute stands once the provider has taken our answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A dispute as it stands. ``amount`` in minor units of ``currency``; ``news_at`` is when the provider said so."""
+
+    id: str
+    payment_id: str
+    account: str
+    provider: str
+    provider_dispute_id: str
+    status: DisputeStatus
+    amount: int
+    currency: str
+    reason: str | None
+    network_reason_code: str | None
+    respond_by: datetime | None
+    news_at: datetime
+    created_at: datetime
+    updated_at: datetime
+
+
+def told(dispute: Dispute, news: DisputeNews, at: datetime, now: datetime) -> Dispute | None:
+    """The dispute after ``news`` that the provider dates ``at``; ``None`` where that says nothing new."""
+    if (at, _FURTHER[news.status]) < (dispute.news_at, _FURTHER[dispute.status]):
+        return None
+    after = replace(
+        dispute,
+        status=news.status,
+        amount=news.amount.amount_minor,
+        reason=news.reason or dispute.reason,
+        network_reason_code=news.network_reason_code or dispute.network_reason_code,
+        respond_by=news.respond_by or dispute.respond_by,
+        news_at=at,
+    )
+    return None if replace(after, news_at=dispute.news_at) == dispute else replace(after, updated_at=now)
+
+
+def answered(dispute: Dispute, kind: Kind, now: datetime) -> Dispute:
+    """The dispute once its provider has taken our defense, or that we accept it."""
+    return replace(dispute, status=AFTER[kind], updated_at=now)
