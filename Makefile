@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
-# A module of ours is called providers/stripe.py: nothing may ever import it in place of the SDK.
+# A package of ours is called providers/stripe: nothing may ever import it in place of the SDK.
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help

@@ -107,7 +107,7 @@ def test_metadata_never_refuses_a_payment(provider: Any, kit: Any) -> None:
 
     sent = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, metadata=many))["params"]["metadata"]
 
-    assert len(sent) == 49
+    assert len(sent) == 44  # six places are left for the names of what follows the payment
     assert max(map(len, sent.values())) == 500
     assert sent["operation"] == "att_1"
 
@@ -615,14 +615,6 @@ def test_an_authentic_event_that_says_nothing_to_us_is_kept(body: Any, provider:
     assert told.event_id == "evt_1"
     assert told.kind is None
     assert told.outcome is None
-
-
-async def test_a_lookup_without_a_handle_asks_nobody(loopback: Any, open_account: Any, kit: Any) -> None:
-    account = open_account("stripe", loopback.url)
-    call = kit.call(account, kit.ask("stripe", Kind.AUTHORIZE))
-
-    assert await account.provider.lookup(call) == Unknown("no_handle")
-    assert loopback.seen == []
 
 
 async def test_an_error_whose_fields_have_other_types_is_unknown(loopback: Any, open_account: Any, kit: Any) -> None:

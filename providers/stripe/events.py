@@ -1,0 +1,212 @@
+"""How Stripe's webhooks are proved and read. Pure but for the clock that a signature's age is measured by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+import msgspec
+import stripe
+
+from providers.contract import Approved, DisputeNews, Event, Kind, Outcome, Unknown, WebhookRefused
+from providers.money import Money, MoneyError, from_provider
+from providers.stripe.answers import (
+    DISPUTE_STATUSES,
+    DisputeObject,
+    Intent,
+    RefundObject,
+    Setup,
+    UnreadableError,
+    of_intent,
+    of_refund,
+    of_setup,
+    read,
+)
+from providers.stripe.asks import CAPTURE, CAPTURE_AMOUNT, CURRENCY, INCREMENT, OPERATION, UNITS
+
+WEBHOOK_TOLERANCE_S: Final = 300
+"""How far a webhook's timestamp may lie in the past or the future: https://docs.stripe.com/webhooks#replay-attacks"""
+
+REASONS: Final = frozenset(
+    # https://docs.stripe.com/api/disputes/object#dispute_object-reason: the vocabulary of every provider is Stripe's.
+    """
+    bank_cannot_process check_returned credit_not_processed customer_initiated debit_not_authorized duplicate fraudulent
+    general incorrect_account_details insufficient_funds noncompliant product_not_received product_unacceptable
+    subscription_canceled unrecognized
+    """.split()  # noqa: SIM905 - a line each would say no more
+)
+
+
+class _EventObject(msgspec.Struct):
+    object: msgspec.Raw
+
+
+class WebhookEvent(msgspec.Struct):
+    """The envelope of an event."""
+
+    id: str
+    object: Literal["event"]
+    type: str
+    created: int
+    data: _EventObject
+
+
+# --- Proof ------------------------------------------------------------------------------------------------------------
+
+
+def verify(headers: Mapping[str, str], body: bytes, secrets: Sequence[str]) -> None:
+    """Raise :class:`WebhookRefused` unless one of ``secrets`` signed these very bytes a short time ago."""
+    if not secrets:
+        raise WebhookRefused("no webhook secret is configured for this account")
+    header = next((value for name, value in headers.items() if name.lower() == "stripe-signature"), "")
+    if not any(_signed(body, header, secret) for secret in secrets):
+        raise WebhookRefused("the signature matches no configured secret, or it is too old")
+    stamp = next(part for part in header.split(",") if part.startswith("t="))
+    if int(stamp[2:]) > time.time() + WEBHOOK_TOLERANCE_S:  # the SDK refuses the past only
+        raise WebhookRefused("the signature is from the future")
+
+
+def _signed(body: bytes, header: str, secret: str) -> bool:
+    """The SDK's verdict. It also raises on a body that is not UTF-8 and a signature not ASCII."""
+    try:
+        return bool(stripe.WebhookSignature.verify_header(body, header, secret, WEBHOOK_TOLERANCE_S))
+    except (stripe.SignatureVerificationError, ValueError, TypeError):
+        return False
+
+
+def event_in(body: bytes) -> WebhookEvent:
+    """The event in a body. Raises :class:`WebhookRefused` where there is none."""
+    try:
+        return read(body, WebhookEvent)
+    except UnreadableError as error:
+        raise WebhookRefused("the body is not a Stripe event") from error
+
+
+# --- Meaning ----------------------------------------------------------------------------------------------------------
+
+
+def translated(event: WebhookEvent) -> Event:
+    """The event in our words. One without use for us, or unreadable, is kept as it is."""
+    kept = Event(event.id, event.type, occurred_at=datetime.fromtimestamp(event.created, UTC))
+    reader = _READERS.get(event.type)
+    try:
+        return kept if reader is None else reader(kept, event.data.object)
+    except (UnreadableError, MoneyError):
+        return kept
+
+
+def _intent_event(kept: Event, body: msgspec.Raw) -> Event:
+    intent = read(body, Intent)
+    kind, operation, outcome = _meant(intent)
+    if isinstance(outcome, Unknown):  # a status we do not know is no news
+        return kept
+    return replace(
+        kept,
+        kind=kind,
+        operation_id=operation,
+        provider_id=intent.charge_id or intent.id if kind is Kind.CAPTURE else intent.id,
+        provider_payment_id=intent.id,
+        outcome=outcome,
+    )
+
+
+def _meant(intent: Intent) -> tuple[Kind, str | None, Outcome]:
+    """Which of our operations an intent speaks of: what follows an authorization leaves a key of its own in the metadata.
+
+    Captures come after increments, so something received under the name of a capture is that capture's.
+    """
+    told, ours = of_intent(intent), intent.metadata
+    if intent.amount_received and CAPTURE in ours and intent.status in ("succeeded", "requires_capture"):
+        return Kind.CAPTURE, ours[CAPTURE], Approved(intent.charge_id or intent.id, _taken(intent), captured=True)
+    if intent.status == "requires_capture" and not intent.amount_received and INCREMENT in ours:
+        return Kind.INCREMENT, ours[INCREMENT], told
+    if intent.status == "canceled" and intent.charge_id and intent.last_payment_error is None:
+        # There was an authorization, so this released it. A cancel carries no metadata that could name our operation.
+        released = from_provider(intent.amount - intent.amount_received, intent.currency, UNITS)
+        return Kind.VOID, None, Approved(intent.id, released)
+    return Kind.AUTHORIZE, ours.get(OPERATION), told
+
+
+def _taken(intent: Intent) -> Money:
+    """What one capture took. Where there may be several ``amount_received`` is their sum, and the capture says its own."""
+    said = intent.metadata.get(CAPTURE_AMOUNT, "")
+    own = int(said) if intent.several and said.isascii() and said.isdigit() else intent.amount_received
+    return from_provider(min(own, intent.amount_received), intent.currency, UNITS)
+
+
+def _setup_event(kept: Event, body: msgspec.Raw) -> Event:
+    """A SetupIntent has no currency: ours stands in its metadata."""
+    setup = read(body, Setup)
+    if CURRENCY not in setup.metadata:
+        return kept  # none of ours
+    outcome = of_setup(setup, Money(0, setup.metadata[CURRENCY]))
+    if isinstance(outcome, Unknown):
+        return kept
+    return replace(
+        kept,
+        kind=Kind.AUTHORIZE,
+        operation_id=setup.metadata.get(OPERATION),
+        provider_id=setup.id,
+        provider_payment_id=setup.id,
+        outcome=outcome,
+    )
+
+
+def _refund_event(kept: Event, body: msgspec.Raw) -> Event:
+    refund = read(body, RefundObject)
+    outcome = of_refund(refund)
+    if isinstance(outcome, Unknown):
+        return kept
+    return replace(
+        kept,
+        kind=Kind.REFUND,
+        operation_id=refund.metadata.get(OPERATION),
+        provider_id=refund.id,
+        provider_payment_id=refund.payment_intent,
+        outcome=outcome,
+    )
+
+
+def _dispute_event(kept: Event, body: msgspec.Raw) -> Event:
+    dispute = read(body, DisputeObject)
+    status = DISPUTE_STATUSES.get(dispute.status)
+    if status is None:
+        return kept
+    card, due = dispute.payment_method_details and dispute.payment_method_details.card, dispute.evidence_details.due_by
+    news = DisputeNews(
+        dispute_id=dispute.id,
+        status=status,
+        amount=from_provider(dispute.amount, dispute.currency, UNITS),
+        reason=dispute.reason if dispute.reason in REASONS else "general",
+        network_reason_code=card.network_reason_code if card else None,
+        respond_by=datetime.fromtimestamp(due, UTC) if due else None,
+    )
+    return replace(kept, provider_id=dispute.id, provider_payment_id=dispute.payment_intent, dispute=news)
+
+
+_Reader = Callable[[Event, msgspec.Raw], Event]
+_READERS: Final[Mapping[str, _Reader]] = {
+    "payment_intent.succeeded": _intent_event,
+    "payment_intent.amount_capturable_updated": _intent_event,
+    "payment_intent.payment_failed": _intent_event,
+    "payment_intent.canceled": _intent_event,
+    "payment_intent.requires_action": _intent_event,
+    "payment_intent.processing": _intent_event,
+    "setup_intent.succeeded": _setup_event,
+    "setup_intent.setup_failed": _setup_event,
+    "setup_intent.requires_action": _setup_event,
+    "setup_intent.canceled": _setup_event,
+    "refund.created": _refund_event,
+    "refund.updated": _refund_event,
+    "refund.failed": _refund_event,
+    "charge.refund.updated": _refund_event,
+    "charge.dispute.created": _dispute_event,
+    "charge.dispute.updated": _dispute_event,
+    "charge.dispute.closed": _dispute_event,
+    "charge.dispute.funds_withdrawn": _dispute_event,
+    "charge.dispute.funds_reinstated": _dispute_event,
+}
+"""By type of event; any other says nothing to us."""
