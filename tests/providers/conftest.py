@@ -21,7 +21,20 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from providers.adyen import AdyenProvider
-from providers.contract import Ask, Authorize, Call, Capture, Card, Kind, Refund, Token, Void
+from providers.contract import (
+    Accept,
+    Ask,
+    Authorize,
+    Call,
+    Capture,
+    Card,
+    Defend,
+    Increment,
+    Kind,
+    Refund,
+    Token,
+    Void,
+)
 from providers.money import Money
 from providers.registry import Account, AccountConfig
 from providers.sandbox import SandboxConfig, serve
@@ -293,6 +306,7 @@ def specs() -> Path:
 
 KEY = "6f2d6c1e-3a76-4b4e-9d4f-0d8b1f6b7c55"
 PAYMENT_IDS = {"stripe": "pi_1", "adyen": "PSP1PAYMENT"}
+DISPUTE_IDS = {"stripe": "dp_1", "adyen": "PSP1DISPUTE"}
 EUR = Money(1999, "EUR")
 CARD = Card("4242424242424242", 3, 2030, "737", "Ada Lovelace")
 TOKENS = {"stripe": Token("pm_card_visa"), "adyen": Token("test_4111111111111111")}
@@ -301,12 +315,15 @@ OPERATIONS = {
     Kind.CAPTURE: "cap_1",
     Kind.VOID: "vd_1",
     Kind.REFUND: "re_1",
+    Kind.INCREMENT: "inc_1",
+    Kind.DEFEND: "def_1",
+    Kind.ACCEPT: "acc_1",
 }
 
 
 def ask_for(provider: str, kind: Kind, *, amount: Money = EUR, **changes: Any) -> Ask:
     """The plainest ask of its kind: a token, automatic capture."""
-    common = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
+    common: dict[str, Any] = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
     if kind is Kind.AUTHORIZE:
         common |= {
             "capture_method": "automatic",
@@ -315,11 +332,18 @@ def ask_for(provider: str, kind: Kind, *, amount: Money = EUR, **changes: Any) -
         }
     else:
         common["provider_payment_id"] = PAYMENT_IDS[provider]
+    if kind is Kind.VOID:
+        common["attempt_id"] = OPERATIONS[Kind.AUTHORIZE]
+    if kind in (Kind.DEFEND, Kind.ACCEPT):
+        common["dispute_id"] = DISPUTE_IDS[provider]
     shapes: dict[Kind, Callable[..., Ask]] = {
         Kind.AUTHORIZE: Authorize,
         Kind.CAPTURE: Capture,
         Kind.VOID: Void,
         Kind.REFUND: Refund,
+        Kind.INCREMENT: Increment,
+        Kind.DEFEND: Defend,
+        Kind.ACCEPT: Accept,
     }
     return shapes[kind](**(common | changes))
 
