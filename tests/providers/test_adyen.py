@@ -229,7 +229,7 @@ CONSENT = [
     ({"instrument": Token("8416"), "off_session": True}, "ContAuth", "UnscheduledCardOnFile"),
     ({"off_session": True, "recurring": "subscription"}, "ContAuth", "Subscription"),
     ({}, "Ecommerce", None),
-    ({"setup_future_usage": "on_session"}, "Ecommerce", None),
+    ({"setup_future_usage": "on_session"}, "Ecommerce", "CardOnFile"),
     ({"setup_future_usage": "on_session", "customer": "cus_1"}, "Ecommerce", "CardOnFile"),
 ]
 
@@ -398,8 +398,11 @@ def read(provider: Any, headers: Any, body: Any) -> Any:
     return provider.parse_webhook(body)
 
 
+OF_THE_PAYMENT = ("AUTHORISATION", "EXPIRE", "OFFER_CLOSED")
+
+
 def item(code: Any = "AUTHORISATION", success: Any = "true", **changes: Any) -> Any:
-    reference = {"CAPTURE": "cap_1", "REFUND": "re_1", "CANCELLATION": "vd_1"}
+    reference = {"CAPTURE": "cap_1", "REFUND": "re_1", "CANCELLATION": "vd_1", "AUTHORISATION_ADJUSTMENT": "inc_1"}
     body = {
         "amount": {"currency": "EUR", "value": 1999},
         "eventCode": code,
@@ -411,7 +414,7 @@ def item(code: Any = "AUTHORISATION", success: Any = "true", **changes: Any) -> 
         "reason": "",
         "success": success,
     }
-    if code != "AUTHORISATION":
+    if code not in OF_THE_PAYMENT:
         body |= {"originalReference": "PSP0", "pspReference": "MOD1"}
     return body | changes
 
@@ -444,6 +447,14 @@ TOLD = [
     ("REFUND", "true", Kind.REFUND, Approved),
     ("REFUND", "false", Kind.REFUND, Declined),
     ("REFUND_FAILED", "true", Kind.REFUND, Declined),
+    ("REFUNDED_REVERSED", "true", Kind.REFUND, Declined),
+    ("REFUND_WITH_DATA", "true", Kind.REFUND, Approved),
+    ("REFUND_WITH_DATA", "false", Kind.REFUND, Declined),
+    ("AUTHORISATION_ADJUSTMENT", "true", Kind.INCREMENT, Approved),
+    ("AUTHORISATION_ADJUSTMENT", "false", Kind.INCREMENT, Declined),
+    ("EXPIRE", "true", Kind.VOID, Approved),
+    ("OFFER_CLOSED", "true", Kind.AUTHORIZE, Declined),
+    ("CANCEL_OR_REFUND", "true", None, type(None)),
     ("REPORT_AVAILABLE", "true", None, type(None)),
     ("A_NEW_CODE", "true", None, type(None)),
 ]
@@ -457,9 +468,11 @@ def test_an_event_by_the_table(code: Any, success: Any, kind: Any, outcome: Any,
     assert told.occurred_at.isoformat() == "2026-11-21T10:00:00+01:00"
     if kind is Kind.AUTHORIZE:
         assert (told.operation_id, told.provider_id) == ("att_1", "PSP1")
+    elif code == "EXPIRE":
+        assert (told.provider_id, told.provider_payment_id) == ("PSP1", "PSP1")
     elif kind is not None:
         assert (told.provider_id, told.provider_payment_id) == ("MOD1", "PSP0")
-    if code == "TECHNICAL_CANCEL":
+    if code in ("TECHNICAL_CANCEL", "EXPIRE"):
         assert told.operation_id is None  # its reference is the payment's own
 
 

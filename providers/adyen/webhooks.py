@@ -1,0 +1,184 @@
+"""How Adyen's webhooks are proved and read.
+
+What is signed of an item is what moves money: references, merchant account, amount, event code and success. The rest
+(reason, card, dispute details) is information, and no token is taken from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from Adyen.util import generate_notification_sig
+
+from providers.adyen.answers import Amount, approved, card_facts, decline, refused, text
+from providers.adyen.tables import (
+    DISPUTE_REASONS,
+    DISPUTES,
+    EVENTS,
+    NO_RESPONSE_NEEDED,
+    OFFER_CLOSED,
+    OTHER_DISPUTE,
+    PREFIXES,
+    REASONS,
+    UNITS,
+)
+from providers.contract import Approved, Declined, DisputeNews, DisputeStatus, Event, Kind, WebhookRefused
+from providers.money import Money, MoneyError, from_provider
+
+
+class _Entry(msgspec.Struct):
+    item: dict[str, Any] = msgspec.field(name="NotificationRequestItem")
+
+
+class _Webhook(msgspec.Struct, rename="camel"):
+    notification_items: list[_Entry]
+
+
+class Item(msgspec.Struct, rename="camel"):
+    """A NotificationRequestItem after :func:`_normal`: every signed field is there."""
+
+    psp_reference: str
+    original_reference: str
+    merchant_account_code: str
+    merchant_reference: str
+    event_code: str
+    success: str
+    amount: dict[str, Any]
+    event_date: str = ""
+    reason: str | None = None
+    additional_data: dict[str, Any] = {}
+
+
+def items(body: bytes) -> Sequence[tuple[Mapping[str, Any], Item]]:
+    """Every item, as it is signed and as it is read. Raises :class:`WebhookRefused` for what is no Adyen webhook."""
+    try:
+        entries = msgspec.json.decode(body, type=_Webhook).notification_items
+        found = [_normal(entry.item) for entry in entries]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WebhookRefused("the body is not an Adyen webhook") from error
+    if not found:
+        raise WebhookRefused("the webhook is empty")
+    return found
+
+
+def _normal(item: Mapping[str, Any]) -> tuple[Mapping[str, Any], Item]:
+    """The item as Adyen signs it: an absent field is empty, `true` is in small letters.
+
+    The SDK would sign ``None`` and ``True`` as Python writes them, and break without an amount.
+    """
+    amount = msgspec.convert(item.get("amount") or {}, dict[str, Any])
+    success = item.get("success")
+    normal = {
+        **item,
+        "originalReference": item.get("originalReference") or "",
+        "merchantReference": item.get("merchantReference") or "",
+        "amount": {"value": amount.get("value", ""), "currency": amount.get("currency", "")},
+        "success": str(success).lower() if isinstance(success, bool) else success,
+        "additionalData": item.get("additionalData") or {},
+    }
+    return normal, msgspec.convert(normal, Item)
+
+
+def signed(item: Mapping[str, Any], key: str) -> bool:
+    """Whether the item bears the signature of ``key``. Whatever cannot be checked does not."""
+    try:
+        sent = str(item["additionalData"]["hmacSignature"]).encode("ascii")
+        unsigned = {name: value for name, value in item.items() if name != "additionalData"}
+        return hmac.compare_digest(generate_notification_sig(unsigned, key), sent)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def translated(item: Item) -> Event:
+    """The item in our words. One without use for us, or unreadable, is kept as it is."""
+    kind, happened = EVENTS.get((item.event_code, item.success == "true"), (None, False))
+    outcome = dispute = None
+    try:
+        if kind is not None:
+            outcome = _told(item, kind) if happened else _told_no(item, kind)
+        else:
+            dispute = _dispute(item)
+    except (MoneyError, msgspec.ValidationError):
+        kind = None
+    ours = kind is not None and item.merchant_reference.startswith(PREFIXES[kind])
+    return Event(
+        event_id=_event_id(item),
+        type=item.event_code,
+        kind=kind,
+        operation_id=item.merchant_reference if ours else None,
+        provider_id=item.psp_reference,
+        provider_payment_id=item.original_reference or item.psp_reference,
+        outcome=outcome,
+        occurred_at=_moment(item.event_date),
+        dispute=dispute,
+    )
+
+
+def _told(item: Item, kind: Kind) -> Approved:
+    return approved(item.psp_reference, _money(item), item.additional_data, captured=kind is Kind.CAPTURE)
+
+
+def _told_no(item: Item, kind: Kind) -> Declined:
+    if item.event_code == "OFFER_CLOSED":
+        return Declined(OFFER_CLOSED, item.psp_reference)
+    words = (item.reason or "").partition(":")[0].strip()
+    code = REASONS.get(words.lower())
+    if kind is Kind.AUTHORIZE or (kind is Kind.INCREMENT and code):
+        found = decline(code or words or None, item.additional_data)
+        return Declined(found, item.psp_reference, card_facts(item.additional_data))
+    return Declined(refused(item.reason), item.psp_reference)
+
+
+def _dispute(item: Item) -> DisputeNews | None:
+    """Where a dispute stands. ``pspReference`` is the dispute's own where the webhook is set to show it, else the payment's.
+
+    https://docs.adyen.com/risk-management/disputes-api/dispute-notifications
+    """
+    status = DISPUTES.get(item.event_code)
+    if status is None or item.success != "true":
+        return None
+    data = item.additional_data
+    if status is DisputeStatus.NEEDS_RESPONSE:
+        status = NO_RESPONSE_NEEDED.get(text(data, "disputeStatus") or "", status)
+    code = (text(data, "chargebackReasonCode") or text(data, "rfiReasonCode") or "").strip() or None
+    return DisputeNews(
+        dispute_id=item.psp_reference,
+        status=status,
+        amount=_money(item),
+        reason=DISPUTE_REASONS.get(code, OTHER_DISPUTE) if code else None,
+        network_reason_code=code,
+        respond_by=_moment(text(data, "defensePeriodEndsAt") or ""),
+    )
+
+
+def _money(item: Item) -> Money:
+    amount = msgspec.convert(item.amount, Amount, strict=False)
+    return from_provider(amount.value, amount.currency, UNITS)
+
+
+def _moment(written: str) -> datetime | None:
+    """A moment, or ``None`` where it cannot be read or names no time zone."""
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
+
+
+def _event_id(item: Item) -> str:
+    """Adyen gives none. Newer details of one event are new news, a repetition is not."""
+    parts = (
+        item.merchant_account_code,
+        item.event_code,
+        item.psp_reference,
+        item.success,
+        item.event_date,
+        str(item.amount["value"]),
+        str(item.amount["currency"]),
+    )
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
