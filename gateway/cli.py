@@ -124,8 +124,11 @@ def migrate() -> None:
 def sandbox(
     stripe_port: Annotated[int, typer.Option(min=1, max=65535)] = 8081,
     adyen_port: Annotated[int, typer.Option(min=1, max=65535)] = 8082,
+    neutral_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Also run a third, of a PSP that does not exist.")
+    ] = None,
 ) -> None:
-    """Run the simulated PSPs alone. Webhooks go where GATEWAY_SANDBOX_STRIPE_WEBHOOK_URL and …_ADYEN_… say."""
+    """Run the simulated PSPs alone. Webhooks go where GATEWAY_SANDBOX_STRIPE_WEBHOOK_URL, …_ADYEN_… and …_NEUTRAL_… say."""
     from providers.sandbox import SandboxConfig, run
 
     given = {
@@ -136,9 +139,13 @@ def sandbox(
         "adyen_merchant_account": os.environ.get("ADYEN_MERCHANT_ACCOUNT"),
         "adyen_webhook_url": os.environ.get("GATEWAY_SANDBOX_ADYEN_WEBHOOK_URL"),
         "adyen_hmac_key": os.environ.get("ADYEN_HMAC_KEY"),
+        "neutral_token": os.environ.get("NEUTRAL_API_KEY"),
+        "neutral_webhook_url": os.environ.get("GATEWAY_SANDBOX_NEUTRAL_WEBHOOK_URL"),
+        "neutral_webhook_secret": os.environ.get("NEUTRAL_WEBHOOK_SECRET"),
     }
     chosen = {name: value for name, value in given.items() if value}
-    run(SandboxConfig(stripe_port=stripe_port, adyen_port=adyen_port, **chosen))  # type: ignore[arg-type]  # all are text
+    ports = {"stripe_port": stripe_port, "adyen_port": adyen_port, "neutral_port": neutral_port}
+    run(SandboxConfig(**ports, **chosen))  # type: ignore[arg-type]  # the ports are numbers, the rest is text
 
 
 @merchants.command("create")

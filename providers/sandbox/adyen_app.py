@@ -19,7 +19,7 @@ from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import Room, application
 from providers.sandbox.desk import Call, Desk, Verb, json_answer
 from providers.sandbox.faults import Faults, Rule, Subject, retry_after
-from providers.sandbox.keys import Keys
+from providers.sandbox.keys import ADYEN_KEY_LIFE_S, Keys
 from providers.sandbox.postman import Postman
 from providers.sandbox.wire_log import WireLog
 
@@ -127,7 +127,7 @@ def adyen_app(config: SandboxConfig) -> Starlette:
         books=books,
         wire=WireLog(config.wire_log_max),
         faults=Faults("adyen"),
-        keys=Keys(config.keys_max, compare=False),
+        keys=Keys(config.keys_max, compare=False, life_s=ADYEN_KEY_LIFE_S),
         postman=postman,
     )
     return application(Room(desk, psp), _routes(desk, psp))

@@ -6,8 +6,8 @@ what a gateway believes; so nothing here is derived from what a gateway was told
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Book = Literal["authorisations", "captures", "refunds", "voids", "declines", "rejections"]
@@ -38,18 +38,21 @@ class Entry:
     key: str | None
     status: str
     reason: str | None = None
-    time: float = field(default_factory=time.time)
+    time: float = 0.0
+    """When it was written, on the PSP's clock."""
 
 
 class Books:
     """Append-only journals, one per kind of movement, with an index by payment."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self._books: dict[Book, list[Entry]] = {book: [] for book in BOOKS}
         self._authorisations: dict[str, Entry] = {}
 
     def write(self, book: Book, entry: Entry) -> Entry:
-        """Append one entry and return it."""
+        """Append one entry, dated now, and return it."""
+        entry.time = self._now()
         self._books[book].append(entry)
         if book == "authorisations":
             self._authorisations[entry.payment] = entry

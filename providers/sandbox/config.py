@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
-    """Ports, credentials and webhook targets of both simulators.
+    """Ports, credentials and webhook targets of the simulators.
 
     A port of 0 lets the system choose; ``serve`` reports the choice. A webhook URL of None means
     that PSP sends no webhooks. The Adyen HMAC key is hexadecimal, as Adyen issues it.
@@ -13,6 +13,8 @@ class SandboxConfig:
 
     stripe_port: int = 8081
     adyen_port: int = 8082
+    neutral_port: int | None = None
+    """None leaves the third simulator out: it plays no real PSP."""
 
     stripe_api_key: str = "sk_test_sandbox"
     stripe_webhook_url: str | None = None
@@ -24,6 +26,10 @@ class SandboxConfig:
     adyen_hmac_key: str = "44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056"
     adyen_multiple_partial_captures: bool = False
     """Off, as at Adyen: the first partial capture cancels the rest of the authorisation."""
+
+    neutral_token: str = "neutral_test_sandbox"  # noqa: S105 - a sandbox has no secrets
+    neutral_webhook_url: str | None = None
+    neutral_webhook_secret: str = "neutral_sandbox"  # noqa: S105 - the same
 
     webhook_delay_s: float = 0.2
     webhook_attempts_max: int = 6

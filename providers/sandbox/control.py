@@ -1,4 +1,4 @@
-"""The control paths, the same on both PSPs' ports: books, wire log, faults, webhooks, reset.
+"""The control paths, the same on every PSP's port: books, wire log, faults, webhooks, clock, reset.
 
 They are for tests and operators of a sandbox: no credentials, loopback only.
 """
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from providers.sandbox.clock import BadTimeError
 from providers.sandbox.desk import Desk
 from providers.sandbox.faults import BadFaultError
 
@@ -41,7 +42,8 @@ class Room:
     psp: Psp
 
     def reset(self) -> None:
-        """Start over: books, objects, keys, faults, wire log and webhooks on their way."""
+        """Start over: books, objects, keys, faults, clock, wire log and webhooks on their way."""
+        self.desk.clock.reset()
         self.desk.books.clear()
         self.desk.wire.clear()
         self.desk.faults.clear()
@@ -122,6 +124,9 @@ def _control_routes(room: Room) -> list[Route]:
         desk.keys.clear()
         return Response(status_code=204)
 
+    async def clock(request: Request) -> Response:
+        return _json(desk.clock.as_json())
+
     async def reset(request: Request) -> Response:
         room.reset()
         return Response(status_code=204)
@@ -135,6 +140,8 @@ def _control_routes(room: Room) -> list[Route]:
         ("DELETE", "/_sandbox/faults", clear_faults),
         ("DELETE", "/_sandbox/faults/{number:int}", remove_fault),
         ("DELETE", "/_sandbox/keys", forget_keys),
+        ("GET", "/_sandbox/clock", clock),
+        ("POST", "/_sandbox/clock", _clock_setter(desk)),
         ("POST", "/_sandbox/reset", reset),
         ("GET", "/_sandbox/3ds/{id}", _challenge_page(room)),
     ]
@@ -154,6 +161,19 @@ def _fault_scripter(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
         return _json(rule.as_json(), 201)
 
     return script
+
+
+def _clock_setter(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
+    async def move(request: Request) -> Response:
+        try:
+            desk.clock.order(orjson.loads(await request.body()))
+        except orjson.JSONDecodeError as error:
+            return _problem(f"not JSON: {error}", 400)
+        except BadTimeError as error:
+            return _problem(str(error))
+        return _json(desk.clock.as_json())
+
+    return move
 
 
 def _challenge_page(room: Room) -> Callable[[Request], Awaitable[Response]]:

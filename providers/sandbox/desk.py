@@ -24,6 +24,7 @@ from providers.sandbox.answers import (
     TruncatedResponse,
 )
 from providers.sandbox.books import Books
+from providers.sandbox.clock import Clock
 from providers.sandbox.faults import Faults, Rule, Subject
 from providers.sandbox.keys import Claim, Keys
 from providers.sandbox.postman import Postman
@@ -95,6 +96,11 @@ class Dialect(Protocol):
         """Headers of every answer; ``first_request_id`` is set on a replay."""
 
 
+def header_key(request: Request, params: Mapping[str, Any]) -> str | None:
+    """The ``Idempotency-Key`` header of a POST; other methods have no key."""
+    return request.headers.get("idempotency-key") if request.method == "POST" else None
+
+
 @dataclass(slots=True)
 class Desk:
     """Everything one simulated PSP has, but for its own objects."""
@@ -105,6 +111,9 @@ class Desk:
     faults: Faults
     keys: Keys
     postman: Postman
+    clock: Clock = field(default_factory=Clock)
+    key_of: Callable[[Request, Mapping[str, Any]], str | None] = header_key
+    """Where this PSP looks for the idempotency key of a request that was read."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at shutdown: requests that hang by a fault let go."""
 
@@ -114,17 +123,16 @@ class Desk:
             body = await request.body()
         except ClientDisconnect:
             return Response(status_code=400)
-        key = request.headers.get("idempotency-key") if request.method == "POST" else None
         entry = self.wire.open(
             method=request.method,
             path=request.url.path,
-            key=key,
+            key=header_key(request, {}),
             body_sha256=hashlib.sha256(body).hexdigest(),
         )
         call = Call(
             params={},
             path_id=request.path_params.get("id", ""),
-            key=key,
+            key=entry.key,
             request_id="req_" + secrets.token_hex(7),
             base_url=f"{request.url.scheme}://{request.headers.get('host', '127.0.0.1')}",
             api_version=request.headers.get("stripe-version"),
@@ -134,6 +142,7 @@ class Desk:
             call.params = self.dialect.parse(request, body)
         except RefusedError as refused:
             return self._respond(refused.answer, call, entry, None)
+        call.key = entry.key = self.key_of(request, call.params)
         subject, card = verb.subject(call.params, call.path_id)
         entry.operation, entry.reference, entry.card = subject.operation, subject.reference, card
         call.take_decision = lambda: self._take("decision", subject, entry)
@@ -155,7 +164,7 @@ class Desk:
         return await self._fail_after(fault, answer, call, entry, first_request_id)
 
     def _take(self, group: Any, subject: Subject, entry: WireEntry) -> Rule | None:
-        rule = self.faults.take(group, subject)
+        rule = self.faults.take(group, subject, self.clock.now())
         if rule is not None:
             entry.applied(rule.fault)
         return rule
@@ -188,7 +197,7 @@ class Desk:
         if refusal is not None:
             return refusal, None
         fingerprint = hashlib.sha256(f"{entry.path}\n".encode() + _canonical(body)).hexdigest()
-        claim = self.keys.claim(call.key, fingerprint, call.request_id)
+        claim = self.keys.claim(call.key, fingerprint, call.request_id, self.clock.now())
         if isinstance(claim, tuple):
             entry.replayed = True
             await self._linger(subject, entry)
@@ -269,7 +278,9 @@ class Desk:
 
 
 def _canonical(body: bytes) -> bytes:
-    """A form body with its pairs in one order; other bodies (Adyen's) are not compared at all."""
+    """A form body with its pairs in one order; JSON as it stands (Adyen's is not compared at all)."""
+    if body.startswith(b"{"):
+        return body
     return b"&".join(sorted(body.split(b"&")))
 
 

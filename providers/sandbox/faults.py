@@ -3,19 +3,29 @@
 A rule belongs to one of four groups. A request takes at most one rule of each group, when it
 reaches that stage: so a decline waits for the next authorisation that is really decided, whatever
 happened to the requests before it. Rules with a count go before standing ones, each kind in the
-order it was scripted.
+order it was scripted, and the first that matches decides.
+
+An issuer's mood is scripted by rules side by side: a card range, a currency, a time.
+``{"fault": "approval_rate", "rate": 0.62, "match": {"bin": "400000-499999", "currency": "EUR"}, "from": …, "until": …}``
+approves 62 % of what it matches, by dice of its own that ``seed`` fixes. ``from`` is inside and ``until`` outside the
+window; both are ISO 8601 times with an offset, or seconds since the epoch, on this PSP's own clock (``/_sandbox/clock``).
+A last rule without ``match`` and window says what holds everywhere else.
 """
 
 import itertools
+import math
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
+from providers.sandbox.clock import BadTimeError, moment
+
 Operation = Literal["authorize", "capture", "void", "refund", "lookup", "create", "tokenize", "other"]
 Group = Literal["answer", "latency", "decision", "webhook"]
-Psp = Literal["stripe", "adyen"]
+Psp = Literal["stripe", "adyen", "neutral"]
 
 OPERATIONS: tuple[str, ...] = (*get_args(Operation), "any")
 MATCH_FIELDS = ("currency", "bin", "reference")
@@ -32,7 +42,7 @@ class Kind:
     before_effect: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
     operations: tuple[str, ...] = OPERATIONS
-    psps: tuple[Psp, ...] = ("stripe", "adyen")
+    psps: tuple[Psp, ...] = get_args(Psp)
     times: int | None = 1
 
 
@@ -46,7 +56,7 @@ KINDS: dict[str, Kind] = {
     "outage": Kind(
         "answer",
         before_effect=True,
-        parameters={"status": 503, "retry_after_s": 1},
+        parameters={"status": 503, "retry_after_s": 1, "from": None, "until": None},
         times=STANDING,
     ),
     "lock_timeout": Kind("answer", before_effect=True, psps=("stripe",)),
@@ -65,11 +75,11 @@ KINDS: dict[str, Kind] = {
     "decline": Kind("decision", parameters={"code": None}, operations=_AUTHORIZE_ONLY),
     "approval_rate": Kind(
         "decision",
-        parameters={"rate": 1, "code": None, "seed": None},
+        parameters={"rate": 1, "code": None, "seed": None, "from": None, "until": None},
         operations=_AUTHORIZE_ONLY,
         times=STANDING,
     ),
-    "fail_later": Kind("decision", operations=("capture", "void", "refund")),
+    "fail_later": Kind("decision", operations=("capture", "void", "refund"), psps=("stripe", "adyen")),
     "duplicate_webhook": Kind("webhook", parameters={"copies": 2}),
     "late_webhook": Kind("webhook", parameters={"latency_ms": 5000}),
     "reorder_webhook": Kind("webhook", parameters={"latency_ms": 2000}),
@@ -103,11 +113,15 @@ class Rule:
     match: dict[str, str]
     times_left: int | None
     skip_left: int
+    window: tuple[float, float]
+    """From when until when it holds, on the PSP's clock."""
     applied: int = 0
     rng: random.Random | None = None
 
-    def matches(self, subject: Subject) -> bool:
+    def matches(self, subject: Subject, now: float) -> bool:
         """Whether this request is one the rule is about."""
+        if not self.window[0] <= now < self.window[1]:
+            return False
         if self.operation not in ("any", subject.operation):
             return False
         if "authorize" not in (self.operation, subject.operation) and (self.kind.operations == _AUTHORIZE_ONLY):
@@ -159,10 +173,10 @@ class Faults:
         self._rules.sort(key=lambda each: each.times_left is STANDING)
         return rule
 
-    def take(self, group: Group, subject: Subject) -> Rule | None:
+    def take(self, group: Group, subject: Subject, now: float) -> Rule | None:
         """The rule of this group that applies to this request now, used up by one."""
         for rule in self._rules:
-            if rule.kind.group != group or not rule.matches(subject):
+            if rule.kind.group != group or not rule.matches(subject, now):
                 continue
             if rule.skip_left > 0:
                 rule.skip_left -= 1
@@ -224,8 +238,23 @@ def parse_rule(wanted: object, psp: Psp, number: int) -> Rule:
         match=_match(wanted.get("match", {})),
         times_left=_count(wanted.get("times", kind.times), "times", least=1),
         skip_left=_count(wanted.get("after", 0), "after", least=0) or 0,
+        window=_window(parameters),
         rng=random.Random(parameters["seed"]) if rated else None,
     )
+
+
+def _window(parameters: dict[str, Any]) -> tuple[float, float]:
+    """The time a rule holds; a side that is not given is open."""
+    try:
+        start, end = (
+            default if parameters.get(name) is None else moment(parameters[name], name)
+            for name, default in (("from", -math.inf), ("until", math.inf))
+        )
+    except BadTimeError as error:
+        raise BadFaultError(str(error)) from None
+    if start >= end:
+        raise BadFaultError("until is later than from")
+    return start, end
 
 
 def _match(wanted: object) -> dict[str, str]:
@@ -234,6 +263,8 @@ def _match(wanted: object) -> dict[str, str]:
     match = {name: str(value) for name, value in wanted.items()}
     if "currency" in match:
         match["currency"] = match["currency"].upper()
+    if not re.fullmatch("[0-9]+(-[0-9]+)?", match.get("bin", "0")):
+        raise BadFaultError('bin is a prefix ("4242") or a range of prefixes ("400000-499999")')
     return match
 
 
@@ -254,7 +285,7 @@ def _check_parameters(parameters: dict[str, Any]) -> None:
     if not isinstance(status, int) or status not in _STATUSES:
         raise BadFaultError("status is an HTTP status")
     rate = parameters.get("rate", 1)
-    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate <= 1:
         raise BadFaultError("rate is a number from 0 to 1")
 
 

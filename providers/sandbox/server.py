@@ -1,4 +1,4 @@
-"""Both simulators on two loopback ports of one process."""
+"""The simulators on loopback ports of one process: Stripe and Adyen always, the third where it was asked for."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from providers.sandbox.adyen_app import adyen_app
 from providers.sandbox.answers import TRANSPORT
 from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import closing_event
+from providers.sandbox.neutral_app import neutral_app
 from providers.sandbox.stripe_app import stripe_app
 
 HOST = "127.0.0.1"
@@ -75,21 +76,25 @@ def _server(app: Starlette) -> _Server:
 async def serve(
     config: SandboxConfig,
     *,
-    ready: Callable[[int, int], None] | None = None,
+    ready: Callable[..., None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve both PSPs until ``stop`` is set or this task is cancelled; handles no signals.
+    """Serve the PSPs until ``stop`` is set or this task is cancelled; handles no signals.
 
-    ``ready`` is called with Stripe's and Adyen's port once both answer. Requests that hang by a
-    fault are let go at the end, so it ends at once.
+    ``ready`` is called with the ports of Stripe, Adyen and, where it was asked for, the third, once all answer. Requests
+    that hang by a fault are let go at the end, so it ends at once.
     """
-    listeners = [bind(config.stripe_port)]
+    wanted = [(stripe_app, config.stripe_port), (adyen_app, config.adyen_port), (neutral_app, config.neutral_port)]
+    places = [(make, port) for make, port in wanted if port is not None]
+    listeners: list[socket.socket] = []
     try:
-        listeners.append(bind(config.adyen_port))
+        for _, port in places:
+            listeners.append(bind(port))
     except OSError:
-        listeners[0].close()
+        for listener in listeners:
+            listener.close()
         raise
-    apps = [stripe_app(config), adyen_app(config)]
+    apps = [make(config) for make, _ in places]
     servers = [_server(app) for app in apps]
     running = [
         asyncio.create_task(server.serve(sockets=[listener]))
@@ -112,8 +117,8 @@ async def serve(
         await asyncio.gather(*running)
 
 
-def run(config: SandboxConfig, *, ready: Callable[[int, int], None] | None = None) -> None:
-    """Serve both PSPs until SIGTERM or SIGINT."""
+def run(config: SandboxConfig, *, ready: Callable[..., None] | None = None) -> None:
+    """Serve the PSPs until SIGTERM or SIGINT."""
 
     async def main() -> None:
         stop = asyncio.Event()

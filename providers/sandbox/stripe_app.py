@@ -21,7 +21,7 @@ from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import Room, application
 from providers.sandbox.desk import Call, Desk, Verb, json_answer
 from providers.sandbox.faults import Faults, Rule, retry_after
-from providers.sandbox.keys import Keys
+from providers.sandbox.keys import STRIPE_KEY_LIFE_S, Keys
 from providers.sandbox.postman import Postman
 from providers.sandbox.signatures import stripe_signature
 from providers.sandbox.stripe_form import decode_form
@@ -145,7 +145,7 @@ def stripe_app(config: SandboxConfig) -> Starlette:
         books=books,
         wire=WireLog(config.wire_log_max),
         faults=Faults("stripe"),
-        keys=Keys(config.keys_max, compare=True),
+        keys=Keys(config.keys_max, compare=True, life_s=STRIPE_KEY_LIFE_S),
         postman=postman,
     )
     return application(Room(desk, psp), _routes(desk, psp))

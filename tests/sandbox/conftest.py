@@ -89,13 +89,14 @@ class Sandbox:
 
     stripe_url: str
     adyen_url: str
+    neutral_url: str
     http: httpx.Client
     stripe: stripe.StripeClient
     adyen: Adyen.AdyenCheckoutApi
     mailbox: Mailbox
 
     def url(self, psp: str) -> str:
-        return self.stripe_url if psp == "stripe" else self.adyen_url
+        return {"stripe": self.stripe_url, "adyen": self.adyen_url, "neutral": self.neutral_url}[psp]
 
     def books(self, psp: str, **query: str) -> dict[str, list[dict[str, Any]]]:
         books: dict[str, list[dict[str, Any]]] = self.http.get(f"{self.url(psp)}/_sandbox/books", params=query).json()
@@ -133,6 +134,14 @@ class Sandbox:
         message: dict[str, Any] = result.message
         return message
 
+    def ask(self, path: str, request_id: str, **body: Any) -> httpx.Response:
+        """A request at the neutral PSP, by hand."""
+        return self.http.post(
+            f"{self.neutral_url}{path}",
+            json={"request_id": request_id, **body},
+            headers={"Authorization": "Bearer neutral_test_sandbox"},
+        )
+
     def modify(self, verb: str, psp_reference: str, key: str, **more: Any) -> dict[str, Any]:
         """A modification at Adyen, through the SDK."""
         api = self.adyen.modifications_api
@@ -145,6 +154,18 @@ class Sandbox:
         body = {"merchantAccount": MERCHANT, **more}
         message: dict[str, Any] = call(body, psp_reference, idempotency_key=key).message
         return message
+
+
+def neutral_charge(**more: Any) -> dict[str, Any]:
+    """A whole /charges request but for its request_id."""
+    return {
+        "reference": "ref-1",
+        "money": {"value": "19.99", "currency": "EUR"},
+        "settle": "now",
+        "source": {"token": "ct_ok"},
+        "return_to": "https://shop.example/back",
+        **more,
+    }
 
 
 def without_absent(params: Any) -> Any:
@@ -178,9 +199,11 @@ def served(mail_server: tuple[Mailbox, str]) -> Iterator[Sandbox]:
     config = SandboxConfig(
         stripe_port=0,
         adyen_port=0,
+        neutral_port=0,
         stripe_webhook_url=f"{mail_url}/stripe",
         stripe_webhook_secret=STRIPE_SECRET,
         adyen_webhook_url=f"{mail_url}/adyen",
+        neutral_webhook_url=f"{mail_url}/neutral",
         webhook_delay_s=0.02,
         webhook_pause_s=0.005,
         refund_settles_after_s=0.1,
@@ -189,8 +212,8 @@ def served(mail_server: tuple[Mailbox, str]) -> Iterator[Sandbox]:
     ready, stop = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
-    def on_ready(stripe_port: int, adyen_port: int) -> None:
-        ports.extend((stripe_port, adyen_port))
+    def on_ready(*chosen: int) -> None:
+        ports.extend(chosen)
         loops.append(asyncio.get_running_loop())
         ready.set()
 
@@ -209,7 +232,7 @@ def served(mail_server: tuple[Mailbox, str]) -> Iterator[Sandbox]:
             base_addresses={"api": urls[0]},
             http_client=stripe_http,
         )
-        yield Sandbox(urls[0], urls[1], http, stripe_client, adyen, mailbox)
+        yield Sandbox(urls[0], urls[1], urls[2], http, stripe_client, adyen, mailbox)
     loops[0].call_soon_threadsafe(stop.set)
     thread.join(5)
     assert not thread.is_alive()
@@ -230,7 +253,7 @@ class requests_transport:  # noqa: N801 - used as a with statement only
 def sandbox(served: Sandbox) -> Sandbox:
     """The served sandbox with nothing in it."""
     on_the_road = False
-    for psp in ("stripe", "adyen"):
+    for psp in ("stripe", "adyen", "neutral"):
         webhooks = served.http.get(f"{served.url(psp)}/_sandbox/webhooks").json()["webhooks"]
         on_the_road |= any(webhook["status"] == "pending" for webhook in webhooks)
         served.http.post(f"{served.url(psp)}/_sandbox/reset")
@@ -254,3 +277,9 @@ def specs() -> Path:
 def new_adyen_payment() -> Callable[..., dict[str, Any]]:
     """Builds /payments requests for tests that send them by hand."""
     return adyen_payment
+
+
+@pytest.fixture(scope="session")
+def new_neutral_charge() -> Callable[..., dict[str, Any]]:
+    """Builds /charges requests for tests that send them by hand."""
+    return neutral_charge

@@ -63,6 +63,50 @@ def test_refused_requests_are_logged_too(sandbox: Any) -> None:
     assert [entry["status"] for entry in sandbox.requests("stripe")] == [404]
 
 
+def clock(sandbox: Any, psp: str, order: Any = None) -> Any:
+    url = f"{sandbox.url(psp)}/_sandbox/clock"
+    return sandbox.http.get(url) if order is None else sandbox.http.post(url, json=order)
+
+
+@pytest.mark.parametrize("psp", ["stripe", "adyen", "neutral"])
+def test_a_day_passes_when_it_is_asked_for_and_a_reset_takes_it_back(sandbox: Any, psp: str) -> None:
+    moved = clock(sandbox, psp, {"advance_s": 86_400}).json()
+
+    assert moved["ahead_s"] == 86_400
+    assert abs(clock(sandbox, psp).json()["seconds"] - time.time() - 86_400) < 60
+    sandbox.http.post(f"{sandbox.url(psp)}/_sandbox/reset")
+    assert clock(sandbox, psp).json()["ahead_s"] == 0
+
+
+def test_a_clock_set_to_a_time_runs_on_from_there_at_that_psp_only(sandbox: Any) -> None:
+    clock(sandbox, "adyen", {"now": "2027-03-01T08:00:00+01:00"})
+
+    assert clock(sandbox, "adyen").json()["now"].startswith("2027-03-01T07:0")
+    assert clock(sandbox, "stripe").json()["ahead_s"] == 0
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {},
+        {"advance_s": -1},
+        {"advance_s": "60"},
+        {"advance_s": True},
+        {"now": "2027-03-01T08:00:00"},
+        {"now": "noon"},
+        {"now": None},
+        {"advance_s": 1, "now": 1},
+        ["now"],
+    ],
+)
+def test_a_clock_that_is_told_nonsense_says_what_it_takes_and_stays(sandbox: Any, order: Any) -> None:
+    answer = clock(sandbox, "stripe", order)
+
+    assert answer.status_code == 422
+    assert any(word in answer.json()["error"] for word in ("advance_s", "now"))
+    assert clock(sandbox, "stripe").json()["ahead_s"] == 0
+
+
 @pytest.mark.parametrize("psp", ["stripe", "adyen"])
 def test_a_reset_leaves_nothing(sandbox: Any, psp: str) -> None:
     (sandbox.charge if psp == "stripe" else sandbox.pay)()

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from providers.sandbox.faults import KINDS
 
 HANG_S = 0.3
 PSPS = ("stripe", "adyen")
+
 FORM = b"amount=1999&currency=eur&confirm=true&payment_method=pm_card_visa"
 
 
@@ -265,6 +267,84 @@ def test_an_approval_rate_decides_by_its_own_seeded_dice(sandbox: Any, send: Any
     assert 5 < len(books["authorisations"]) < 25
 
 
+NIGHT, DAY, EVENING = "2027-03-01T03:00:00Z", "2027-03-01T09:00:00Z", "2027-03-01T20:00:00Z"
+
+
+def approved_at(sandbox: Any, now: str, new_charge: Any, **more: Any) -> bool:
+    """Whether one charge at the neutral PSP is approved when its clock says ``now``."""
+    sandbox.http.post(f"{sandbox.neutral_url}/_sandbox/clock", json={"now": now}).raise_for_status()
+    charged = sandbox.ask("/charges", str(uuid.uuid4()), **new_charge(**more))
+    assert charged.status_code == 200, charged.text
+    return bool(charged.json()["state"] == "settled")
+
+
+def test_an_approval_rate_holds_in_its_hours(sandbox: Any, new_neutral_charge: Any) -> None:
+    window = {"from": "2027-03-01T08:00:00Z", "until": "2027-03-01T10:00:00Z"}
+    sandbox.script("neutral", "approval_rate", "authorize", rate=0, **window)
+
+    at = [approved_at(sandbox, now, new_neutral_charge) for now in (NIGHT, DAY, window["until"], EVENING)]
+
+    assert at == [True, False, True, True]
+
+
+def test_rules_side_by_side_say_who_approves_what_when(sandbox: Any, new_neutral_charge: Any) -> None:
+    """Card range x currency x time: the first rule that matches decides, and what no rule names is approved."""
+    jpy = {"money": {"value": "500", "currency": "JPY"}}
+    other = {"source": {"number": "5555555555554444", "expires": "12/2034"}}
+    ours = {"bin": "400000-424299", "currency": "EUR"}
+    sandbox.script("neutral", "approval_rate", rate=0, match=ours, **{"from": "2027-03-01T08:00:00Z", "until": EVENING})
+    sandbox.script("neutral", "approval_rate", rate=1, match=ours)
+    sandbox.script("neutral", "approval_rate", rate=0, match={"currency": "EUR"})
+
+    def at(now: str) -> list[bool]:
+        return [approved_at(sandbox, now, new_neutral_charge, **more) for more in ({}, jpy, other)]
+
+    assert at(NIGHT) == [True, True, False]
+    assert at(DAY) == [False, True, False]
+
+
+def test_a_scripted_share_is_approved(sandbox: Any, new_neutral_charge: Any) -> None:
+    sandbox.script("neutral", "approval_rate", rate=0.62, seed=3, match={"bin": "4242", "currency": "EUR"})
+
+    for number in range(200):
+        sandbox.ask("/charges", str(number), **new_neutral_charge(reference=f"ref-{number}"))
+
+    assert 105 < len(sandbox.books("neutral")["authorisations"]) < 143
+
+
+@pytest.mark.parametrize(
+    ("fault", "effects", "status"),
+    [
+        ({"fault": "status", "status": 500}, 0, 500),
+        ({"fault": "status", "status": 502}, 0, 502),
+        ({"fault": "outage"}, 0, 503),
+        ({"fault": "error_after_effect"}, 1, 500),
+        ({"fault": "garbage"}, 1, 200),
+        ({"fault": "empty"}, 1, 200),
+    ],
+)
+def test_the_neutral_psp_fails_when_it_is_told_to(
+    sandbox: Any, fault: dict[str, Any], effects: int, status: int, new_neutral_charge: Any
+) -> None:
+    sandbox.http.post(f"{sandbox.neutral_url}/_sandbox/faults", json={"operation": "authorize", **fault})
+
+    answer = sandbox.ask("/charges", "k", **new_neutral_charge())
+
+    assert answer.status_code == status
+    assert charged(sandbox, "neutral") == effects
+
+
+def test_the_neutral_psp_lies_about_money_on_the_wire_only(sandbox: Any, new_neutral_charge: Any) -> None:
+    sandbox.script("neutral", "wrong_amount", "authorize", difference=5)
+    sandbox.script("neutral", "wrong_currency", "authorize")
+
+    amount_lie, currency_lie, truth = (sandbox.ask("/charges", "k", **new_neutral_charge()).json() for _ in range(3))
+
+    assert (amount_lie["value"], amount_lie["held"]) == ("20.04", "20.04")
+    assert (currency_lie["currency"], truth["currency"], truth["value"]) == ("XTS", "EUR", "19.99")
+    assert charged(sandbox, "neutral") == 1
+
+
 def test_a_modification_may_fail_later(sandbox: Any) -> None:
     payment = sandbox.pay()["pspReference"]
     intent = sandbox.charge()
@@ -299,6 +379,11 @@ def test_a_lookup_can_fail_too(sandbox: Any) -> None:
         ({"operation": "any", "fault": "garbage", "times": 0}, "at least 1"),
         ({"operation": "any", "fault": "garbage", "match": {"card": "4"}}, "bin"),
         ({"operation": "any", "fault": "approval_rate", "rate": 80}, "0 to 1"),
+        ({"operation": "any", "fault": "approval_rate", "from": "08:00"}, "ISO 8601"),
+        ({"operation": "any", "fault": "approval_rate", "until": "2027-03-01T08:00:00"}, "offset"),
+        ({"operation": "any", "fault": "approval_rate", "from": 20, "until": 10}, "later"),
+        ({"operation": "any", "fault": "garbage", "from": 20}, "times"),
+        ({"operation": "any", "fault": "garbage", "match": {"bin": "visa"}}, "4242"),
         ({"operation": "any", "fault": "status", "status": 99}, "HTTP status"),
         (["garbage"], "object"),
     ],

@@ -116,6 +116,60 @@ def test_a_forgotten_key_charges_again(sandbox: Any) -> None:
     assert len(sandbox.books("stripe")["authorisations"]) == 2
 
 
+def charge_under(sandbox: Any, psp: str, key: str, new_neutral_charge: Any) -> None:
+    match psp:
+        case "stripe":
+            sandbox.charge(key=key)
+        case "adyen":
+            sandbox.pay(key=key)
+        case _:
+            assert sandbox.ask("/charges", key, **new_neutral_charge()).status_code == 200
+
+
+HOUR_S = 3600
+
+
+@pytest.mark.parametrize(
+    ("psp", "life_s"), [("stripe", 24 * HOUR_S), ("adyen", 168 * HOUR_S), ("neutral", 48 * HOUR_S)]
+)
+def test_a_key_is_forgotten_after_its_life_and_charges_again(
+    sandbox: Any, psp: str, life_s: int, new_neutral_charge: Any
+) -> None:
+    def later(seconds: int) -> int:
+        sandbox.http.post(f"{sandbox.url(psp)}/_sandbox/clock", json={"advance_s": seconds}).raise_for_status()
+        charge_under(sandbox, psp, "key-1", new_neutral_charge)
+        return len(sandbox.books(psp)["authorisations"])
+
+    charge_under(sandbox, psp, "key-1", new_neutral_charge)
+
+    assert later(life_s - 60) == 1
+    assert later(60) == 2
+    assert later(60) == 2  # a life of its own for the second
+
+
+def test_the_neutral_psp_replays_by_a_field_of_the_body(sandbox: Any, new_neutral_charge: Any) -> None:
+    first = sandbox.ask("/charges", "k", **new_neutral_charge())
+    again = sandbox.ask("/charges", "k", **new_neutral_charge())
+    other = sandbox.ask("/charges", "k", **new_neutral_charge(reference="other"))
+
+    assert (first.status_code, again.content) == (200, first.content)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "request_id_reused")
+    assert [entry["key"] for entry in sandbox.requests("neutral")] == ["k", "k", "k"]
+    assert len(sandbox.books("neutral")["authorisations"]) == 1
+
+
+def test_the_neutral_psp_says_409_while_the_first_request_runs(sandbox: Any, new_neutral_charge: Any) -> None:
+    sandbox.script("neutral", "latency", latency_ms=300)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(sandbox.ask, "/charges", "k", **new_neutral_charge())
+        time.sleep(0.1)
+
+        second = sandbox.ask("/charges", "k", **new_neutral_charge())
+
+        assert (second.status_code, second.json()["error"]["code"]) == (409, "request_running")
+        assert first.result().status_code == 200
+
+
 def test_adyen_replays_without_looking_at_the_body(sandbox: Any, new_adyen_payment: Any) -> None:
     first = adyen_post(sandbox, "payments", "k", new_adyen_payment())
     again = adyen_post(sandbox, "payments", "k", new_adyen_payment(reference="other"))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,6 +53,12 @@ def test_a_signal_ends_it_at_once_though_a_request_hangs(
         _, errors = process.communicate(timeout=30)  # it does not wait for the answer that hangs
 
     assert (process.returncode, errors) == (0, "")
+
+
+def test_the_third_psp_is_there_only_when_it_is_asked_for(sandbox: Any) -> None:
+    """The default start is what it was: two ports are told to ``ready``, and both answer."""
+    assert SandboxConfig().neutral_port is None
+    assert httpx.get(f"{sandbox.neutral_url}/_sandbox/clock").status_code == 200
 
 
 def test_a_taken_port_is_named() -> None:
