@@ -13,6 +13,7 @@ CAPTURE: Final = "cap"
 VOID: Final = "vd"
 REFUND: Final = "re"
 PAYMENT_METHOD: Final = "pm"
+CUSTOMER: Final = "cus"
 REQUEST: Final = "req"
 
 _VERSION_7: Final = 7 << 76
