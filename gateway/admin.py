@@ -46,7 +46,7 @@ async def create_key(merchant_id: str, kind: Literal["secret", "publishable"], *
                 f"there is no merchant {merchant_id}; make it with: gateway merchants create {merchant_id}"
             )
         key = make_key(kind, livemode=livemode)
-        keyring = Keyring.derive(settings.secret_key.get_secret_value(), None)
+        keyring = Keyring.derive(settings.secret_key.get_secret_value())
         row: dict[str, Any] = {
             "id": key.id,
             "merchant_id": merchant_id,

@@ -36,6 +36,7 @@ from gateway.deps import Deps
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
 from gateway.health import Health
 from gateway.ids import REQUEST, new_id
+from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.queries import Queries
 from gateway.settings import Settings, load_account_configs, load_settings
@@ -70,8 +71,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Wire the house and close it again. Raises :class:`ConfigError` for what cannot be served, before anything is."""
     transport = Transport()
     accounts = load_accounts(load_account_configs(settings), transport)
-    vault_key = None if settings.vault_key is None else settings.vault_key.get_secret_value()
-    keys = Keyring.derive(settings.secret_key.get_secret_value(), vault_key)
+    keys = Keyring.derive(settings.secret_key.get_secret_value(), settings.vault_keys)
     registry = CollectorRegistry()
     instruments = Instruments(registry)
     gate = RedisGate(settings.redis_url.get_secret_value())
@@ -83,6 +83,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     try:
         deps = Deps(
             books=Books(pool),
+            method_books=MethodBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
             accounts=accounts,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from gateway.disputes import Dispute
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
@@ -28,7 +28,7 @@ from gateway.rows import (
     state_values,
 )
 from gateway.sql import Pool, Statement, columns, sets, values
-from gateway.tables import ChangeRow, DisputeRow, OperationRow, PaymentMethod, PaymentRow
+from gateway.tables import ChangeRow, Customer, DisputeRow, OperationRow, PaymentMethod, PaymentRow
 from idempotency.key import Key
 from idempotency.tables import IdempotencyKey
 from providers.contract import Kind
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A payment method, stored with the payment that brings it."""
+    """A payment method, stored with the payment that brings it or by itself."""
 
     id: str
     type: str
@@ -65,6 +65,13 @@ class Method:
     sealed_cvc: bytes | None = field(repr=False)
     reusable: bool
     wipe_at: datetime | None
+    customer: str | None = None
+    fingerprint: str | None = None
+    network_transaction_id: str | None = None
+    metadata: Mapping[str, str] | None = None
+    personal: Mapping[str, Any] | None = None
+    verification_id: str | None = None
+    """The payment of amount zero that verifies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,9 @@ _KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
     SELECT {values(IdempotencyKey, "k_")} FROM {{source}}
     ON CONFLICT DO NOTHING RETURNING payment_id"""
 _METHOD: Final = f"""INSERT INTO payment_method ({columns(PaymentMethod)})
-    SELECT {values(PaymentMethod, "m_")} FROM {{source}}"""
+    SELECT {values(PaymentMethod, "m_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
+_CUSTOMER: Final = f"""INSERT INTO customer ({columns(Customer)})
+    SELECT {values(Customer, "u_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
 _PAYMENT: Final = f"""INSERT INTO payment ({columns(PaymentRow)})
     SELECT {values(PaymentRow, "p_")} FROM {{source}}"""
 _STATE: Final = f"""UPDATE payment SET {sets(PaymentRow, "p_", STATE)} FROM {{source}} WHERE payment.id = :p_id"""
@@ -148,6 +157,7 @@ _SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
 
 _PIECES: Final[Mapping[str, str]] = {
     "method": _METHOD,
+    "customer": _CUSTOMER,
     "payment": _PAYMENT,
     "state": _STATE,
     "settle": _SETTLE,
@@ -209,6 +219,9 @@ _POSTPONE: Final = Statement(
 )
 _RESEAL: Final = Statement(
     "UPDATE operation SET sealed_request = :sealed, holds_card = false WHERE id = :id AND epoch = :epoch RETURNING id"
+)
+_REWRAP: Final = Statement(
+    "UPDATE operation SET sealed_request = :rewrapped WHERE id = :id AND sealed_request = :sealed RETURNING id"
 )
 _ANSWER_LATER: Final = Statement(
     """UPDATE idempotency_key SET status = :a_status, answer = :a_answer WHERE merchant_id = :a_merchant_id
@@ -364,6 +377,18 @@ class Books:
         if await _RESEAL.row(self._pool, params) is None:
             raise LeaseLost(operation.id)
 
+    async def rewrap(self, operation_id: str, sealed: bytes, rewrapped: bytes) -> bool:
+        """Put a request's rewrapped record in its place. ``False`` where it was wiped or sealed anew since it was read."""
+        params = {"id": operation_id, "sealed": sealed, "rewrapped": rewrapped}
+        return await _REWRAP.row(self._pool, params) is not None
+
+    async def store(
+        self, piece: Literal["method", "customer"], row: Mapping[str, Any], row_id: str, key: KeyUse, at: datetime
+    ) -> Written:
+        """Store what is no payment, once a key: ``row`` are the piece's values, ``row_id`` is what the key opened."""
+        params = {**row, **_key_values(key, row_id, at)}
+        return _written(await _statement(frozenset({piece}), guarded=False, keyed=True).row(self._pool, params))
+
     async def mark_due(self, payment_id: str) -> None:
         """Bring the next look at an undecided payment forward."""
         await _MARK_DUE.rows(self._pool, {"id": payment_id})
@@ -390,18 +415,22 @@ class Books:
 
     @staticmethod
     def _key(use: KeyUse, payment: Payment) -> dict[str, Any]:
-        status, answer = use.answer or (None, None)
-        return {
-            "k_merchant_id": use.key.merchant_id,
-            "k_livemode": use.key.livemode,
-            "k_key": use.key.text,
-            "k_fingerprint": use.fingerprint,
-            "k_payment_id": payment.terms.id,
-            "k_operation_id": use.operation_id,
-            "k_status": status,
-            "k_answer": answer,
-            "k_created_at": payment.updated_at,
-        }
+        return _key_values(use, payment.terms.id, payment.updated_at)
+
+
+def _key_values(use: KeyUse, opened_id: str, at: datetime) -> dict[str, Any]:
+    status, answer = use.answer or (None, None)
+    return {
+        "k_merchant_id": use.key.merchant_id,
+        "k_livemode": use.key.livemode,
+        "k_key": use.key.text,
+        "k_fingerprint": use.fingerprint,
+        "k_payment_id": opened_id,
+        "k_operation_id": use.operation_id,
+        "k_status": status,
+        "k_answer": answer,
+        "k_created_at": at,
+    }
 
 
 def _written(row: Any) -> Written:
@@ -503,6 +532,12 @@ def _answer_values(key: Key, status: int, sealed: bytes) -> dict[str, Any]:
 
 
 def _method_values(method: Method, payment: Payment) -> dict[str, Any]:
+    terms = payment.terms
+    return method_values(method, terms.merchant_id, livemode=terms.livemode, at=payment.updated_at)
+
+
+def method_values(method: Method, merchant_id: str, *, livemode: bool, at: datetime) -> dict[str, Any]:
+    """Every column of ``payment_method``, under parameter names."""
     return {
         "m_id": method.id,
         "m_type": method.type,
@@ -512,7 +547,14 @@ def _method_values(method: Method, payment: Payment) -> dict[str, Any]:
         "m_sealed_cvc": method.sealed_cvc,
         "m_reusable": method.reusable,
         "m_wipe_at": method.wipe_at,
-        "m_merchant_id": payment.terms.merchant_id,
-        "m_livemode": payment.terms.livemode,
-        "m_created_at": payment.updated_at,
+        "m_customer": method.customer,
+        "m_fingerprint": method.fingerprint,
+        "m_network_transaction_id": method.network_transaction_id,
+        "m_metadata": method.metadata,
+        "m_personal": method.personal,
+        "m_verification_id": method.verification_id,
+        "m_merchant_id": merchant_id,
+        "m_livemode": livemode,
+        "m_created_at": at,
+        "m_updated_at": at,
     }

@@ -12,6 +12,7 @@ import structlog
 
 from gateway.books import Books
 from gateway.lifecycle import Operation
+from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.queries import Queries
 from gateway.vault import Keyring
@@ -58,6 +59,7 @@ class Deps:
     """The house: its books, its accounts, its keys and its clock."""
 
     books: Books
+    method_books: MethodBooks
     queries: Queries
     once: Once
     accounts: Mapping[str, Account]

@@ -17,6 +17,7 @@ DEFENSE: Final = "df"
 ACCEPTANCE: Final = "ac"
 DISPUTE: Final = "dp"
 PAYMENT_METHOD: Final = "pm"
+CUSTOMER: Final = "cus"
 REQUEST: Final = "req"
 
 _VERSION_7: Final = 7 << 76

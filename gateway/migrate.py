@@ -20,8 +20,8 @@ from providers.registry import ConfigError
 GRANTS: Final = """
 GRANT USAGE ON SCHEMA public, procrastinate TO {role};
 GRANT SELECT ON alembic_version TO {role};
-GRANT SELECT, INSERT, UPDATE ON merchant, api_key, payment_method, payment, operation, dispute, idempotency_key,
-    webhook_inbox     TO {role};
+GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
+    idempotency_key, webhook_inbox TO {role};
 GRANT SELECT, INSERT ON change TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};

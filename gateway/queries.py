@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 from gateway.disputes import Dispute
 from gateway.lifecycle import Operation, Payment
 from gateway.rows import dispute_from, payment_from
-from gateway.sql import Pool, Statement, columns
-from gateway.tables import ApiKey, ChangeRow, DisputeRow, OperationRow, PaymentMethod, PaymentRow
+from gateway.sql import Pool, Row, Statement, columns
+from gateway.tables import ApiKey, ChangeRow, Customer, DisputeRow, OperationRow, PaymentMethod, PaymentRow
 from idempotency.key import Key
 
 
@@ -31,13 +31,53 @@ class StoredMethod:
     """A stored payment method, still sealed."""
 
     id: str
-    tokens: dict[str, str]
+    tokens: Mapping[str, str] = field(repr=False)
     sealed_card: bytes | None = field(repr=False)
     sealed_cvc: bytes | None = field(repr=False)
-    card: dict[str, Any] | None
+    card: Mapping[str, Any] | None
     reusable: bool
     type: str
     created_at: datetime
+    livemode: bool = False
+    customer: str | None = None
+    fingerprint: str | None = None
+    network_transaction_id: str | None = None
+    metadata: Mapping[str, str] | None = None
+    personal: Mapping[str, Any] | None = field(default=None, repr=False)
+    verification_id: str | None = None
+    updated_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+    @property
+    def billing_details(self) -> Mapping[str, Any]:
+        """Who pays with it, as far as that was told and not erased."""
+        billing: Mapping[str, Any] = (self.personal or {}).get("billing_details", {})
+        return billing
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCustomer:
+    """A customer as a merchant knows them. A deleted one has no personal data left."""
+
+    id: str
+    merchant_id: str
+    livemode: bool
+    reference: str | None
+    metadata: Mapping[str, str]
+    personal: Mapping[str, Any] | None = field(repr=False)
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """A row that holds what the vault has sealed: a payment method's card and code, or an operation's request."""
+
+    id: str
+    merchant_id: str
+    records: Mapping[str, bytes] = field(repr=False)
+    """The sealed records by their purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +101,7 @@ _OPERATIONS_OF = Statement(
 )
 _LIST = Statement(
     f"""SELECT {columns(PaymentRow)} FROM payment WHERE merchant_id = :merchant_id AND livemode = :livemode
-    AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
+    AND amount > 0 AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
     AND (:reference::text IS NULL OR reference = :reference) AND (:customer::text IS NULL OR customer = :customer)
     AND (:currency::text IS NULL OR currency = :currency)
     AND (:created_gte::timestamptz IS NULL OR created_at >= :created_gte)
@@ -77,6 +117,31 @@ _METHOD = Statement(
     f"""SELECT {columns(PaymentMethod)} FROM payment_method
     WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
 )
+_METHODS = Statement(
+    f"""SELECT {columns(PaymentMethod)} FROM payment_method
+    WHERE merchant_id = :merchant_id AND livemode = :livemode AND reusable AND deleted_at IS NULL
+    AND (:before::text IS NULL OR id < :before) AND (:customer::text IS NULL OR customer = :customer)
+    AND (:fingerprint::text IS NULL OR fingerprint = :fingerprint) ORDER BY id DESC LIMIT :limit"""
+)
+_PAYMENTS_OF = Statement(f"SELECT {columns(PaymentRow)} FROM payment WHERE id = ANY(:ids::text[])")
+_CUSTOMER = Statement(
+    f"""SELECT {columns(Customer)} FROM customer
+    WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
+)
+_CUSTOMERS = Statement(
+    f"""SELECT {columns(Customer)} FROM customer
+    WHERE merchant_id = :merchant_id AND livemode = :livemode AND deleted_at IS NULL
+    AND (:before::text IS NULL OR id < :before) AND (:reference::text IS NULL OR reference = :reference)
+    ORDER BY id DESC LIMIT :limit"""
+)
+_SEALED_METHODS = Statement(
+    """SELECT id, merchant_id, sealed_card, sealed_cvc FROM payment_method
+    WHERE sealed_card IS NOT NULL AND id > :after ORDER BY id LIMIT :limit"""
+)
+_SEALED_REQUESTS = Statement(
+    """SELECT o.id, p.merchant_id, o.sealed_request FROM operation o JOIN payment p ON p.id = o.payment_id
+    WHERE o.holds_card AND o.sealed_request IS NOT NULL AND o.id > :after ORDER BY o.id LIMIT :limit"""
+)
 _DUE = Statement(
     """SELECT payment_id, id FROM operation WHERE due_at <= now() AND status IN ('created', 'sent', 'unknown')
     ORDER BY due_at LIMIT :limit"""
@@ -86,7 +151,7 @@ _PARKED = Statement(
     AND (updated_at < now() - make_interval(secs => :age::float8) OR cancel_requested) ORDER BY updated_at LIMIT :limit"""
 )
 _CANCEL_WANTED = Statement(
-    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_action', 'requires_capture', 'succeeded')
+    """SELECT id FROM payment WHERE cancel_requested AND amount > 0 AND status IN ('requires_action', 'requires_capture', 'succeeded')
     AND NOT EXISTS (SELECT FROM operation WHERE payment_id = payment.id AND kind IN ('void', 'refund')
     AND status IN ('created', 'sent', 'pending', 'unknown')) ORDER BY updated_at LIMIT :limit"""
 )
@@ -167,9 +232,45 @@ class Queries:
         """A merchant's stored payment method."""
         params = {"id": method_id, "merchant_id": merchant_id, "livemode": livemode}
         row = await _METHOD.row(self._pool, params)
-        if row is None:
-            return None
-        return StoredMethod(**{name: row[name] for name in StoredMethod.__dataclass_fields__})
+        return None if row is None else _stored_method(row)
+
+    async def methods(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[StoredMethod]:
+        """A page of the payment methods that may be charged again, newest first; ``before`` is the id to go on from."""
+        wanted: dict[str, Any] = dict.fromkeys(("before", "customer", "fingerprint"))
+        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [_stored_method(row) for row in await _METHODS.rows(self._pool, params)]
+
+    async def verifications(self, methods: Iterable[StoredMethod]) -> dict[str, Payment]:
+        """The payments that verify ``methods``, by their ids, without their operations."""
+        ids = [method.verification_id for method in methods if method.verification_id is not None]
+        rows = await _PAYMENTS_OF.rows(self._pool, {"ids": ids}) if ids else []
+        return {row["id"]: payment_from(row, []) for row in rows}
+
+    async def customer(self, customer_id: str, merchant_id: str, *, livemode: bool) -> StoredCustomer | None:
+        """A merchant's customer, also a deleted one."""
+        params = {"id": customer_id, "merchant_id": merchant_id, "livemode": livemode}
+        row = await _CUSTOMER.row(self._pool, params)
+        return None if row is None else StoredCustomer(**row)
+
+    async def customers(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[StoredCustomer]:
+        """A page of customers, newest first; ``before`` is the id to go on from."""
+        wanted: dict[str, Any] = dict.fromkeys(("before", "reference"))
+        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [StoredCustomer(**row) for row in await _CUSTOMERS.rows(self._pool, params)]
+
+    async def sealed_methods(self, after: str, limit: int) -> list[SealedRow]:
+        """Payment methods with a sealed card, in the order of their ids, from behind ``after``."""
+        rows = await _SEALED_METHODS.rows(self._pool, {"after": after, "limit": limit})
+        purposes = {"card": "sealed_card", "cvc": "sealed_cvc"}
+        return [
+            SealedRow(row["id"], row["merchant_id"], {name: row[at] for name, at in purposes.items() if row[at]})
+            for row in rows
+        ]
+
+    async def sealed_requests(self, after: str, limit: int) -> list[SealedRow]:
+        """Operations whose sealed request holds a card, in the order of their ids, from behind ``after``."""
+        rows = await _SEALED_REQUESTS.rows(self._pool, {"after": after, "limit": limit})
+        return [SealedRow(row["id"], row["merchant_id"], {"request": row["sealed_request"]}) for row in rows]
 
     async def due(self, limit: int) -> list[DueOperation]:
         """Operations whose time has come, the longest waiting first."""
@@ -223,3 +324,7 @@ class Queries:
         """The migration that the database is at, or whatever asyncpg raises where it cannot be asked."""
         revision: str | None = await self._pool.fetchval("SELECT max(version_num) FROM alembic_version")
         return revision
+
+
+def _stored_method(row: Row) -> StoredMethod:
+    return StoredMethod(**{name: row[name] for name in StoredMethod.__dataclass_fields__})

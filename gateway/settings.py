@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, SecretBytes, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from idempotency.once import GatePolicy
 from providers.registry import AccountConfig, ConfigError
@@ -55,7 +55,12 @@ def _decode_key(value: object) -> object:
     return key
 
 
+def _decode_keys(value: object) -> object:
+    return tuple(_decode_key(each.strip()) for each in value.split(",")) if isinstance(value, str) else value
+
+
 Key = Annotated[SecretBytes, BeforeValidator(_decode_key)]
+Keys = Annotated[tuple[SecretBytes, ...], NoDecode, BeforeValidator(_decode_keys)]
 
 
 class Settings(BaseSettings):
@@ -74,9 +79,10 @@ class Settings(BaseSettings):
     secret_key: Key = Field(
         description="32 random bytes in base64, from which every subkey is derived. Losing it loses the sealed records."
     )
-    vault_key: Key | None = Field(
+    vault_key: Keys | None = Field(
         default=None,
-        description="32 random bytes in base64. With it card numbers are accepted and sealed at rest; without it they are refused.",
+        description="32 random bytes in base64. With it card numbers are accepted and sealed at rest; without it they are refused. "
+        "Several, separated by commas, while it is rotated: the first seals, all open.",
     )
     on_redis_loss: GatePolicy = Field(
         default=GatePolicy.FAIL_OPEN,
@@ -90,6 +96,11 @@ class Settings(BaseSettings):
         default=False,
         description="Set by `gateway dev`: accepts the fixed development keys. Refused together with live accounts.",
     )
+
+    @property
+    def vault_keys(self) -> tuple[bytes, ...]:
+        """The vault's keys in their order, none where cards are refused."""
+        return tuple(key.get_secret_value() for key in self.vault_key or ())
 
 
 def load_settings() -> Settings:

@@ -62,8 +62,33 @@ class ApiKey(SQLModel, table=True):
     __table_args__ = (CheckConstraint("kind IN ('secret', 'publishable')", name="api_key_kind"),)
 
 
+class Customer(SQLModel, table=True):
+    """Who pays, as a merchant knows them. ``personal`` holds what identifies a person and is erased with the customer."""
+
+    __tablename__ = "customer"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    reference: str | None = Field(default=None, sa_type=Text, nullable=True)
+    metadata_: dict[str, str] = Field(sa_type=JSONB, sa_column_kwargs={"name": "metadata"})
+    personal: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+    deleted_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+
+    __table_args__ = (
+        Index("customer_by_merchant", "merchant_id", "livemode", "id"),
+        Index("customer_by_reference", "merchant_id", "livemode", "reference", "id"),
+    )
+
+
 class PaymentMethod(SQLModel, table=True):
-    """What a shopper pays with: a token an account, or a card sealed at rest. Display data never holds the number."""
+    """What a shopper pays with: a token an account, or a card sealed at rest. Display data never holds the number.
+
+    What may be empty in a row of an older version may be empty here. A deleted row stays for the history of its payments, with
+    nothing left in it that could be charged.
+    """
 
     __tablename__ = "payment_method"
 
@@ -78,12 +103,38 @@ class PaymentMethod(SQLModel, table=True):
     reusable: bool = Field(sa_type=Boolean)
     wipe_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     created_at: datetime = Field(sa_type=INSTANT)
+    customer: str | None = Field(default=None, sa_type=Text, nullable=True)
+    fingerprint: str | None = Field(default=None, sa_type=Text, nullable=True)
+    network_transaction_id: str | None = Field(default=None, sa_type=Text, nullable=True)
+    metadata_: dict[str, str] | None = Field(
+        default=None, sa_type=JSONB, nullable=True, sa_column_kwargs={"name": "metadata"}
+    )
+    personal: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    verification_id: str | None = Field(default=None, sa_type=ID, nullable=True)
+    updated_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    deleted_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
 
-    __table_args__ = (Index("payment_method_wipe", "wipe_at", postgresql_where=text("wipe_at IS NOT NULL")),)
+    __table_args__ = (
+        Index("payment_method_wipe", "wipe_at", postgresql_where=text("wipe_at IS NOT NULL")),
+        Index("payment_method_sealed", "id", postgresql_where=text("sealed_card IS NOT NULL")),
+        Index("payment_method_by_merchant", "merchant_id", "livemode", "id", postgresql_where=text("reusable")),
+        Index(
+            "payment_method_by_customer", "merchant_id", "customer", "id", postgresql_where=text("customer IS NOT NULL")
+        ),
+        Index(
+            "payment_method_by_fingerprint",
+            "merchant_id",
+            "fingerprint",
+            postgresql_where=text("fingerprint IS NOT NULL"),
+        ),
+    )
 
 
 class PaymentRow(SQLModel, table=True):
-    """A payment's present state. Amounts in minor units; personal data sits in ``personal``, which may be erased."""
+    """A payment's present state. Amounts in minor units; personal data sits in ``personal``, which may be erased.
+
+    An amount of zero is a verification of a payment method: the API takes none for a payment.
+    """
 
     __tablename__ = "payment"
 
@@ -127,7 +178,7 @@ class PaymentRow(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=INSTANT)
 
     __table_args__ = (
-        CheckConstraint("amount BETWEEN 1 AND 999999999999", name="payment_amount"),
+        CheckConstraint("amount BETWEEN 0 AND 999999999999", name="payment_amount"),
         CheckConstraint("amount_authorized BETWEEN 0 AND amount", name="payment_authorized"),
         CheckConstraint("amount_capturing >= 0 AND amount_captured >= 0", name="payment_captured_positive"),
         CheckConstraint("amount_captured + amount_capturing <= amount_authorized", name="payment_captured"),

@@ -3,6 +3,9 @@
 The secret key never encrypts or signs anything itself; every purpose gets a subkey by HKDF (RFC 5869), so that a leak of one
 says nothing about another. Sealing is AES-256-GCM with a fresh data key per record, wrapped by the key-encryption key, and the
 associated data binds a record to its merchant, its id and its purpose: a ciphertext moved to another row does not open.
+
+The vault may have several key-encryption keys: the first seals, all of them open, and ``gateway vault rotate`` wraps what older ones
+sealed anew (docs/adr/0013). The subkeys of the secret key are never rotated that way: what is derived from it must stay the same.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import hmac
 import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -32,42 +35,66 @@ _WRAPPED: Final = 32 + 16
 _HEAD: Final = len(_VERSION) + _KEY_ID + _NONCE + _WRAPPED
 
 
+_NOT_THIS: Final = "the record does not belong to this context, or was changed"
+
+
 class SealBroken(Exception):
     """A sealed record does not open: another key, another row, or changed bytes. Nothing of it is in the message."""
 
 
 class Sealer:
-    """Seals records under one key-encryption key.
+    """Seals records under a key-encryption key, and opens those that ``older`` keys have sealed, too.
 
     A sealed record is ``version ‖ key id ‖ nonce ‖ wrapped data key ‖ nonce ‖ ciphertext``. The data key is used for this one
-    record, so its nonce is fixed at zero; the wrapping nonce is random.
+    record, so its nonce is fixed at zero; the wrapping nonce is random. The key id says which key has wrapped it.
     """
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) != 32:
+    def __init__(self, key: bytes, *older: bytes) -> None:
+        if any(len(each) != 32 for each in (key, *older)):
             raise ValueError("a key-encryption key is 32 bytes")
-        self._kek = AESGCM(key)
-        self._key_id = sha256(b"key id" + key).digest()[:_KEY_ID]
+        self.key_id = _key_id(key)
+        """What every record sealed from now on is marked with. It says nothing about the key."""
+        self._keks = {_key_id(each): AESGCM(each) for each in (key, *older)}
+
+    @property
+    def key_ids(self) -> tuple[bytes, ...]:
+        """The ids of all keys that open records, the sealing one first."""
+        return tuple(self._keks)
 
     def seal(self, plain: bytes, *context: str) -> bytes:
         """Seal ``plain`` for ``context`` (merchant, record id, purpose); only the same context opens it again."""
-        aad = "\x1f".join(context).encode()
-        data_key, nonce = os.urandom(32), os.urandom(_NONCE)
-        wrapped = self._kek.encrypt(nonce, data_key, aad)
-        body = AESGCM(data_key).encrypt(bytes(_NONCE), plain, aad)
-        return b"".join((_VERSION, self._key_id, nonce, wrapped, body))
+        aad, data_key = _associated(context), os.urandom(32)
+        return self._head(data_key, aad) + AESGCM(data_key).encrypt(bytes(_NONCE), plain, aad)
 
     def open(self, sealed: bytes, *context: str) -> bytes:
         """The plain bytes. Raises :class:`SealBroken`; may be called any number of times."""
-        aad = "\x1f".join(context).encode()
-        if sealed[:1] != _VERSION or sealed[1 : 1 + _KEY_ID] != self._key_id:
-            raise SealBroken("sealed under a key that is not configured")
-        nonce = sealed[1 + _KEY_ID : 1 + _KEY_ID + _NONCE]
+        aad = _associated(context)
+        data_key = self._data_key(sealed, aad)
         try:
-            data_key = self._kek.decrypt(nonce, sealed[_HEAD - _WRAPPED : _HEAD], aad)
             return AESGCM(data_key).decrypt(bytes(_NONCE), sealed[_HEAD:], aad)
+        except InvalidTag:
+            raise SealBroken(_NOT_THIS) from None
+
+    def rewrap(self, sealed: bytes, *context: str) -> bytes:
+        """The same record under the sealing key: its data key is wrapped anew, its body stays as it is, unread.
+
+        Raises :class:`SealBroken`. Safe to repeat: what it gives opens to the same bytes as ``sealed``.
+        """
+        aad = _associated(context)
+        return self._head(self._data_key(sealed, aad), aad) + sealed[_HEAD:]
+
+    def _head(self, data_key: bytes, aad: bytes) -> bytes:
+        nonce = os.urandom(_NONCE)
+        return b"".join((_VERSION, self.key_id, nonce, self._keks[self.key_id].encrypt(nonce, data_key, aad)))
+
+    def _data_key(self, sealed: bytes, aad: bytes) -> bytes:
+        kek = self._keks.get(sealed[1 : 1 + _KEY_ID])
+        if sealed[:1] != _VERSION or kek is None:
+            raise SealBroken("sealed under a key that is not configured")
+        try:
+            return kek.decrypt(sealed[1 + _KEY_ID : 1 + _KEY_ID + _NONCE], sealed[_HEAD - _WRAPPED : _HEAD], aad)
         except (InvalidTag, ValueError):  # cut short, it has no nonce to speak of
-            raise SealBroken("the record does not belong to this context, or was changed") from None
+            raise SealBroken(_NOT_THIS) from None
 
     def seal_json(self, value: Any, *context: str) -> bytes:
         """Seal a JSON-able value."""
@@ -78,20 +105,32 @@ class Sealer:
         return cast("dict[str, Any]", orjson.loads(self.open(sealed, *context)))
 
 
+def _key_id(key: bytes) -> bytes:
+    return sha256(b"key id" + key).digest()[:_KEY_ID]
+
+
+def _associated(context: tuple[str, ...]) -> bytes:
+    return "\x1f".join(context).encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The subkeys of the secret key, by purpose, and the vault's key where one is configured."""
+    """The subkeys of the secret key, by purpose, and the vault's keys where one is configured."""
 
     fingerprint: bytes = field(repr=False)
     provider: bytes = field(repr=False)
     api_key: bytes = field(repr=False)
     client_secret: bytes = field(repr=False)
+    card: bytes = field(repr=False)
     sealer: Sealer
     vault: Sealer | None
 
     @classmethod
-    def derive(cls, secret_key: bytes, vault_key: bytes | None) -> Keyring:
-        """Derive every subkey. Raises ``ValueError`` for a secret key shorter than 32 bytes."""
+    def derive(cls, secret_key: bytes, vault_keys: Sequence[bytes] = ()) -> Keyring:
+        """Derive every subkey; of ``vault_keys`` the first seals and all open.
+
+        Raises ``ValueError`` for a secret key shorter than 32 bytes, or a vault key that is not 32 bytes.
+        """
         if len(secret_key) < 32:
             raise ValueError("the secret key is at least 32 bytes")
 
@@ -103,8 +142,9 @@ class Keyring:
             provider=subkey("provider idempotency key"),
             api_key=subkey("api key"),
             client_secret=subkey("client secret"),
+            card=subkey("card fingerprint"),
             sealer=Sealer(subkey("seal")),
-            vault=Sealer(vault_key) if vault_key is not None else None,
+            vault=Sealer(*vault_keys) if vault_keys else None,
         )
 
     def seal_request(
@@ -154,6 +194,15 @@ class Keyring:
         """What is stored of an API key's secret part."""
         return hmac.digest(self.api_key, secret.encode(), "sha256")
 
+    def card_fingerprint(self, number: str, merchant_id: str) -> str:
+        """What tells that two cards of one merchant are the same card, and nothing else about it.
+
+        Keyed, since an unkeyed hash of a card number can be counted back (PCI DSS 4.0.1, 3.5.1.1), and under a subkey of the
+        secret key: the vault's keys are rotated, and a card must be recognised after that as it was before.
+        """
+        message = f"{merchant_id}\x1f{number}".encode()
+        return hmac.digest(self.card, message, "sha256")[:16].hex()
+
 
 @dataclass(frozen=True, slots=True)
 class Wallet:
@@ -161,6 +210,8 @@ class Wallet:
 
     tokens: Mapping[str, str] = field(default_factory=dict)
     card: Card | None = None
+    network_transaction_id: str | None = None
+    """The card network's id of an earlier payment with this card, which an issuer wants to see when the shopper is away."""
 
     def instrument(self, account: str) -> Instrument | None:
         """What to hand to ``account``: its own token first, then the card."""

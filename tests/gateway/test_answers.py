@@ -28,7 +28,7 @@ from gateway.vault import Keyring
 from providers.contract import CardFacts, Kind
 from providers.declines import MESSAGES, Action, Decline, load
 
-KEYS: Final = Keyring.derive(b"s" * 32, None)
+KEYS: Final = Keyring.derive(b"s" * 32)
 NOW: Final = datetime(2026, 11, 21, 9, 30, 0, 123456, tzinfo=UTC)
 TERMS: Final = Terms(
     id="pay_1",
@@ -211,7 +211,7 @@ def test_attempts_and_refunds_are_shown_where_they_are_asked_for() -> None:
 def test_the_client_secret_belongs_to_one_payment_and_one_secret_key() -> None:
     mine = payment_object(payment(Status.SUCCEEDED), KEYS)["client_secret"]
     other_payment = payment_object(replace(payment(Status.SUCCEEDED), terms=replace(TERMS, id="pay_2")), KEYS)
-    other_key = payment_object(payment(Status.SUCCEEDED), Keyring.derive(b"t" * 32, None))
+    other_key = payment_object(payment(Status.SUCCEEDED), Keyring.derive(b"t" * 32))
 
     assert mine.startswith("pay_1_secret_")
     assert len({mine, other_payment["client_secret"], other_key["client_secret"]}) == 3

@@ -6,12 +6,16 @@ import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.resources import files
 from typing import Any, Final, Protocol
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from psycopg import errors
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, make_url
@@ -265,6 +269,92 @@ def test_two_migrations_at_once_run_one_after_the_other(postgres: Postgres) -> N
     assert held == (0,)
 
 
+@pytest.fixture
+def first_version(postgres: Postgres) -> Iterator[str]:
+    """The name of a database as the first migration leaves it."""
+    name = "of_the_first_version"
+    postgres.create_database(name)
+    upgrade_to(postgres, name, "0001")
+    yield name
+    postgres.drop_database(name)
+
+
+def upgrade_to(postgres: Postgres, name: str, revision: str) -> None:
+    """Run the migrations up to ``revision``, as the owner."""
+    config = Config()
+    config.set_main_option("script_location", str(files("gateway") / "migrations"))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(make_url(postgres.url(name, role=OWNER_ROLE)).set(drivername="postgresql+psycopg"))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+    engine.dispose()
+
+
+METHOD_OF_0001: Final = {
+    "id": "pm_1",
+    "merchant_id": "mer_1",
+    "livemode": False,
+    "type": "card",
+    "tokens": Jsonb({"a": "tok_1"}),
+    "card": Jsonb({"last4": "4242"}),
+    "sealed_card": b"sealed",
+    "reusable": True,
+    "created_at": NOW,
+}
+
+
+def test_a_database_with_payments_of_the_first_version_is_upgraded_and_loses_nothing(
+    postgres: Postgres, first_version: str
+) -> None:
+    with connected(postgres, first_version, OWNER_ROLE) as owner:
+        pay(owner)
+        ask(owner, 1, "sent")
+        tell(owner)
+        insert(owner, "payment_method", METHOD_OF_0001)
+        queries = {table: f"SELECT * FROM {table}".encode() for table in ("payment", "operation", "change")}
+        before = {table: owner.execute(query).fetchall() for table, query in queries.items()}
+
+        for _ in range(2):
+            migrate(settings(postgres.url(first_version), postgres.url(first_version, role=OWNER_ROLE)))
+
+        names = ", ".join(METHOD_OF_0001)
+        kept = owner.execute(f"SELECT {names} FROM payment_method".encode()).fetchone()
+        after = {table: owner.execute(query).fetchall() for table, query in queries.items()}
+        added = owner.execute(b"SELECT customer, fingerprint, metadata, deleted_at FROM payment_method").fetchone()
+
+    assert after == before
+    assert kept == tuple(getattr(value, "obj", value) for value in METHOD_OF_0001.values())
+    assert added == (None, None, None, None)
+
+
+def test_a_process_of_the_first_version_goes_on_writing_while_the_new_one_is_rolled_out(
+    postgres: Postgres, first_version: str
+) -> None:
+    migrate(settings(postgres.url(first_version), postgres.url(first_version, role=OWNER_ROLE)))
+
+    with connected(postgres, first_version, APP_ROLE) as old:
+        pay(old)
+        insert(old, "payment_method", METHOD_OF_0001)
+
+
+def test_a_migration_that_was_cut_off_halfway_is_finished_by_running_it_again(
+    postgres: Postgres, first_version: str
+) -> None:
+    """Its statements commit one by one, and the revision comes last."""
+    script = ScriptDirectory(str(files("gateway") / "migrations")).get_revision("0002").module
+    with connected(postgres, first_version, OWNER_ROLE) as owner:
+        for statement in script.STATEMENTS[: len(script.STATEMENTS) // 2]:
+            owner.execute(statement.encode())
+
+        revision = migrate(settings(postgres.url(first_version), postgres.url(first_version, role=OWNER_ROLE)))
+
+        valid = owner.execute(b"SELECT convalidated FROM pg_constraint WHERE conname = 'payment_amount'").fetchone()
+    assert revision >= "0002"
+    assert valid == (True,)
+
+
 # --- What must never be -----------------------------------------------------------------------------------------------
 
 
@@ -321,7 +411,6 @@ def test_an_operation_has_its_own_number_and_its_own_provider_key(
 @pytest.mark.parametrize(
     ("amounts", "constraint"),
     [
-        ({"amount": 0}, "payment_amount"),
         ({"amount": -1}, "payment_amount"),
         ({"amount": 10**12}, "payment_amount"),
         ({"amount_authorized": 101}, "payment_authorized"),
@@ -342,6 +431,10 @@ def test_the_database_itself_refuses_amounts_that_do_not_add_up(
 ) -> None:
     with pytest.raises(errors.CheckViolation, match=f'"{constraint}"'):
         pay(application, **amounts)
+
+
+def test_a_payment_of_nothing_is_written_because_a_verification_is_one(application: Connection) -> None:
+    pay(application, amount=0)
 
 
 def test_two_captures_that_race_cannot_reserve_more_than_was_authorized(application: Connection) -> None:
@@ -442,7 +535,7 @@ def test_ids_sort_by_their_bytes_whatever_the_locale(postgres: Postgres, schema:
     with connected(postgres, schema, SUPERUSER) as connection:
         found = connection.execute(
             "SELECT collation_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'id'"
-            " AND table_name IN ('payment', 'operation', 'payment_method', 'merchant', 'api_key')"
+            " AND table_name IN ('payment', 'operation', 'payment_method', 'customer', 'merchant', 'api_key')"
         ).fetchall()
 
-    assert found == [("C",)] * 5
+    assert found == [("C",)] * 6

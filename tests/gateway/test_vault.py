@@ -22,7 +22,7 @@ PAN: Final = "4242424242424242"
 CVC: Final = "737"
 CARD: Final = Card(PAN, 12, 2030, CVC, "A. Shopper")
 SEALER: Final = Sealer(b"k" * 32)
-KEYS: Final = Keyring.derive(b"s" * 32, b"v" * 32)
+KEYS: Final = Keyring.derive(b"s" * 32, [b"v" * 32])
 CONTEXT: Final = ("mer_1", "att_1", "request")
 
 words = st.text(st.characters(exclude_characters="\x1f", exclude_categories=["Cs"]), max_size=12)
@@ -94,23 +94,23 @@ def test_a_key_of_another_length_is_refused(length: int) -> None:
 
 
 def test_every_purpose_has_a_key_of_its_own_and_none_is_the_secret_itself() -> None:
-    subkeys = [KEYS.fingerprint, KEYS.provider, KEYS.api_key, KEYS.client_secret]
+    subkeys = [KEYS.fingerprint, KEYS.provider, KEYS.api_key, KEYS.client_secret, KEYS.card]
 
-    assert len({*subkeys, b"s" * 32}) == 5
+    assert len({*subkeys, b"s" * 32}) == 6
     assert {len(key) for key in subkeys} == {32}
-    assert KEYS.provider != Keyring.derive(b"t" * 32, None).provider
+    assert KEYS.provider != Keyring.derive(b"t" * 32).provider
 
 
 def test_a_secret_key_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 32"):
-        Keyring.derive(b"s" * 31, None)
+        Keyring.derive(b"s" * 31)
 
 
 @given(st.text(max_size=60))
 def test_a_provider_key_is_a_uuid_and_the_same_whenever_it_is_derived(operation_id: str) -> None:
     key = KEYS.provider_key(operation_id)
 
-    assert key == Keyring.derive(b"s" * 32, None).provider_key(operation_id)
+    assert key == Keyring.derive(b"s" * 32).provider_key(operation_id)
     assert str(UUID(key)) == key
     assert UUID(key).version == 4
     assert len(key) <= 64
@@ -126,7 +126,7 @@ def test_two_operations_never_travel_under_one_key(one: str, other: str) -> None
 def test_a_request_with_a_card_is_sealed_under_the_vault_key_and_any_other_is_not() -> None:
     with_card = KEYS.seal_request({"number": PAN}, "mer_1", "att_1", holds_card=True)
     without = KEYS.seal_request({"token": "pm_1"}, "mer_1", "att_1", holds_card=False)
-    rotated = Keyring.derive(b"s" * 32, b"w" * 32)
+    rotated = Keyring.derive(b"s" * 32, [b"w" * 32])
 
     assert KEYS.open_request(with_card, "mer_1", "att_1", holds_card=True) == {"number": PAN}
     assert rotated.open_request(without, "mer_1", "att_1", holds_card=False) == {"token": "pm_1"}
@@ -137,7 +137,7 @@ def test_a_request_with_a_card_is_sealed_under_the_vault_key_and_any_other_is_no
 
 
 def test_without_a_vault_key_no_card_is_sealed_at_all() -> None:
-    keys = Keyring.derive(b"s" * 32, None)
+    keys = Keyring.derive(b"s" * 32)
 
     with pytest.raises(SealBroken, match="vault key"):
         keys.seal_request({"number": PAN}, "mer_1", "att_1", holds_card=True)
@@ -216,7 +216,7 @@ def test_what_holds_a_secret_does_not_show_it(holder: object) -> None:
 def test_a_keyring_does_not_show_its_keys() -> None:
     shown = repr(KEYS)
 
-    subkeys = (KEYS.fingerprint, KEYS.provider, KEYS.api_key, KEYS.client_secret, b"s" * 32, b"v" * 32)
+    subkeys = (KEYS.fingerprint, KEYS.provider, KEYS.api_key, KEYS.client_secret, KEYS.card, b"s" * 32, b"v" * 32)
     assert [key for key in subkeys if repr(key) in shown] == []
 
 
