@@ -250,15 +250,15 @@ _WIPE_REQUESTS: Final = Statement(
 )
 
 
-def due_after(operation: Operation) -> float | None:
+def due_after(operation: Operation) -> int | None:
     """Seconds until the worker looks at an operation again; ``None`` where only news from outside can move it."""
     match operation.status:
         case OperationStatus.UNKNOWN | OperationStatus.CREATED:
-            return float(LADDER_S[min(operation.tries, len(LADDER_S) - 1)])
+            return LADDER_S[min(operation.tries, len(LADDER_S) - 1)]
         case OperationStatus.REQUIRES_ACTION:
-            return float(ABANDONED_S)
+            return ABANDONED_S
         case OperationStatus.DECLINED | OperationStatus.EXPIRED:
-            return float(LAPSED_S) if operation.kind is Kind.AUTHORIZE else None
+            return LAPSED_S if operation.kind is Kind.AUTHORIZE else None
         case _:
             return None
 

@@ -144,6 +144,9 @@ def test_a_declined_payment_says_what_the_merchant_may_do_next() -> None:
         "type": "hard",
         "advice": "do_not_retry",
         "provider_code": "stolen_card",
+        "network_code": None,
+        "network_advice": None,
+        "retry_after_s": None,
         "message": "Your card was declined.",
     }
 

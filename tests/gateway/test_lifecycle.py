@@ -50,6 +50,7 @@ NOW: Final = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 LATER: Final = datetime(2026, 11, 21, 9, 31, tzinfo=UTC)
 DECLINE: Final = Decline("do_not_honor", "soft", Action.ASK_NEW_METHOD, "05")
 ELSEWHERE: Final = Decline("issuer_unavailable", "soft", Action.RETRY_OTHER_NOW, "91")
+STEP_UP: Final = Decline("authentication_required", "soft", Action.STEP_UP_3DS, "38")
 
 NEWS: Final[dict[str, Callable[[int], Outcome]]] = {
     "approved": lambda amount: Approved("psp_1", Money(amount, "EUR")),
@@ -61,6 +62,7 @@ NEWS: Final[dict[str, Callable[[int], Outcome]]] = {
     "pending": lambda _: Pending("psp_1"),
     "not_processed": lambda _: NotProcessed("not_sent"),
     "unknown": lambda _: Unknown("timeout"),
+    "declined_step_up": lambda _: Declined(STEP_UP, "psp_1"),
 }
 SAYS: Final[dict[bool, dict[str, S]]] = {
     True: {
@@ -73,6 +75,7 @@ SAYS: Final[dict[bool, dict[str, S]]] = {
         "pending": S.PENDING,
         "not_processed": S.NOT_PROCESSED,
         "unknown": S.UNKNOWN,
+        "declined_step_up": S.DECLINED,
     },
     False: {
         "approved": S.SUCCEEDED,
@@ -84,6 +87,7 @@ SAYS: Final[dict[bool, dict[str, S]]] = {
         "pending": S.PENDING,
         "not_processed": S.CREATED,
         "unknown": S.UNKNOWN,
+        "declined_step_up": S.FAILED,
     },
 }
 """What an outcome says about an authorization (``True``) and about a follow-up (``False``)."""
@@ -161,6 +165,8 @@ def in_state(kind: Kind, status: S) -> Payment:
         case Kind.REFUND:
             plain = replace(plain, status=Status.SUCCEEDED, amount_captured=AMOUNT)
             return replace(plain, amount_refunding=waits, amount_refunded=done)
+        case Kind.INCREMENT | Kind.DEFEND | Kind.ACCEPT:
+            return replace(plain, status=Status.REQUIRES_CAPTURE)
 
 
 EVERY: Final = [(kind, status, news) for kind, steps in TRANSITIONS.items() for status in steps for news in NEWS]
@@ -703,7 +709,12 @@ class Life(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @precondition(lambda self: self.payment.status in {Status.REQUIRES_CONFIRMATION, Status.REQUIRES_PAYMENT_METHOD})
+    @precondition(
+        lambda self: (
+            self.payment.status in {Status.REQUIRES_CONFIRMATION, Status.REQUIRES_PAYMENT_METHOD}
+            or self.payment.steps_up
+        )
+    )
     @rule(route=st.sampled_from([("a",), ("a", "b"), ("b", "a", "c", "d")]))
     def confirm(self, route: tuple[str, ...]) -> None:
         attempt = self.next(Kind.AUTHORIZE, account=route[0], round_=self.payment.round + 1)
@@ -735,8 +746,37 @@ class Life(RuleBasedStateMachine):
     @rule()
     def cancel(self) -> None:
         needed = self.payment.status in {Status.REQUIRES_CAPTURE, Status.REQUIRES_ACTION}
-        asked = self.next(Kind.VOID) if needed else None
+        asked = self.next(Kind.VOID) if needed and not self.payment.steps_up else None
         self.ask(lambda: lifecycle.cancel_opened(self.payment, asked, None, NOW))
+
+    @rule(amount=st.integers(1, 2 * AMOUNT))
+    def increment(self, amount: int) -> None:
+        asked = self.next(Kind.INCREMENT, amount=amount)
+        self.ask(lambda: lifecycle.increment_opened(self.payment, asked, NOW))
+
+    @rule(kind=st.sampled_from([Kind.DEFEND, Kind.ACCEPT]))
+    def answer_a_dispute(self, kind: Kind) -> None:
+        asked = replace(self.next(kind), metadata={"dispute": "dp_1"})
+        self.ask(lambda: lifecycle.dispute_answered(self.payment, asked, NOW))
+
+    @precondition(lambda self: self.payment.open_attempt is not None)
+    @rule()
+    def come_back(self) -> None:
+        attempt = self.payment.open_attempt
+        assert attempt is not None
+        self.ask(lambda: lifecycle.returned(self.payment, attempt, NOW))
+
+    @rule()
+    def abandon(self) -> None:
+        self.ask(lambda: lifecycle.abandoned(self.payment, self.next(Kind.VOID), NOW))
+
+    @precondition(lambda self: self.payment.attempts)
+    @rule(data=st.data())
+    def lapse(self, data: st.DataObject) -> None:
+        attempt = data.draw(st.sampled_from(self.payment.attempts))
+        change = lifecycle.lapsed(self.payment, attempt, NOW)
+        if isinstance(change, Change):
+            self.apply(change)
 
     @precondition(lambda self: self.payment.cancel_requested and self.payment.status is Status.SUCCEEDED)
     @rule()
@@ -796,7 +836,8 @@ class Life(RuleBasedStateMachine):
         before, after = self.payment, change.payment
         assert after.version == before.version + 1
         assert change.from_status is (before.status if before.version else None)
-        assert after.terms == before.terms
+        fixed = replace(after.terms, amount=before.terms.amount, off_session=before.terms.off_session)
+        assert fixed == before.terms
         for one in before.operations:
             self.assert_step(one, after.operation(one.id))
         if after.status is not before.status:
@@ -827,16 +868,23 @@ class Life(RuleBasedStateMachine):
         assert payment.amount_refunded == total(Kind.REFUND, {S.SUCCEEDED})
         assert payment.amount_refunding == total(Kind.REFUND, OPEN)
         if payment.status in {Status.SUCCEEDED, Status.REQUIRES_CAPTURE}:
-            assert payment.amount_authorized == total(Kind.AUTHORIZE, {S.AUTHORIZED, S.CAPTURED})
+            assert payment.amount_authorized in self.totals()
+            assert payment.amount_authorized <= payment.terms.amount
+
+    def totals(self) -> set[int]:
+        """Every amount that was authorized at some time: the attempt's, and that of each change of it."""
+        done = {S.AUTHORIZED, S.CAPTURED, S.SUCCEEDED}
+        kinds = {Kind.AUTHORIZE, Kind.INCREMENT}
+        return {one.amount for one in self.payment.operations if one.kind in kinds and one.status in done}
 
     @invariant()
     def amounts_conserve(self) -> None:
         payment = self.payment
-        assert 0 <= payment.amount_captured + payment.amount_capturing <= payment.amount_authorized <= AMOUNT
+        assert 0 <= payment.amount_captured + payment.amount_capturing <= payment.amount_authorized <= 2 * AMOUNT
         assert 0 <= payment.amount_refunded + payment.amount_refunding <= payment.amount_captured
         assert min(payment.amount_capturing, payment.amount_refunding, payment.amount_refunded) >= 0
-        assert 0 <= payment.amount_capturable <= AMOUNT
-        assert 0 <= payment.amount_refundable <= AMOUNT
+        assert 0 <= payment.amount_capturable <= payment.amount_authorized
+        assert 0 <= payment.amount_refundable <= payment.amount_authorized
 
     @invariant()
     def one_attempt_is_open_and_one_has_succeeded_at_most(self) -> None:
@@ -868,7 +916,8 @@ class Life(RuleBasedStateMachine):
             assert payment.status in {Status.REQUIRES_CAPTURE, Status.SUCCEEDED}
             assert (payment.account, payment.decline) == (live[0].account, None)
         else:
-            assert payment.status not in {Status.REQUIRES_ACTION, Status.REQUIRES_CAPTURE, Status.SUCCEEDED}
+            assert payment.status not in {Status.REQUIRES_CAPTURE, Status.SUCCEEDED}
+            assert payment.status is not Status.REQUIRES_ACTION or payment.steps_up
             parked = payment.processing_reason is Reason.AWAITING_RETRY
             assert parked is (payment.status is Status.PROCESSING)
 
