@@ -25,6 +25,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
@@ -351,14 +352,22 @@ class Configuration:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def accounts(
-        self, order: Sequence[str] = ("stripe", "adyen"), unreachable: Sequence[str] = (), more: str = ""
+        self,
+        order: Sequence[str] = ("stripe", "adyen"),
+        unreachable: Sequence[str] = (),
+        more: str = "",
+        enabled: Sequence[str] = (),
     ) -> Path:
-        """An accounts file: the first account is asked first; nobody listens at those that are ``unreachable``."""
+        """An accounts file: the first account is asked first; nobody listens at those that are ``unreachable``.
+
+        What is ``enabled`` has been switched on at those that do it on request.
+        """
         tables = []
         for name in order:
             url = f"http://{HOST}:{free_port()}" if name in unreachable else self.psps.urls[name]
             common = f'[accounts.{name}]\nmerchant = "mer_dev"\nprovider = "{name}"\nbase_url = "{url}"\n'
-            tables.append(common + _CREDENTIALS[name])
+            switched_on = [each for each in enabled if each in _ON_REQUEST[name]]
+            tables.append(common + _CREDENTIALS[name] + f"enabled = {json.dumps(switched_on)}\n")
         path = self.folder / f"accounts-{next(self.numbers)}.toml"
         path.write_text("\n".join([*tables, more]))
         return path
@@ -385,6 +394,13 @@ _CREDENTIALS: Final[Mapping[str, str]] = {
     "stripe": 'api_key_env = "FLOWS_STRIPE_API_KEY"\nwebhook_secret_env = "FLOWS_STRIPE_WEBHOOK_SECRET"\n',
     "adyen": 'api_key_env = "FLOWS_ADYEN_API_KEY"\nhmac_key_env = "FLOWS_ADYEN_HMAC_KEY"\n'
     f'merchant_account = "{MERCHANT_ACCOUNT}"\n',
+}
+
+
+_ON_REQUEST: Final[Mapping[str, frozenset[str]]] = {
+    name: frozenset(entry_point.load().capabilities.on_request)
+    for name in _CREDENTIALS
+    for entry_point in entry_points(group="interlock.providers", name=name)
 }
 
 
@@ -538,9 +554,11 @@ def open_gateway(configuration: Configuration, api_port: int) -> Open:
         unreachable: Sequence[str] = (),
         on_redis_loss: GatePolicy = GatePolicy.FAIL_OPEN,
         more: str = "",
+        enabled: Sequence[str] = (),
         listening: bool = False,
     ) -> AsyncIterator[Inside]:
-        settings = configuration.settings(configuration.accounts(order, unreachable, more), on_redis_loss)
+        accounts = configuration.accounts(order, unreachable, more, enabled)
+        settings = configuration.settings(accounts, on_redis_loss)
         app, thresholds = create_app(settings), gc.get_threshold()
         try:
             async with (

@@ -39,7 +39,7 @@ def account_object(account: Account) -> dict[str, Any]:
         "provider": account.provider.name,
         "livemode": account.livemode,
         "currencies": None if account.currencies is None else sorted(account.currencies),
-        "capabilities": {capability: account.can(capability) for capability in Capability},
+        "capabilities": {str(capability): account.can(capability) for capability in Capability},
         "on_request": sorted(able.on_request - account.capabilities),
         "idempotency_horizon_s": able.replay_horizon_s,
     }
