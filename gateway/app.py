@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import news
 from gateway.answers import JSON
 from gateway.api.auth import Authenticator
+from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.books import Books
@@ -153,7 +154,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     deps = house.deps
-    payments = Payments(deps, Authenticator(deps.queries, deps.keys, dev=settings.dev))
+    authenticator = Authenticator(deps.queries, deps.keys, dev=settings.dev)
+    payments = Payments(deps, authenticator)
+    methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
     health = Health(deps.queries, house.gate)
     webhooks = Webhooks(
         house.inbox, deps.accounts, lambda account, result: deps.instruments.webhooks.labels(account, result).inc()
@@ -172,6 +175,15 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/payments/{id}/cancel", payments.cancel, methods=["POST"]),
             Route("/v1/refunds", payments.refund, methods=["POST"]),
             Route("/v1/refunds/{id}", payments.retrieve_refund, methods=["GET"]),
+            Route("/v1/payment_methods", methods.create, methods=["POST"]),
+            Route("/v1/payment_methods", methods.list, methods=["GET"]),
+            Route("/v1/payment_methods/{id}", methods.retrieve, methods=["GET"]),
+            Route("/v1/payment_methods/{id}", methods.update, methods=["POST"]),
+            Route("/v1/payment_methods/{id}", methods.delete, methods=["DELETE"]),
+            Route("/v1/customers", customers.create, methods=["POST"]),
+            Route("/v1/customers", customers.list, methods=["GET"]),
+            Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
+            Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
             Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),
