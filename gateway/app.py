@@ -25,9 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import news
 from gateway.answers import JSON
 from gateway.api.accounts import Accounts
-from gateway.api.asking import Asker
 from gateway.api.auth import Authenticator
 from gateway.api.disputes import Disputes
+from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.api.returns import Returns
@@ -157,8 +157,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     deps = house.deps
-    asker = Asker(deps, Authenticator(deps.queries, deps.keys, dev=settings.dev))
-    payments, disputes = Payments(deps, asker), Disputes(deps, asker)
+    authenticator = Authenticator(deps.queries, deps.keys, dev=settings.dev)
+    payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
+    methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
     health = Health(deps.queries, house.gate)
     webhooks = Webhooks(
         house.inbox, deps.accounts, lambda account, result: deps.instruments.webhooks.labels(account, result).inc()
@@ -184,7 +185,16 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/disputes/{id}", disputes.retrieve, methods=["GET"]),
             Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
             Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
-            Route("/v1/accounts", Accounts(deps, asker).list, methods=["GET"]),
+            Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
+            Route("/v1/payment_methods", methods.create, methods=["POST"]),
+            Route("/v1/payment_methods", methods.list, methods=["GET"]),
+            Route("/v1/payment_methods/{id}", methods.retrieve, methods=["GET"]),
+            Route("/v1/payment_methods/{id}", methods.update, methods=["POST"]),
+            Route("/v1/payment_methods/{id}", methods.delete, methods=["DELETE"]),
+            Route("/v1/customers", customers.create, methods=["POST"]),
+            Route("/v1/customers", customers.list, methods=["GET"]),
+            Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
+            Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
             Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),

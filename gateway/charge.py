@@ -8,7 +8,7 @@ the same path: :func:`_resume` finds the operation that is already there and sen
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -25,10 +25,10 @@ from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Pay
 from gateway.queries import UsedKey
 from gateway.settle import Next, open_certainly, read, record, send, take_over, unrecorded
 from gateway.sql import DATABASE_LOST
-from gateway.vault import Wallet
+from gateway.vault import Keyring, Wallet
 from idempotency.key import Key
 from idempotency.once import Claim
-from providers.contract import Authorize, Capability, Card, CardFacts, Kind, Outcome
+from providers.contract import Authorize, Capability, Card, CardFacts, Instrument, Kind, Outcome
 from providers.money import Money
 from providers.registry import DEADLINE_S
 from routing.plan import Plan, Verdict
@@ -56,11 +56,17 @@ class Charge:
     """Why the stored method may not be charged for this payment. A key that was used before still answers."""
     spent_method: str | None = None
     """A stored card used for the last time: it is wiped in the commit that ends the round."""
+    answer: Callable[[Payment, Keyring, int], Answer] | None = None
+    """How the payment is answered, where it is not the payment itself that was asked for: a payment, the keys, :attr:`ok`."""
 
     @property
     def ok(self) -> int:
         """The status of success: 201 for a new payment, 200 for a verb on one."""
         return 201 if self.new else 200
+
+    def render(self, payment: Payment, keys: Keyring) -> Answer:
+        """The answer to this request as the payment stands. Pure: the same payment gives the same bytes."""
+        return charge_answer(payment, keys, ok=self.ok) if self.answer is None else self.answer(payment, keys, self.ok)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,7 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
             return None  # a replay outlives a change of the configuration
         raise refusal
     if wallet is None:
-        answer = charge_answer(payment, deps.keys, ok=command.ok)
+        answer = command.render(payment, deps.keys)
         change = lifecycle.created(payment, now)
         use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
@@ -178,6 +184,7 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
         raise refusal
     payment = replace(
         payment,
+        terms=replace(payment.terms, customer=command.terms.customer),  # that of the method, where none was named
         card=payment.card if command.method_id == payment.payment_method else _display(command.card),
         payment_method=command.method_id,
     )
@@ -269,7 +276,7 @@ def _compose(
         several_captures=terms.capture_method == "manual" and account.can(Capability.SEVERAL_CAPTURES),
         setup_future_usage=terms.setup_future_usage,
         recurring=terms.recurring,
-        network_transaction_id=terms.network_transaction_id,
+        network_transaction_id=terms.network_transaction_id or _earlier(terms, wallet, instrument),
         metadata=terms.metadata,
         billing_details=terms.billing_details,
         shopper=terms.shopper,
@@ -288,6 +295,14 @@ def _compose(
         created_at=now,
     )
     return operation, request
+
+
+def _earlier(terms: Terms, wallet: Wallet, instrument: Instrument) -> str | None:
+    """The network's id of the payment that a stored card was first used for, where the shopper is away.
+
+    A token needs none: its account knows what was before.
+    """
+    return wallet.network_transaction_id if terms.off_session and isinstance(instrument, Card) else None
 
 
 def _seal(work: Work, deps: Deps) -> Request:
@@ -313,7 +328,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
         nonlocal answer
-        answer = charge_answer(payment, deps.keys, ok=command.ok)
+        answer = command.render(payment, deps.keys)
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
     recorded = await record(
@@ -327,15 +342,15 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         spent_method=command.spent_method,
     )
     if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
-        return charge_answer(unrecorded(work.payment), deps.keys, ok=command.ok)
+        return command.render(unrecorded(work.payment), deps.keys)
     if recorded.change is None:  # a webhook or another process told the books first
         try:
             return await _go_on(command, recorded.payment, deps, work.deadline)
         except DATABASE_LOST:  # never "nothing happened" after a provider was asked
-            return charge_answer(unrecorded(recorded.payment), deps.keys, ok=command.ok)
+            return command.render(unrecorded(recorded.payment), deps.keys)
     if recorded.next is not None and following is not None:
         return replace(following, payment=recorded.payment)
-    return answer or charge_answer(recorded.payment, deps.keys, ok=command.ok)
+    return answer or command.render(recorded.payment, deps.keys)
 
 
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
@@ -376,7 +391,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     payment, holding, request = taken
     if request is None or attempt.account not in deps.accounts:  # only look-ups are left, and they are the worker's
         await deps.books.postpone(holding.operation)
-        return charge_answer(payment, deps.keys, ok=command.ok)
+        return command.render(payment, deps.keys)
     return Work(command, payment, holding.operation, request, first_send=holding.reached_nobody, deadline=_deadline())
 
 
@@ -403,7 +418,7 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
 
 async def _present(command: Charge, payment: Payment, deps: Deps) -> Answer:
     """The payment as it stands; a decided one becomes the key's answer, unless the key has one already."""
-    answer = charge_answer(payment, deps.keys, ok=command.ok)
+    answer = command.render(payment, deps.keys)
     return await decided_once(answer, command.key, command.fingerprint, deps) if answer.decided else answer
 
 

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.answers import JSON
-from gateway.api.asking import Asker
-from gateway.deps import Deps
+from gateway.api import asking
+from gateway.api.asking import Desk
 from providers.contract import Capability
 from providers.registry import Account
 
 
-class Accounts:
+class Accounts(Desk):
     """The account routes over one house."""
-
-    def __init__(self, deps: Deps, asker: Asker) -> None:
-        self._deps = deps
-        self._asker = asker
 
     async def list(self, request: Request) -> Response:
         """``GET /v1/accounts``, in the order of the configuration: the order in which they are asked."""
-        who = await self._asker.principal(request)
+        who = await self._principal(request)
         accounts = self._deps.accounts_of(who.merchant_id, livemode=who.livemode)
-        shown = {"object": "list", "data": [account_object(account) for account in accounts]}
-        return Response(orjson.dumps(shown | {"has_more": False, "next_cursor": None}), media_type=JSON)
+        return asking.listed([account_object(account) for account in accounts], len(accounts))
 
 
 def account_object(account: Account) -> dict[str, Any]:

@@ -1,31 +1,36 @@
-"""Who asks, under which key, about what: the same for every route, and in that order, so that a stranger learns nothing."""
+"""Asking: what every route does before its own work. Who asks, under which key, for what, and which page of a list."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
+import orjson
 from starlette.requests import Request
+from starlette.responses import Response
 
+from gateway.answers import JSON, Answer
 from gateway.api import reading
 from gateway.api.auth import Authenticator, Principal
 from gateway.deps import Deps
 from gateway.errors import Problem
-from gateway.ids import PAYMENT, is_id
-from gateway.lifecycle import Payment
+from gateway.ids import is_id
 from gateway.settings import VERSIONS
 from idempotency.key import Key, KeyMalformed
 from idempotency.key import parse as parse_key
 
+LIST_DEFAULT: Final = 20
+LIST_MAX: Final = 100
 
-class Asker:
-    """Reads what every request has: its key, its version, its Idempotency-Key, and whose payment it is about."""
+
+class Desk:
+    """The routes of one kind of object over one house: what they share."""
 
     def __init__(self, deps: Deps, authenticator: Authenticator) -> None:
         self._deps = deps
         self._authenticator = authenticator
 
-    async def principal(self, request: Request) -> Principal:
-        """The merchant that asks. Raises :class:`Problem`: 401, 403 for a publishable key, 400 for an unknown version."""
+    async def _principal(self, request: Request) -> Principal:
         who = await self._authenticator.principal(request.headers.get("authorization"))
         if who.kind != "secret":
             raise Problem("forbidden", "A publishable key may not do that; use a secret key on your server.")
@@ -34,9 +39,9 @@ class Asker:
             raise Problem("unknown_version", f"Gateway-Version must be one of: {', '.join(VERSIONS)}.")
         return who
 
-    async def asked(self, request: Request, most: int = reading.BODY_MAX) -> tuple[Principal, Key, dict[str, Any]]:
-        """Who asks, under which Idempotency-Key, for what. Raises :class:`Problem`."""
-        who = await self.principal(request)
+    async def _asked(self, request: Request, most: int = reading.BODY_MAX) -> tuple[Principal, Key, dict[str, Any]]:
+        """Who asks, under which key, for what: in that order, so that a stranger learns nothing."""
+        who = await self._principal(request)
         raw = reading.parse(await reading.body(request, most))
         try:
             text = parse_key(request.headers.get("idempotency-key"))
@@ -45,17 +50,40 @@ class Asker:
             raise Problem("idempotency_key_missing" if missing else "idempotency_key_malformed", str(error)) from None
         return who, Key(who.merchant_id, who.livemode, text), raw
 
-    async def payment(self, request: Request, who: Principal) -> Payment:
-        """The payment in the path. Raises :class:`Problem` (404) for one that is not there, or not theirs."""
-        payment_id = request.path_params["id"]
-        payment = None
-        if is_id(payment_id, PAYMENT):
-            payment = await self._deps.queries.payment_of(payment_id, who.merchant_id, livemode=who.livemode)
-        if payment is None:
-            raise Problem("not_found", "There is no such payment.")
-        return payment
+    def _answer(self, verb: str, answer: Answer) -> Response:
+        self._deps.instruments.answers.labels(verb, str(answer.status)).inc()
+        if answer.problem is not None:
+            raise answer.problem
+        return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)
 
 
-def owns(who: Principal, payment: Payment) -> bool:
-    """Whether the payment is theirs, in this mode."""
-    return (payment.terms.merchant_id, payment.terms.livemode) == (who.merchant_id, who.livemode)
+def json(value: Any) -> Response:
+    """An answer that is decided by what is there, and not stored."""
+    return Response(orjson.dumps(value), media_type=JSON)
+
+
+def page(request: Request, filters: Collection[str], prefix: str) -> tuple[str | None, int]:
+    """The cursor and the limit of a list that is filtered by ``filters``. Raises :class:`Problem` (422) naming the parameter.
+
+    ``prefix`` is that of the ids in the list: a cursor is the id to go on from.
+    """
+    query, known = request.query_params, {"limit", "cursor", *filters}
+    if unknown := set(query) - known:
+        param = next((name for name in sorted(unknown) if reading.FIELD.fullmatch(name)), None)
+        raise Problem("validation_failed", f"This list is filtered by: {', '.join(sorted(known))}.", param)
+    if unprintable := [name for name, value in query.items() if "\0" in value]:
+        raise Problem("validation_failed", f"{unprintable[0]} holds a null character.", unprintable[0])
+    limit = query.get("limit", str(LIST_DEFAULT))
+    if len(limit) > 3 or not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= LIST_MAX:
+        raise Problem("validation_failed", f"limit must be 1 to {LIST_MAX}.", "limit")
+    cursor = query.get("cursor")
+    if cursor is not None and not is_id(cursor, prefix):
+        raise Problem("validation_failed", "cursor must be a next_cursor of this list.", "cursor")
+    return cursor, int(limit)
+
+
+def listed(shown: list[dict[str, Any]], limit: int) -> Response:
+    """A page of a list, from one object more than it shows, if there is one more."""
+    more = len(shown) > limit
+    data = shown[:limit]
+    return json({"object": "list", "data": data, "has_more": more, "next_cursor": data[-1]["id"] if more else None})

@@ -11,13 +11,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.answers import JSON, Answer, charge_answer, history_object, payment_object, refund_object
-from gateway.api import reading
-from gateway.api.asking import Asker, owns
+from gateway.answers import charge_answer, history_object, payment_object, refund_object
+from gateway.api import asking, reading
+from gateway.api.asking import Desk
 from gateway.api.auth import Principal
 from gateway.api.schemas import (
     Body,
@@ -35,34 +34,30 @@ from gateway.api.schemas import (
 from gateway.books import Method
 from gateway.charge import Charge, charge
 from gateway.complete import complete
-from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import PAYMENT, PAYMENT_METHOD, REFUND, is_id, new_id
 from gateway.lifecycle import Payment, Status, Terms
+from gateway.methods import card_from, card_method, unknown_customer
 from gateway.modify import FollowUp, modify
-from gateway.vault import Wallet, open_card, seal_card
+from gateway.queries import StoredMethod
+from gateway.vault import Wallet, open_card
 from idempotency.key import fingerprint
-from providers.contract import Card, Kind
+from providers.contract import Kind
 
-LIST_DEFAULT: Final = 20
-LIST_MAX: Final = 100
 UNUSED_CARD_S: Final = 3600
 """A card waits for its confirm for 60 minutes, then it is wiped."""
 EXPANDABLE: Final = frozenset({"attempts", "refunds"})
+FILTERS: Final = ("status", "reference", "customer", "currency", "created[gte]", "created[lt]", "expand[]")
 
 
-class Payments:
+class Payments(Desk):
     """The payment routes over one house."""
-
-    def __init__(self, deps: Deps, asker: Asker) -> None:
-        self._deps = deps
-        self._asker = asker
 
     # --- verbs ---
 
     async def create(self, request: Request) -> Response:
         """``POST /v1/payments``."""
-        who, key, raw = await self._asker.asked(request)
+        who, key, raw = await self._asked(request)
         body = reading.validate(PaymentCreate, raw)
         now = self._deps.clock()
         terms = _terms(body, raw, who, now)
@@ -73,12 +68,17 @@ class Payments:
         elif body.payment_method_data is not None:
             reusable = body.setup_future_usage is not None
             command = self._with_data(command, body.payment_method_data, now, reusable=reusable)
+        command = await self._with_customer(command, who)
         return self._answer("create", await charge(command, self._deps))
 
     async def confirm(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/confirm``."""
-        who, key, raw = await self._asker.asked(request)
-        payment = await self._asker.payment(request, who)
+        who, key, raw = await self._asked(request)
+        payment = await self._payment(request, who)
+        if payment.terms.amount == 0:
+            raise Problem(
+                "payment_state", "A verification is not confirmed; store the payment method again to verify it."
+            )
         body = reading.validate(PaymentConfirm, raw)
         print_ = self._fingerprint("POST /v1/payments/{id}/confirm", payment, raw)
         command = Charge(key, print_, payment.terms, wallet=None, new=False)
@@ -87,13 +87,13 @@ class Payments:
             reusable = payment.terms.setup_future_usage is not None
             command = self._with_data(command, body.payment_method_data, now, reusable=reusable)
         elif (method_id := body.payment_method or payment.payment_method) is not None:
-            command = await self._with_stored(command, method_id, who)
+            command = await self._with_customer(await self._with_stored(command, method_id, who), who)
         return self._answer("confirm", await charge(command, self._deps))
 
     async def capture(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/capture``."""
-        who, key, raw = await self._asker.asked(request)
-        payment = await self._asker.payment(request, who)
+        who, key, raw = await self._asked(request)
+        payment = await self._payment(request, who)
         body = reading.validate(PaymentCapture, raw)
         print_ = self._fingerprint("POST /v1/payments/{id}/capture", payment, raw)
         command = FollowUp(key, print_, payment.terms.id, Kind.CAPTURE, body.amount, final=body.final)
@@ -101,8 +101,8 @@ class Payments:
 
     async def increment(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/increment``."""
-        who, key, raw = await self._asker.asked(request)
-        payment = await self._asker.payment(request, who)
+        who, key, raw = await self._asked(request)
+        payment = await self._payment(request, who)
         body = reading.validate(PaymentIncrement, raw)
         if not payment.terms.adjustable:
             raise Problem(
@@ -114,9 +114,9 @@ class Payments:
 
     async def details(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/details``: what the checkout page got from a native challenge. It needs no key."""
-        who = await self._asker.principal(request)
+        who = await self._principal(request)
         raw = reading.parse(await reading.body(request))
-        payment = await self._asker.payment(request, who)
+        payment = await self._payment(request, who)
         body = reading.validate(PaymentDetails, raw)
         attempt = payment.open_attempt
         if attempt is not None:
@@ -125,8 +125,8 @@ class Payments:
 
     async def cancel(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/cancel``."""
-        who, key, raw = await self._asker.asked(request)
-        payment = await self._asker.payment(request, who)
+        who, key, raw = await self._asked(request)
+        payment = await self._payment(request, who)
         body = reading.validate(PaymentCancel, raw)
         print_ = self._fingerprint("POST /v1/payments/{id}/cancel", payment, raw)
         command = FollowUp(key, print_, payment.terms.id, Kind.VOID, reason=body.cancellation_reason)
@@ -134,7 +134,7 @@ class Payments:
 
     async def refund(self, request: Request) -> Response:
         """``POST /v1/refunds``."""
-        who, key, raw = await self._asker.asked(request)
+        who, key, raw = await self._asked(request)
         body = reading.validate(RefundCreate, raw)
         if await self._deps.queries.payment_of(body.payment, who.merchant_id, livemode=who.livemode) is None:
             raise Problem("not_found", "There is no such payment.", "payment")
@@ -148,41 +148,43 @@ class Payments:
 
     async def retrieve(self, request: Request) -> Response:
         """``GET /v1/payments/{id}``. An undecided payment is only marked due: a read moves no money."""
-        who = await self._asker.principal(request)
-        payment = await self._asker.payment(request, who)
+        who = await self._principal(request)
+        payment = await self._payment(request, who)
         if payment.status is Status.PROCESSING:
             await self._deps.books.mark_due(payment.terms.id)
         expand = _expand(request, EXPANDABLE | {"events"})
         shown = payment_object(payment, self._deps.keys, expand)
         if "events" in expand:
             shown["events"] = [history_object(row) for row in await self._deps.queries.history(payment.terms.id)]
-        return _json(shown)
+        return asking.json(shown)
 
     async def list(self, request: Request) -> Response:
         """``GET /v1/payments``, newest first."""
-        who = await self._asker.principal(request)
+        who = await self._principal(request)
         filters, limit = _filters(request)
-        page = await self._deps.queries.payments(who.merchant_id, livemode=who.livemode, limit=limit + 1, **filters)
-        shown, more, expand = page[:limit], len(page) > limit, _expand(request)
-        return _json(
-            {
-                "object": "list",
-                "data": [payment_object(payment, self._deps.keys, expand) for payment in shown],
-                "has_more": more,
-                "next_cursor": shown[-1].terms.id if more else None,
-            }
-        )
+        expand = _expand(request)
+        found = await self._deps.queries.payments(who.merchant_id, livemode=who.livemode, limit=limit + 1, **filters)
+        return asking.listed([payment_object(payment, self._deps.keys, expand) for payment in found], limit)
 
     async def retrieve_refund(self, request: Request) -> Response:
         """``GET /v1/refunds/{id}``."""
-        who = await self._asker.principal(request)
+        who = await self._principal(request)
         refund_id = request.path_params["id"]
         found = await self._deps.queries.operation(refund_id) if is_id(refund_id, REFUND) else None
-        if found is None or not owns(who, found[0]):
+        if found is None or not _owns(who, found[0]):
             raise Problem("not_found", "There is no such refund.")
-        return _json(refund_object(*found))
+        return asking.json(refund_object(*found))
 
     # --- parts ---
+
+    async def _payment(self, request: Request, who: Principal) -> Payment:
+        payment_id = request.path_params["id"]
+        payment = None
+        if is_id(payment_id, PAYMENT):
+            payment = await self._deps.queries.payment_of(payment_id, who.merchant_id, livemode=who.livemode)
+        if payment is None:
+            raise Problem("not_found", "There is no such payment.")
+        return payment
 
     def _fingerprint(self, route: str, payment: Payment, raw: Mapping[str, Any]) -> bytes:
         return fingerprint(self._deps.keys.fingerprint, route, payment.terms.id, raw)
@@ -191,39 +193,31 @@ class Payments:
         """The command with a payment method that the request brought, to be stored with the payment."""
         method_id = new_id(PAYMENT_METHOD)
         if isinstance(data, TokenMethodIn):
-            method = Method(method_id, "token", data.tokens, None, None, None, reusable=True, wipe_at=None)
+            method = Method(
+                method_id,
+                "token",
+                data.tokens,
+                None,
+                None,
+                None,
+                reusable=True,
+                wipe_at=None,
+                customer=command.terms.customer,
+            )
             return replace(command, wallet=Wallet(tokens=data.tokens), method=method, method_id=method_id)
         return self._with_card(command, data, method_id, now, reusable=reusable)
 
     def _with_card(
         self, command: Charge, data: CardMethodIn, method_id: str, now: datetime, *, reusable: bool
     ) -> Charge:
-        vault, sent = self._deps.keys.vault, data.card
-        if vault is None:
-            raise Problem(
-                "card_not_accepted",
-                "Card numbers are accepted only where a vault key is configured; send tokens instead.",
-                "payment_method_data.card.number",
-            )
-        card = Card(sent.number, sent.exp_month, sent.exp_year, sent.cvc, sent.holder_name)
+        terms = command.terms
+        card = card_from(data.card, self._deps.keys, "payment_method_data.card.number")
         waits = not command.confirm and command.new  # the card is needed again at the confirm
-        sealed_card = sealed_cvc = None
-        if waits or reusable:
-            sealed_card, sealed_cvc = seal_card(card, vault, command.terms.merchant_id, method_id)
-        method = Method(
-            id=method_id,
-            type="card",
-            tokens={},
-            card={
-                "bin": card.number[:6],
-                "last4": card.number[-4:],
-                "exp_month": card.exp_month,
-                "exp_year": card.exp_year,
-            },
-            sealed_card=sealed_card,
-            sealed_cvc=sealed_cvc if waits else None,
+        method = replace(
+            card_method(card, self._deps.keys, terms.merchant_id, method_id, keeps=waits or reusable, keeps_code=waits),
             reusable=reusable,
             wipe_at=now + timedelta(seconds=UNUSED_CARD_S) if waits else None,
+            customer=terms.customer if reusable else None,
         )
         return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id, card=method.card)
 
@@ -233,26 +227,47 @@ class Payments:
         if method is None:
             raise Problem("validation_failed", "There is no such payment method.", "payment_method")
         own = not command.new and method.created_at == command.terms.created_at  # they were stored in one commit
-        if not own and not method.reusable:
-            unusable = Problem(
-                "validation_failed",
-                "This payment method was for one payment; send the card again, with setup_future_usage to keep it.",
-                "payment_method",
-            )
+        unusable = _unusable(method, command.terms, own=own)
+        if unusable is not None:
             return replace(command, wallet=Wallet(), method_id=method.id, unusable=unusable)
         card, vault = None, self._deps.keys.vault
         if method.sealed_card is not None and vault is not None:
             sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
             card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
         spent = method.id if method.type == "card" and own else None
-        wallet = Wallet(method.tokens, card)
-        return replace(command, wallet=wallet, method_id=method.id, card=method.card, spent_method=spent)
+        terms = command.terms
+        if command.new:
+            terms = replace(terms, billing_details=terms.billing_details or method.billing_details)
+        return replace(
+            command,
+            terms=replace(terms, customer=terms.customer or method.customer),
+            wallet=Wallet(method.tokens, card, method.network_transaction_id),
+            method_id=method.id,
+            card=method.card,
+            spent_method=spent,
+        )
 
-    def _answer(self, verb: str, answer: Answer) -> Response:
-        self._deps.instruments.answers.labels(verb, str(answer.status)).inc()
-        if answer.problem is not None:
-            raise answer.problem
-        return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)
+    async def _with_customer(self, command: Charge, who: Principal) -> Charge:
+        """The command, not chargeable where it names a customer of ours that is not there."""
+        if command.unusable is not None:
+            return command
+        problem = await unknown_customer(command.terms.customer, who.merchant_id, self._deps, livemode=who.livemode)
+        return command if problem is None else replace(command, unusable=problem)
+
+
+def _unusable(method: StoredMethod, terms: Terms, *, own: bool) -> Problem | None:
+    """Why a stored method may not be charged for a payment, or ``None``."""
+    if method.deleted_at is not None:
+        return Problem("validation_failed", "This payment method was deleted.", "payment_method")
+    if not own and not method.reusable:
+        return Problem(
+            "validation_failed",
+            "This payment method was for one payment; send the card again, with setup_future_usage to keep it.",
+            "payment_method",
+        )
+    if method.customer is not None and terms.customer not in {None, method.customer}:
+        return Problem("validation_failed", "This payment method is attached to another customer.", "customer")
+    return None
 
 
 def _terms(body: PaymentCreate, raw: Mapping[str, Any], who: Principal, now: datetime) -> Terms:
@@ -282,6 +297,10 @@ def _terms(body: PaymentCreate, raw: Mapping[str, Any], who: Principal, now: dat
     )
 
 
+def _owns(who: Principal, payment: Payment) -> bool:
+    return (payment.terms.merchant_id, payment.terms.livemode) == (who.merchant_id, who.livemode)
+
+
 def _expand(request: Request, known: frozenset[str] = EXPANDABLE) -> frozenset[str]:
     wanted = frozenset(request.query_params.getlist("expand[]"))
     if wanted - known:
@@ -292,28 +311,7 @@ def _expand(request: Request, known: frozenset[str] = EXPANDABLE) -> frozenset[s
 def _filters(request: Request) -> tuple[dict[str, Any], int]:
     """The filters and the limit of a list. Raises :class:`Problem` (422) naming the parameter."""
     query = request.query_params
-    known = {
-        "limit",
-        "cursor",
-        "status",
-        "reference",
-        "customer",
-        "currency",
-        "created[gte]",
-        "created[lt]",
-        "expand[]",
-    }
-    if unknown := set(query) - known:
-        param = next((name for name in sorted(unknown) if reading.FIELD.fullmatch(name)), None)
-        raise Problem("validation_failed", f"This list is filtered by: {', '.join(sorted(known))}.", param)
-    if unprintable := [name for name, value in query.items() if "\0" in value]:
-        raise Problem("validation_failed", f"{unprintable[0]} holds a null character.", unprintable[0])
-    limit = query.get("limit", str(LIST_DEFAULT))
-    if len(limit) > 3 or not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= LIST_MAX:
-        raise Problem("validation_failed", f"limit must be 1 to {LIST_MAX}.", "limit")
-    cursor = query.get("cursor")
-    if cursor is not None and not is_id(cursor, PAYMENT):
-        raise Problem("validation_failed", "cursor must be a next_cursor of this list.", "cursor")
+    cursor, limit = asking.page(request, FILTERS, PAYMENT)
     if query.get("status") is not None and query["status"] not in set(Status):
         raise Problem("validation_failed", f"status must be one of: {', '.join(Status)}.", "status")
     filters: dict[str, Any] = {name: query.get(name) for name in ("status", "reference", "customer", "currency")}
@@ -322,7 +320,7 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
         "created_gte": _instant(query, "created[gte]"),
         "created_lt": _instant(query, "created[lt]"),
     }
-    return filters, int(limit)
+    return filters, limit
 
 
 def _instant(query: Mapping[str, str], name: str) -> datetime | None:
@@ -337,10 +335,6 @@ def _instant(query: Mapping[str, str], name: str) -> datetime | None:
     if at is None:
         raise Problem("validation_failed", f"{name} must be an RFC 3339 time such as 2026-11-01T00:00:00Z.", name)
     return at
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type=JSON)
 
 
 BODIES: Final[Mapping[str, type[Body]]] = {

@@ -99,6 +99,12 @@ class CardIn(Body):
     holder_name: Short | None = None
 
 
+Tokens = Annotated[
+    dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Short],
+    Field(min_length=1, max_length=20, examples=[{"stripe": "pm_card_visa"}]),
+]
+
+
 class CardMethodIn(Body):
     """A card number."""
 
@@ -110,9 +116,7 @@ class TokenMethodIn(Body):
     """What each account calls the payment method."""
 
     type: Literal["token"]
-    tokens: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Short] = Field(
-        min_length=1, max_length=20, examples=[{"stripe": "pm_card_visa"}]
-    )
+    tokens: Tokens
 
 
 MethodIn = Annotated[CardMethodIn | TokenMethodIn, Field(discriminator="type")]
@@ -215,6 +219,42 @@ class PaymentCreate(Body):
         if self.off_session and self.three_d_secure == "required":
             raise PydanticCustomError("fitting", "three_d_secure cannot be required while off_session is true")
         return self
+
+
+class PaymentMethodCreate(Body):
+    """``POST /v1/payment_methods``."""
+
+    type: Literal["card", "token"]
+    card: CardIn | None = None
+    tokens: Tokens | None = None
+    customer: Short | None = None
+    billing_details: BillingIn | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    network_transaction_id: Short | None = Field(
+        default=None, description="Of the payment that the card was first used for, elsewhere."
+    )
+    verify: bool = Field(default=False, description="Ask the issuer whether it is good, with an amount of zero.")
+    currency: Currency | None = Field(default=None, description="Of the verification.")
+    routing: RoutingIn | None = None
+    return_url: Annotated[str, AfterValidator(_url), StringConstraints(max_length=1024)] | None = None
+    shopper: ShopperIn | None = None
+
+
+class PaymentMethodUpdate(Body):
+    """``POST /v1/payment_methods/{id}``."""
+
+    tokens: Tokens | None = Field(default=None, description="Added to those it has, by account.")
+    customer: Short | None = Field(default=None, description="Attached once, never to another.")
+
+
+class CustomerCreate(Body):
+    """``POST /v1/customers``."""
+
+    reference: Short | None = Field(default=None, description="What you call them; kept when they are deleted.")
+    name: Short | None = None
+    email: Short | None = None
+    phone: Annotated[str, StringConstraints(min_length=1, max_length=32)] | None = None
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class PaymentConfirm(Body):

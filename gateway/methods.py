@@ -1,0 +1,276 @@
+"""Payment methods and customers: stored once a key, shown without what is secret, deleted so that nothing can be charged.
+
+A method is a card sealed at rest, tokens by account, or both once an account has handed out its own. A security code is never
+stored with it: it goes into a verification, where one is asked for, and ends with it. A verification is a payment of amount zero
+that runs the way of every charge, so routing, recovery, 3-D Secure and the replay of its answer are those of a charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+
+from gateway.answers import Answer, charge_answer, instant, payment_object
+from gateway.books import KeyUse, Method, Written, method_values
+from gateway.brands import brand_of
+from gateway.charge import Charge, charge
+from gateway.deps import Deps
+from gateway.errors import Problem
+from gateway.ids import CUSTOMER, is_id
+from gateway.keys import in_progress, seal_answer, stored_answer
+from gateway.lifecycle import Payment, Status, Terms
+from gateway.queries import StoredCustomer, StoredMethod
+from gateway.rows import card_json
+from gateway.vault import Keyring, Wallet, seal_card
+from idempotency.key import Key
+from providers.contract import Card, CardFacts
+
+NOT_SENT: Final = "not_sent"
+"""The decline of a payment that reached no account at all."""
+_VERIFICATIONS: Final[Mapping[Status, str]] = {
+    Status.SUCCEEDED: "succeeded",
+    Status.REQUIRES_CAPTURE: "succeeded",
+    Status.REQUIRES_ACTION: "requires_action",
+    Status.REQUIRES_CONFIRMATION: "processing",
+    Status.PROCESSING: "processing",
+    Status.REQUIRES_PAYMENT_METHOD: "failed",
+    Status.FAILED: "failed",
+    Status.CANCELED: "canceled",
+}
+"""What a verification is called, by the status of its payment."""
+
+
+# --- Parts of a method ------------------------------------------------------------------------------------------------
+
+
+class CardSent(Protocol):
+    """A card as a request holds it."""
+
+    number: str
+    exp_month: int
+    exp_year: int
+    cvc: str | None
+    holder_name: str | None
+
+
+def card_from(sent: CardSent, keys: Keyring, param: str) -> Card:
+    """The card that was sent. Raises :class:`Problem` (422) where no vault key is configured: then none is taken."""
+    if keys.vault is None:
+        raise Problem(
+            "card_not_accepted",
+            "Card numbers are accepted only where a vault key is configured; send tokens instead.",
+            param,
+        )
+    return Card(sent.number, sent.exp_month, sent.exp_year, sent.cvc, sent.holder_name)
+
+
+def card_method(
+    card: Card, keys: Keyring, merchant_id: str, method_id: str, *, keeps: bool, keeps_code: bool = False
+) -> Method:
+    """A method of one card, sealed where it ``keeps`` the card. The code is kept only where a payment waits for it."""
+    sealed_card = sealed_cvc = None
+    if keeps and keys.vault is not None:
+        kept = card if keeps_code else replace(card, cvc=None)
+        sealed_card, sealed_cvc = seal_card(kept, keys.vault, merchant_id, method_id)
+    facts = CardFacts(brand_of(card.number), card.number[:6], card.number[-4:], card.exp_month, card.exp_year)
+    return Method(
+        id=method_id,
+        type="card",
+        tokens={},
+        card=card_json(facts),
+        sealed_card=sealed_card,
+        sealed_cvc=sealed_cvc,
+        reusable=True,
+        wipe_at=None,
+        fingerprint=keys.card_fingerprint(card.number, merchant_id),
+    )
+
+
+async def unknown_customer(customer: str | None, merchant_id: str, deps: Deps, *, livemode: bool) -> Problem | None:
+    """Why ``customer`` cannot be named, or ``None``. Any text of the merchant's own can; an id of ours must be there."""
+    if customer is None or not is_id(customer, CUSTOMER):
+        return None
+    found = await deps.queries.customer(customer, merchant_id, livemode=livemode)
+    if found is None:
+        return Problem("validation_failed", "There is no such customer.", "customer")
+    if found.deleted_at is not None:
+        return Problem("validation_failed", "This customer was deleted.", "customer")
+    return None
+
+
+# --- Objects ----------------------------------------------------------------------------------------------------------
+
+
+def method_object(method: StoredMethod, verification: Payment | None, keys: Keyring) -> dict[str, Any]:
+    """The payment method as the API shows it: of tokens only whose they are, of the card never the number."""
+    return {
+        "id": method.id,
+        "object": "payment_method",
+        "type": method.type,
+        "customer": method.customer,
+        "reusable": method.reusable and method.deleted_at is None,
+        "deleted": method.deleted_at is not None,
+        "tokens": sorted(method.tokens),
+        "card": None if not method.card else {**_BLANK, **method.card, "fingerprint": method.fingerprint},
+        "network_transaction_id": method.network_transaction_id,
+        "billing_details": method.billing_details or None,
+        "metadata": method.metadata or {},
+        "verification": None if verification is None else _verification(verification, keys),
+        "livemode": method.livemode,
+        "created": instant(method.created_at),
+        "updated": instant(method.updated_at or method.created_at),
+    }
+
+
+_BLANK: Final = card_json(CardFacts()) or {}
+
+
+def _verification(payment: Payment, keys: Keyring) -> dict[str, Any]:
+    shown = payment_object(payment, keys)
+    not_sent = payment.status is Status.FAILED and payment.decline is not None and payment.decline.code == NOT_SENT
+    return {
+        "payment": payment.terms.id,
+        "status": "not_processed" if not_sent else _VERIFICATIONS[payment.status],
+        **{name: shown[name] for name in ("account", "next_action", "decline")},
+    }
+
+
+def customer_object(customer: StoredCustomer) -> dict[str, Any]:
+    """The customer as the API shows it."""
+    personal = customer.personal or {}
+    return {
+        "id": customer.id,
+        "object": "customer",
+        "deleted": customer.deleted_at is not None,
+        "reference": customer.reference,
+        "name": personal.get("name"),
+        "email": personal.get("email"),
+        "phone": personal.get("phone"),
+        "metadata": customer.metadata,
+        "livemode": customer.livemode,
+        "created": instant(customer.created_at),
+        "updated": instant(customer.updated_at),
+    }
+
+
+# --- Storing ----------------------------------------------------------------------------------------------------------
+
+
+async def store_method(
+    method: Method, key: Key, fingerprint: bytes, now: datetime, deps: Deps, unusable: Problem | None
+) -> Answer:
+    """Store a method, once a key. ``unusable`` is raised where the key is new: a replay outlives what made it so."""
+    shown = method_object(stored(method, key.livemode, now), None, deps.keys)
+    row = method_values(method, key.merchant_id, livemode=key.livemode, at=now)
+
+    async def write(use: KeyUse) -> Written:
+        return await deps.books.store("method", row, method.id, use, now)
+
+    return await _once(key, fingerprint, deps, Answer(201, orjson.dumps(shown)), write, unusable)
+
+
+async def store_customer(customer: StoredCustomer, key: Key, fingerprint: bytes, deps: Deps) -> Answer:
+    """Store a customer, once a key."""
+    names = (name for name in StoredCustomer.__dataclass_fields__ if name != "deleted_at")
+    row = {f"u_{name}": getattr(customer, name) for name in names}
+
+    async def write(use: KeyUse) -> Written:
+        return await deps.books.store("customer", row, customer.id, use, customer.created_at)
+
+    return await _once(key, fingerprint, deps, Answer(201, orjson.dumps(customer_object(customer))), write, None)
+
+
+async def _once(
+    key: Key,
+    fingerprint: bytes,
+    deps: Deps,
+    answer: Answer,
+    write: Callable[[KeyUse], Awaitable[Written]],
+    unusable: Problem | None,
+) -> Answer:
+    """Write what the key opens together with its answer, or give the answer that it has."""
+    claim = await deps.once.claim(key)
+    decided = False
+    try:
+        used = await deps.queries.used_key(key)
+        if used is None:
+            if not claim.fresh:  # somebody holds the gate and has not committed yet
+                raise in_progress()
+            if unusable is not None:
+                raise unusable
+            use = KeyUse(key, fingerprint, answer=(answer.status, seal_answer(answer, key, deps)))
+            if await write(use) is Written.DONE:
+                decided = True
+                return answer
+            used = await deps.queries.used_key(key)
+        known = None if used is None else stored_answer(key, fingerprint, used, deps)
+        if known is None:
+            raise in_progress()
+        decided = True
+        return known
+    finally:
+        await claim.let_go(decided=decided)
+
+
+def stored(method: Method, livemode: bool, at: datetime) -> StoredMethod:  # noqa: FBT001 - it goes beside a time
+    """The method as it stands once it is written."""
+    names = (name for name in StoredMethod.__dataclass_fields__ if name in Method.__dataclass_fields__)
+    return StoredMethod(
+        **{name: getattr(method, name) for name in names}, livemode=livemode, created_at=at, updated_at=at
+    )
+
+
+# --- Verifying --------------------------------------------------------------------------------------------------------
+
+
+async def verify_method(
+    method: Method, terms: Terms, key: Key, fingerprint: bytes, card: Card | None, unusable: Problem | None, deps: Deps
+) -> Answer:
+    """Store a method together with the payment of amount zero that verifies it, and answer how that stands.
+
+    The method stays stored whatever comes of it; a declined one says so, and may be deleted. Raises what :func:`charge` raises:
+    then nothing was stored.
+    """
+
+    def answer(payment: Payment, keys: Keyring, ok: int) -> Answer:
+        return verified_answer(method, payment, keys, ok)
+
+    command = Charge(
+        key,
+        fingerprint,
+        terms,
+        wallet=Wallet(method.tokens, card, method.network_transaction_id),
+        method=replace(method, verification_id=terms.id),
+        method_id=method.id,
+        card=method.card,
+        unusable=unusable,
+        answer=answer,
+    )
+    return await charge(command, deps)
+
+
+def verified_answer(method: Method, payment: Payment, keys: Keyring, ok: int) -> Answer:
+    """The answer to a verification: the method with what the payment has told about it.
+
+    ``method`` is what this request brought. The same request under the same key brought the same before, but under another id:
+    the payment knows the one that was stored. A token that the account has handed out is shown by a GET.
+    """
+    plain = charge_answer(payment, keys, ok=ok)
+    if plain.problem is not None:
+        return plain
+    told = {name: value for name, value in (card_json(payment.card) or {}).items() if value is not None}
+    known = replace(
+        stored(method, payment.terms.livemode, payment.terms.created_at),
+        id=payment.payment_method or method.id,
+        card=({**(method.card or {}), **told}) or None,
+        network_transaction_id=method.network_transaction_id or payment.network_transaction_id,
+        updated_at=payment.updated_at,
+    )
+    headers = dict(plain.headers)
+    if "Location" in headers:
+        headers["Location"] = f"/v1/payment_methods/{known.id}"
+    return replace(plain, body=orjson.dumps(method_object(known, payment, keys)), headers=headers)
