@@ -16,6 +16,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from gateway import method_books
 from gateway.disputes import Dispute
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
 from gateway.rows import (
@@ -150,11 +151,6 @@ _ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_a
 _DRIVE: Final = """UPDATE idempotency_key SET operation_id = :o_id FROM {source}
     WHERE idempotency_key.merchant_id = :w_merchant_id AND idempotency_key.livemode = :w_livemode
     AND idempotency_key.key = :w_key"""
-_SPENT: Final = """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
-    sealed_card = CASE WHEN reusable THEN sealed_card END FROM {source}
-    WHERE payment_method.id = :spent_id AND payment_method.created_at = :spent_at"""
-"""Only of the method that was stored with the payment: a code that waits for another payment goes on waiting."""
-
 _PIECES: Final[Mapping[str, str]] = {
     "method": _METHOD,
     "customer": _CUSTOMER,
@@ -168,7 +164,7 @@ _PIECES: Final[Mapping[str, str]] = {
     "change": _CHANGE,
     "answer": _ANSWER,
     "drive": _DRIVE,
-    "spent": _SPENT,
+    "learned": method_books.SETTLED,
 }
 
 _GUARD: Final = "SELECT id FROM payment WHERE id = :p_id AND version = :g_version FOR UPDATE"
@@ -300,7 +296,7 @@ class Books:
         key: KeyUse | None = None,
         answer: tuple[Key, int, bytes] | None = None,
         method: Method | None = None,
-        spent_method: str | None = None,
+        learned: Mapping[str, Any] | None = None,
         driven_by: Key | None = None,
         returned: tuple[Operation, Request] | None = None,
         dispute: Dispute | None = None,
@@ -308,7 +304,8 @@ class Books:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
-        request that completes it. ``dispute`` is a dispute as it stands from now on.
+        request that completes it. ``dispute`` is a dispute as it stands from now on. ``learned`` is what the outcome says about the
+        payment's method, as :func:`gateway.method_books.settled_values`.
         """
         payment = change.payment
         ended = _newly_ended(before, payment, settled)
@@ -318,7 +315,7 @@ class Books:
             "ended": ended and _ended_values(ended),
             "answer": answer and _answer_values(*answer),
             "method": method and _method_values(method, payment),
-            "spent": spent_method and {"spent_id": spent_method, "spent_at": payment.terms.created_at},
+            "learned": learned,
             "drive": driven_by and _drive_values(driven_by),
             "returned": returned and _returned_values(*returned),
             "dispute": dispute and dispute_values(dispute, payment, "d_"),

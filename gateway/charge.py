@@ -23,7 +23,7 @@ from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Reason, Terms
 from gateway.queries import UsedKey
-from gateway.settle import Next, open_certainly, read, record, send, take_over, unrecorded
+from gateway.settle import FOR_NOTHING_ELSE, MethodUse, Next, open_certainly, read, record, send, take_over, unrecorded
 from gateway.sql import DATABASE_LOST
 from gateway.vault import Keyring, Wallet
 from idempotency.key import Key
@@ -54,8 +54,8 @@ class Charge:
     """What may be shown of the method's card before a PSP has said more."""
     unusable: Problem | None = None
     """Why the stored method may not be charged for this payment. A key that was used before still answers."""
-    spent_method: str | None = None
-    """A stored card used for the last time: it is wiped in the commit that ends the round."""
+    use: MethodUse = FOR_NOTHING_ELSE
+    """What the outcome means for the method: a card that was kept for this payment alone is wiped as its round ends."""
     answer: Callable[[Payment, Keyring, int], Answer] | None = None
     """How the payment is answered, where it is not the payment itself that was asked for: a payment, the keys, :attr:`ok`."""
 
@@ -339,7 +339,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         deps=deps,
         follow=follow,
         decide=decide,
-        spent_method=command.spent_method,
+        use=command.use,
     )
     if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
         return command.render(unrecorded(work.payment), deps.keys)

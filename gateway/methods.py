@@ -25,6 +25,7 @@ from gateway.keys import in_progress, seal_answer, stored_answer
 from gateway.lifecycle import Payment, Status, Terms
 from gateway.queries import StoredCustomer, StoredMethod
 from gateway.rows import card_json
+from gateway.settle import MethodUse
 from gateway.vault import Keyring, Wallet, seal_card
 from idempotency.key import Key
 from providers.contract import Card, CardFacts
@@ -249,6 +250,7 @@ async def verify_method(
         card=method.card,
         unusable=unusable,
         answer=answer,
+        use=MethodUse(spent=False, learns=True),
     )
     return await charge(command, deps)
 

@@ -19,6 +19,7 @@ from gateway.books import LeaseLost, Request, TakenOver, Written
 from gateway.deps import Deps
 from gateway.disputes import Dispute, answered
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
+from gateway.method_books import settled_values
 from gateway.sql import DATABASE_LOST, InDoubt
 from idempotency.key import Key
 from providers.contract import Approved, Call, Kind, NotProcessed, Outcome, Unknown
@@ -62,6 +63,23 @@ class Recorded:
     change: Change | None = None
     next: Next | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class MethodUse:
+    """What an attempt's outcome means for the payment's method.
+
+    ``spent``: what was kept for this payment alone ends with its round. ``learns``: the method may be charged again, so what the
+    account says of it is kept.
+    """
+
+    spent: bool
+    learns: bool
+
+
+NEWS_FROM_OUTSIDE: Final = MethodUse(spent=True, learns=True)
+"""Whoever hears of an outcome without having asked knows nothing of the method: the row itself tells what applies."""
+FOR_NOTHING_ELSE: Final = MethodUse(spent=False, learns=False)
+"""A method that came with the payment, and of which nothing is kept."""
 
 Follow = Callable[[Payment, Plan], Next | None]
 Decide = Callable[[Payment], tuple[Key, int, bytes] | None]
@@ -137,7 +155,7 @@ async def record(
     deps: Deps,
     follow: Follow | None = None,
     decide: Decide | None = None,
-    spent_method: str | None = None,
+    use: MethodUse = NEWS_FROM_OUTSIDE,
 ) -> Recorded | None:
     """Write an outcome together with what follows from it, in one commit; ``None`` where Postgres stayed away.
 
@@ -145,7 +163,7 @@ async def record(
     answer where it is decided by this. May be told the same news any number of times: the second time it is none.
     """
     try:
-        return await _record(payment, operation, outcome, source, deps, follow, decide, spent_method)
+        return await _record(payment, operation, outcome, source, deps, follow, decide, use)
     except DATABASE_LOST as error:  # it could not be read again: the lease runs out and the worker asks once more
         log.error("outcome_not_recorded", operation=operation.id, error=type(error).__name__)
         return None
@@ -159,7 +177,7 @@ async def _record(
     deps: Deps,
     follow: Follow | None,
     decide: Decide | None,
-    spent_method: str | None,
+    use: MethodUse,
 ) -> Recorded | None:
     for _ in range(DECISIONS_MAX):
         dispute = await _dispute(operation, outcome, deps)
@@ -181,9 +199,6 @@ async def _record(
             change = lifecycle.followed_by(change, following.operation)
         settled = change.payment.operation(operation.id)
         told = settled.status is known.status  # who told it decided the answer, too
-        if source != "call" and operation.kind is Kind.AUTHORIZE:
-            spent_method = change.payment.payment_method
-        ended = change.payment.status is not lifecycle.Status.PROCESSING
         written = await write_steadily(
             partial(
                 deps.books.write,
@@ -193,7 +208,7 @@ async def _record(
                 settled=settled,
                 opened=None if following is None else (following.operation, following.request),
                 answer=None if decide is None or following is not None or told else decide(change.payment),
-                spent_method=spent_method if ended else None,
+                learned=_learned(change, settled, outcome, use) if operation.kind is Kind.AUTHORIZE else None,
                 dispute=dispute,
             )
         )
@@ -208,6 +223,16 @@ async def _record(
             log.warning("lease_was_lost", operation=operation.id, outcome=type(outcome).__name__)
             return Recorded(payment)
     raise RuntimeError(f"{payment.terms.id} kept changing")
+
+
+def _learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUse) -> dict[str, Any] | None:
+    """What the outcome of an attempt says about the payment's method, where there is anything to write about it."""
+    payment = change.payment
+    ended = payment.status is not lifecycle.Status.PROCESSING
+    spent_at = payment.terms.created_at if use.spent and ended else None
+    if payment.payment_method is None or (spent_at is None and not use.learns):
+        return None
+    return settled_values(payment.payment_method, settled.account, outcome if use.learns else None, spent_at=spent_at)
 
 
 async def _dispute(operation: Operation, outcome: Outcome, deps: Deps) -> Dispute | None:

@@ -40,6 +40,7 @@ from gateway.lifecycle import Payment, Status, Terms
 from gateway.methods import card_from, card_method, unknown_customer
 from gateway.modify import FollowUp, modify
 from gateway.queries import StoredMethod
+from gateway.settle import MethodUse
 from gateway.vault import Wallet, open_card
 from idempotency.key import fingerprint
 from providers.contract import Kind
@@ -204,8 +205,10 @@ class Payments(Desk):
                 wipe_at=None,
                 customer=command.terms.customer,
             )
-            return replace(command, wallet=Wallet(tokens=data.tokens), method=method, method_id=method_id)
-        return self._with_card(command, data, method_id, now, reusable=reusable)
+            command = replace(command, wallet=Wallet(tokens=data.tokens), method=method, method_id=method_id)
+        else:
+            command = self._with_card(command, data, method_id, now, reusable=reusable)
+        return replace(command, use=MethodUse(spent=False, learns=reusable))
 
     def _with_card(
         self, command: Charge, data: CardMethodIn, method_id: str, now: datetime, *, reusable: bool
@@ -234,7 +237,7 @@ class Payments(Desk):
         if method.sealed_card is not None and vault is not None:
             sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
             card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
-        spent = method.id if method.type == "card" and own else None
+        use = MethodUse(spent=method.type == "card" and own, learns=method.reusable)
         terms = command.terms
         if command.new:
             terms = replace(terms, billing_details=terms.billing_details or method.billing_details)
@@ -244,7 +247,7 @@ class Payments(Desk):
             wallet=Wallet(method.tokens, card, method.network_transaction_id),
             method_id=method.id,
             card=method.card,
-            spent_method=spent,
+            use=use,
         )
 
     async def _with_customer(self, command: Charge, who: Principal) -> Charge:

@@ -209,7 +209,7 @@ async def test_a_verb_that_the_state_forbids_is_a_conflict_and_no_psp_hears_of_i
 
     assert answers == dict.fromkeys(answers, (409, "payment_state"))
     assert too_much == (422, "amount_too_large")
-    assert several == (422, "validation_failed")
+    assert several == (422, "capability_missing")
     assert len(psps.requests("stripe")) == before
 
 
