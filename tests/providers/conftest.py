@@ -323,7 +323,7 @@ OPERATIONS = {
 
 def ask_for(provider: str, kind: Kind, *, amount: Money = EUR, **changes: Any) -> Ask:
     """The plainest ask of its kind: a token, automatic capture."""
-    common = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
+    common: dict[str, Any] = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
     if kind is Kind.AUTHORIZE:
         common |= {
             "capture_method": "automatic",
