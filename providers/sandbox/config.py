@@ -20,6 +20,11 @@ class SandboxConfig:
     stripe_webhook_url: str | None = None
     stripe_webhook_secret: str = "whsec_sandbox"  # noqa: S105 - a sandbox has no secrets
 
+    stripe_multicapture: bool = True
+    """On, for those who ask for it; Stripe switches it on for an account on request."""
+    stripe_incremental_authorization: bool = True
+    """The same."""
+
     adyen_api_key: str = "adyen_test_sandbox"
     adyen_merchant_account: str = "SandboxECOM"
     adyen_webhook_url: str | None = None
@@ -37,7 +42,7 @@ class SandboxConfig:
     webhook_pause_s: float = 0.5
 
     refund_settles_after_s: float = 1.0
-    """How long Stripe's test refunds that settle later take."""
+    """How long Stripe's test refunds that settle later take, and its test disputes to be opened and decided."""
 
     wire_log_max: int = 200_000
     keys_max: int = 100_000

@@ -23,7 +23,9 @@ from typing import Any, Literal, get_args
 
 from providers.sandbox.clock import BadTimeError, moment
 
-Operation = Literal["authorize", "capture", "void", "refund", "lookup", "create", "tokenize", "other"]
+Operation = Literal[
+    "authorize", "capture", "void", "refund", "increment", "defend", "accept", "lookup", "create", "tokenize", "other"
+]
 Group = Literal["answer", "latency", "decision", "webhook"]
 Psp = Literal["stripe", "adyen", "neutral"]
 
@@ -46,7 +48,8 @@ class Kind:
     times: int | None = 1
 
 
-_AUTHORIZE_ONLY = ("authorize", "any")
+_ISSUERS = ("authorize", "increment", "any")
+"""What an issuer decides, and may decline."""
 
 KINDS: dict[str, Kind] = {
     "latency": Kind("latency", before_effect=True, parameters={"latency_ms": 1000}),
@@ -72,11 +75,11 @@ KINDS: dict[str, Kind] = {
     "truncated": Kind("answer"),
     "wrong_amount": Kind("answer", parameters={"difference": 1}),
     "wrong_currency": Kind("answer", parameters={"currency": "XTS"}),
-    "decline": Kind("decision", parameters={"code": None}, operations=_AUTHORIZE_ONLY),
+    "decline": Kind("decision", parameters={"code": None}, operations=_ISSUERS),
     "approval_rate": Kind(
         "decision",
         parameters={"rate": 1, "code": None, "seed": None, "from": None, "until": None},
-        operations=_AUTHORIZE_ONLY,
+        operations=_ISSUERS,
         times=STANDING,
     ),
     "fail_later": Kind("decision", operations=("capture", "void", "refund"), psps=("stripe", "adyen")),
@@ -124,7 +127,7 @@ class Rule:
             return False
         if self.operation not in ("any", subject.operation):
             return False
-        if "authorize" not in (self.operation, subject.operation) and (self.kind.operations == _AUTHORIZE_ONLY):
+        if subject.operation not in _ISSUERS and self.kind.operations == _ISSUERS:
             return False
         if "currency" in self.match and self.match["currency"] != (subject.currency or "").upper():
             return False

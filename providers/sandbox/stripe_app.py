@@ -25,6 +25,7 @@ from providers.sandbox.keys import STRIPE_KEY_LIFE_S, Keys
 from providers.sandbox.postman import Postman
 from providers.sandbox.signatures import stripe_signature
 from providers.sandbox.stripe_form import decode_form
+from providers.sandbox.stripe_intents import Features
 from providers.sandbox.stripe_objects import API_VERSION
 from providers.sandbox.stripe_psp import StripePsp
 from providers.sandbox.wire_log import WireLog
@@ -139,7 +140,8 @@ def stripe_app(config: SandboxConfig) -> Starlette:
         attempts_max=config.webhook_attempts_max,
         pause_s=config.webhook_pause_s,
     )
-    psp = StripePsp(books, postman, refund_settles_after_s=config.refund_settles_after_s)
+    features = Features(multicapture=config.stripe_multicapture, incremental=config.stripe_incremental_authorization)
+    psp = StripePsp(books, postman, settles_after_s=config.refund_settles_after_s, features=features)
     desk = Desk(
         dialect=StripeDialect(config.stripe_api_key),
         books=books,
@@ -155,40 +157,37 @@ def _routes(desk: Desk, psp: StripePsp) -> list[Route]:
     def subject(operation: str) -> Any:
         return partial(psp.subject, operation)
 
+    intents, setups, methods, refunds, disputes = psp.intents, psp.setups, psp.methods, psp.refunds, psp.disputes
     table = [
-        ("POST", "/v1/payment_intents", Verb(psp.create_subject, psp.intents.create_intent)),
-        ("GET", "/v1/payment_intents", Verb(subject("lookup"), psp.intents.list_intents)),
-        ("GET", "/v1/payment_intents/{id}", Verb(subject("lookup"), psp.intents.retrieve_intent)),
-        (
-            "POST",
-            "/v1/payment_intents/{id}/confirm",
-            Verb(subject("authorize"), psp.intents.confirm),
-        ),
-        ("POST", "/v1/payment_intents/{id}/capture", Verb(subject("capture"), psp.intents.capture)),
-        (
-            "POST",
-            "/v1/payment_intents/{id}/increment_authorization",
-            Verb(subject("authorize"), psp.intents.increment),
-        ),
-        ("POST", "/v1/payment_intents/{id}/cancel", Verb(subject("void"), psp.intents.cancel)),
-        ("GET", "/v1/charges/{id}", Verb(subject("lookup"), psp.refunds.retrieve_charge)),
-        ("POST", "/v1/refunds", Verb(subject("refund"), psp.refunds.create_refund)),
-        ("GET", "/v1/refunds", Verb(subject("lookup"), psp.refunds.list_refunds)),
-        ("GET", "/v1/refunds/{id}", Verb(subject("lookup"), psp.refunds.retrieve_refund)),
-        (
-            "POST",
-            "/v1/payment_methods",
-            Verb(subject("tokenize"), psp.methods.create_payment_method),
-        ),
-        (
-            "GET",
-            "/v1/payment_methods/{id}",
-            Verb(subject("lookup"), psp.methods.retrieve_payment_method),
-        ),
-        ("POST", "/v1/payment_methods/{id}/attach", Verb(subject("tokenize"), psp.methods.attach)),
-        ("POST", "/v1/payment_methods/{id}/detach", Verb(subject("tokenize"), psp.methods.detach)),
-        ("POST", "/v1/customers", Verb(subject("other"), psp.methods.create_customer)),
-        ("GET", "/v1/customers/{id}", Verb(subject("lookup"), psp.methods.retrieve_customer)),
+        ("POST", "/v1/payment_intents", Verb(psp.create_subject, intents.create_intent)),
+        ("GET", "/v1/payment_intents", Verb(subject("lookup"), intents.list_intents)),
+        ("GET", "/v1/payment_intents/{id}", Verb(subject("lookup"), intents.retrieve_intent)),
+        ("POST", "/v1/payment_intents/{id}/confirm", Verb(subject("authorize"), intents.confirm)),
+        ("POST", "/v1/payment_intents/{id}/capture", Verb(subject("capture"), intents.capture)),
+        ("POST", "/v1/payment_intents/{id}/increment_authorization", Verb(subject("increment"), intents.increment)),
+        ("POST", "/v1/payment_intents/{id}/cancel", Verb(subject("void"), intents.cancel)),
+        ("POST", "/v1/setup_intents", Verb(psp.create_subject, setups.create)),
+        ("GET", "/v1/setup_intents", Verb(subject("lookup"), setups.list)),
+        ("GET", "/v1/setup_intents/{id}", Verb(subject("lookup"), setups.retrieve)),
+        ("POST", "/v1/setup_intents/{id}/confirm", Verb(subject("authorize"), setups.confirm)),
+        ("POST", "/v1/setup_intents/{id}/cancel", Verb(subject("void"), setups.cancel)),
+        ("GET", "/v1/charges/{id}", Verb(subject("lookup"), refunds.retrieve_charge)),
+        ("POST", "/v1/refunds", Verb(subject("refund"), refunds.create_refund)),
+        ("GET", "/v1/refunds", Verb(subject("lookup"), refunds.list_refunds)),
+        ("GET", "/v1/refunds/{id}", Verb(subject("lookup"), refunds.retrieve_refund)),
+        ("GET", "/v1/disputes", Verb(subject("lookup"), disputes.list)),
+        ("GET", "/v1/disputes/{id}", Verb(subject("lookup"), disputes.retrieve)),
+        ("POST", "/v1/disputes/{id}", Verb(subject("defend"), disputes.update)),
+        ("POST", "/v1/disputes/{id}/close", Verb(subject("accept"), disputes.close)),
+        ("POST", "/v1/payment_methods", Verb(subject("tokenize"), methods.create_payment_method)),
+        ("GET", "/v1/payment_methods/{id}", Verb(subject("lookup"), methods.retrieve_payment_method)),
+        ("POST", "/v1/payment_methods/{id}/attach", Verb(subject("tokenize"), methods.attach)),
+        ("POST", "/v1/payment_methods/{id}/detach", Verb(subject("tokenize"), methods.detach)),
+        ("POST", "/v1/customers", Verb(subject("other"), methods.create_customer)),
+        ("GET", "/v1/customers/{id}", Verb(subject("lookup"), methods.retrieve_customer)),
+        ("POST", "/v1/customers/{id}", Verb(subject("other"), methods.update_customer)),
+        ("DELETE", "/v1/customers/{id}", Verb(subject("other"), methods.delete_customer)),
+        ("GET", "/v1/customers/{id}/payment_methods", Verb(subject("lookup"), methods.list_of_customer)),
         ("GET", "/v1/{path:path}", Verb(subject("other"), _unknown_path)),
         ("POST", "/v1/{path:path}", Verb(subject("other"), _unknown_path)),
     ]

@@ -4,6 +4,7 @@ from typing import Any
 
 from providers.sandbox.answers import Answer
 from providers.sandbox.desk import RefusedError, json_answer
+from providers.sandbox.triggers import StripeTrigger
 
 _DOCS = "https://stripe.com/docs/error-codes/"
 
@@ -29,6 +30,9 @@ ADVICE: dict[str, tuple[str, str]] = {
     "invalid_account": ("confirm_card_data", "14"),
 }
 
+# What Mastercard's merchant advice code says beside Stripe's.
+MASTERCARD_ADVICE = {"try_again_later": "02", "do_not_try_again": "03", "confirm_card_data": "01"}
+
 # Decline codes that Stripe gives as the error's own code, without card_declined around them.
 OWN_CODES = frozenset({"expired_card", "incorrect_cvc", "processing_error", "incorrect_number"})
 
@@ -41,6 +45,16 @@ MESSAGES = {
     "authentication_required": "Your card was declined. This transaction requires authentication.",
 }
 DECLINED = "Your card was declined."
+
+FAILED_AUTHENTICATION = {
+    "payment_intent": "payment_intent_authentication_failure",
+    "setup_intent": "setup_intent_authentication_failure",
+}
+"""The error code of a failed challenge, by the kind of intent."""
+_FAILED_AUTHENTICATION_MESSAGE = (
+    "The provided PaymentMethod has failed authentication. You can provide payment_method_data or a new PaymentMethod to "
+    "attempt to fulfill this {kind} again."
+)
 
 
 def invalid_request(
@@ -176,3 +190,38 @@ def one_of(param: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         choices = ", ".join(allowed[:-1]) + f", or {allowed[-1]}"
         raise invalid_request(f"Invalid {param}: must be one of {choices}", param=param)
+
+
+def spent_method() -> RefusedError:
+    """A PaymentMethod that was used once without a Customer: Stripe gives no code for that."""
+    return invalid_request(
+        "The provided PaymentMethod was previously used with a PaymentIntent without Customer attachment, shared with a "
+        "connected account without Customer attachment, or was detached from a Customer. It may not be used again. To use a "
+        "PaymentMethod multiple times, you must attach it to a Customer first."
+    )
+
+
+def decline(reason: str, trigger: StripeTrigger | None, brand: str) -> dict[str, Any]:
+    """The error object of a decline, without the objects that go with it."""
+    if reason in FAILED_AUTHENTICATION.values():
+        kind = "PaymentIntent" if reason.startswith("payment") else "SetupIntent"
+        message = _FAILED_AUTHENTICATION_MESSAGE.format(kind=kind)
+        return {"type": "card_error", "code": reason, "doc_url": _DOCS + reason.replace("_", "-"), "message": message}
+    if reason in OWN_CODES or reason == "authentication_required":
+        code = reason
+        decline_code = reason if reason == "authentication_required" else None
+    else:
+        code, decline_code = "card_declined", reason
+    error = {
+        "type": "card_error",
+        "code": code,
+        "doc_url": _DOCS + code.replace("_", "-"),
+        "message": (trigger.message if trigger else None) or MESSAGES.get(reason, DECLINED),
+    }
+    if decline_code is not None:
+        error["decline_code"] = decline_code
+    if reason in ADVICE:
+        error["advice_code"], error["network_decline_code"] = ADVICE[reason]
+        if brand == "mastercard":
+            error["network_advice_code"] = MASTERCARD_ADVICE[error["advice_code"]]
+    return error

@@ -5,14 +5,14 @@ all. Refusals of parameters leave no trace; from the first written entry on, an 
 remembers the answer, declines included.
 """
 
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from providers.sandbox import stripe_errors as errors
 from providers.sandbox.answers import Answer
 from providers.sandbox.desk import Call, RefusedError, json_answer
-from providers.sandbox.stripe_account import StripeAccount, list_answer
+from providers.sandbox.stripe_account import StripeAccount, list_answer, way_back
 from providers.sandbox.stripe_amounts import (
     check_charge_amount,
     check_currency,
@@ -20,16 +20,18 @@ from providers.sandbox.stripe_amounts import (
     money,
     parse_amount,
 )
+from providers.sandbox.stripe_disputes import Disputes
 from providers.sandbox.stripe_form import listed
 from providers.sandbox.stripe_methods import Methods
 from providers.sandbox.stripe_objects import (
     Charge,
     Intent,
+    authentication_json,
     charge_json,
     new_id,
     payment_method_json,
 )
-from providers.sandbox.stripe_parameters import read_limit, read_metadata, refuse_unknown
+from providers.sandbox.stripe_parameters import read_card_options, read_limit, read_metadata, refuse_unknown
 from providers.sandbox.triggers import StripeTrigger, stripe_trigger
 
 CAPTURE_METHODS = ("automatic", "automatic_async", "manual")
@@ -42,14 +44,26 @@ CANCELABLE = (
 )
 CANCELLATION_REASONS = ("duplicate", "fraudulent", "requested_by_customer", "abandoned")
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
+FLEXIBLE_BRANDS = ("amex", "discover", "mastercard", "visa")
+"""The networks that multicapture and incremental authorizations are offered on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What Stripe has switched on for this account of what it offers on request."""
+
+    multicapture: bool = True
+    incremental: bool = True
 
 
 class Intents:
     """The verbs of PaymentIntents."""
 
-    def __init__(self, account: StripeAccount, methods: Methods) -> None:
+    def __init__(self, account: StripeAccount, methods: Methods, disputes: Disputes, features: Features) -> None:
         self._account = account
         self._methods = methods
+        self._disputes = disputes
+        self._features = features
 
     def create_intent(self, call: Call) -> Answer:
         """POST /v1/payment_intents, with or without confirming at once."""
@@ -75,7 +89,8 @@ class Intents:
             metadata=metadata,
             reference=metadata.get("operation"),
             description=params.get("description"),
-            customer=params.get("customer"),
+            customer=self._account.known_customer(params.get("customer")),
+            card_options=read_card_options(params),
             receipt_email=params.get("receipt_email"),
             setup_future_usage=params.get("setup_future_usage"),
             statement_descriptor=params.get("statement_descriptor"),
@@ -83,6 +98,8 @@ class Intents:
         )
         if confirms and intent.method is None:
             raise _no_method()
+        if intent.method is not None:
+            self._methods.check_owner(intent.method, intent.customer)
         intent.status = "requires_payment_method" if intent.method is None else "requires_confirmation"
         intent.position = len(self._account.intent_list)
         self._account.intents[intent.id] = intent
@@ -106,6 +123,7 @@ class Intents:
             if cursor is None:
                 raise errors.no_such("payment_intent", str(after), "starting_after")
             newest = cursor.position
+        self._account.lapse()
         least = max(window.get("gte", 0), window.get("gt", -1) + 1)
         found: list[Intent] = []
         for position in range(newest - 1, -1, -1):
@@ -140,6 +158,8 @@ class Intents:
             intent.method = method
         if intent.method is None:
             raise _no_method()
+        self._methods.check_owner(intent.method, intent.customer)
+        intent.card_options |= read_card_options(call.params)
         if "capture_method" in call.params:
             errors.one_of("capture_method", str(call.params["capture_method"]), CAPTURE_METHODS)
             intent.capture_method = str(call.params["capture_method"])
@@ -153,28 +173,41 @@ class Intents:
         intent.key = call.key
         intent.next_action = None
         intent.return_url = params.get("return_url") or intent.return_url
+        intent.setup_future_usage = params.get("setup_future_usage") or intent.setup_future_usage
+        off_session = params.get("off_session") not in (None, "false")
         trigger = stripe_trigger(intent.method.card.number)
-        if trigger.outcome.startswith("requires_action"):
-            if params.get("off_session") not in (None, "false"):
+        requested = intent.card_options.get("request_three_d_secure") in ("any", "challenge")
+        if trigger.challenges(off_session=off_session, set_up=intent.method.set_up, requested=requested):
+            if off_session:
                 self._decline(intent, "authentication_required", None, call)
-            self._challenge(intent, call)
+            intent.status = "requires_action"
+            intent.next_action = self._account.challenge(call, intent.id, intent.return_url)
+            self._account.event(call, "payment_intent.requires_action", self._account.intent_body(intent))
             return
         if trigger.outcome in ("declined", "declined_on_charge_only", "blocked"):
             self._decline(intent, trigger.decline_code or str(trigger.code), trigger, call)
         scripted = call.take_decision()
         if scripted is not None and scripted.fault in ("decline", "approval_rate"):
             self._decline(intent, scripted.parameters["code"] or "generic_decline", None, call)
-        self._approve(intent, trigger, call)
+        self._approve(intent, trigger, authentication_json("attempt_acknowledged", None) if requested else None, call)
 
-    def _approve(self, intent: Intent, trigger: StripeTrigger, call: Call | None) -> None:
+    def _approve(
+        self, intent: Intent, trigger: StripeTrigger, authentication: dict[str, Any] | None, call: Call | None
+    ) -> None:
         assert intent.method is not None  # noqa: S101 - only a confirmed intent is approved
+        manual, flexible = intent.capture_method == "manual", intent.method.card.brand in FLEXIBLE_BRANDS
         charge = Charge(
             intent=intent.id,
             amount=intent.amount,
             currency=intent.currency,
             method=intent.method,
-            three_d_secure=call is None,
-            manual=intent.capture_method == "manual",
+            three_d_secure=authentication,
+            manual=manual,
+            multicapture=manual and flexible and self._features.multicapture and _asked(intent, "multicapture"),
+            incremental=manual
+            and flexible
+            and self._features.incremental
+            and _asked(intent, "incremental_authorization"),
         )
         if trigger.outcome == "succeeded_cvc_check_fail":
             charge.cvc_check = "fail"
@@ -183,6 +216,7 @@ class Intents:
         self._account.charges[charge.id] = charge
         intent.latest_charge = charge.id
         intent.last_error = None
+        self._methods.keep(intent.method, intent.customer, intent.setup_future_usage, call)
         self._account.book(
             "authorisations",
             intent,
@@ -200,26 +234,25 @@ class Intents:
             charge.balance_transaction = None  # Stripe fills it in later for this method
         self._account.event(call, "payment_intent.succeeded", self._account.intent_body(intent))
 
-    def _capture(self, intent: Intent, charge: Charge, amount: int, reference: str | None, key: str | None) -> None:
+    def _capture(
+        self,
+        intent: Intent,
+        charge: Charge,
+        amount: int,
+        reference: str | None,
+        key: str | None,
+        *,
+        final: bool = True,
+    ) -> None:
         transaction = new_id("txn")
-        charge.amount_captured = amount
+        charge.amount_captured += amount
         charge.balance_transaction = transaction
-        intent.amount_received = amount
-        intent.status = "succeeded"
+        intent.amount_received = charge.amount_captured
         self._account.book("captures", intent, transaction, amount=amount, reference=reference, key=key)
-        self._account.books.mark_authorisation(intent.id, "captured")
-
-    def _challenge(self, intent: Intent, call: Call) -> None:
-        intent.status = "requires_action"
-        page = f"{call.base_url}/_sandbox/3ds/{intent.id}"
-        if intent.return_url is None:
-            intent.next_action = {"type": "use_stripe_sdk", "use_stripe_sdk": {"stripe_js": page}}
-        else:
-            intent.next_action = {
-                "type": "redirect_to_url",
-                "redirect_to_url": {"url": page, "return_url": intent.return_url},
-            }
-        self._account.event(call, "payment_intent.requires_action", self._account.intent_body(intent))
+        if final or charge.amount_captured == charge.amount:
+            intent.status = "succeeded"
+            self._account.books.mark_authorisation(intent.id, "captured")
+            self._disputes.expect(charge)
 
     def complete_challenge(self, intent_id: str, *, succeeded: bool) -> str | None:
         """The shopper's answer on the 3-D Secure page; gives the address to return to, if any.
@@ -232,25 +265,19 @@ class Intents:
             trigger = stripe_trigger(intent.method.card.number)
             try:
                 if not succeeded:
-                    self._decline(intent, "payment_intent_authentication_failure", None, None)
+                    self._decline(intent, errors.FAILED_AUTHENTICATION["payment_intent"], None, None)
                 if trigger.outcome == "requires_action_then_declined":
                     self._decline(intent, str(trigger.decline_code), trigger, None)
-                self._approve(intent, trigger, None)
+                self._approve(intent, trigger, authentication_json("authenticated", "challenge"), None)
             except RefusedError:
                 pass  # the decline is on the intent; the page only has to send the shopper back
-        if intent.return_url is None:
-            return None
-        mark = "&" if "?" in intent.return_url else "?"
-        result = "failed" if intent.last_error else "succeeded"
-        return (
-            f"{intent.return_url}{mark}payment_intent={intent.id}"
-            f"&payment_intent_client_secret={intent.client_secret}&redirect_status={result}"
-        )
+        failed = intent.last_error is not None
+        return way_back("payment_intent", intent.id, intent.client_secret, intent.return_url, failed=failed)
 
     def _decline(self, intent: Intent, reason: str, trigger: StripeTrigger | None, call: Call | None) -> None:
         """Book a declined try and raise the card error. The intent may be confirmed again."""
         assert intent.method is not None  # noqa: S101 - only a confirmed intent is declined
-        error = _decline_error(reason, trigger)
+        error = errors.decline(reason, trigger, intent.method.card.brand)
         charge = Charge(
             intent=intent.id,
             amount=intent.amount,
@@ -261,7 +288,7 @@ class Intents:
         )
         if error["code"] == "incorrect_cvc":
             charge.cvc_check = "fail"
-        if error["code"] != "payment_intent_authentication_failure":
+        if error["code"] != errors.FAILED_AUTHENTICATION["payment_intent"]:
             self._account.charges[charge.id] = charge
             intent.latest_charge = charge.id
             error["charge"] = charge.id
@@ -283,7 +310,7 @@ class Intents:
         raise RefusedError(json_answer(402, {"error": error | {"payment_intent": body}}), kept=True)
 
     def capture(self, call: Call) -> Answer:
-        """POST /v1/payment_intents/{id}/capture: once; what is not captured is released."""
+        """POST /v1/payment_intents/{id}/capture: what is not captured is released, unless more captures are to come."""
         params = call.params
         refuse_unknown("capture", params)
         intent = self._account.intent_in_path(call)
@@ -295,22 +322,29 @@ class Intents:
                 self._account.intent_body(intent),
             )
         charge = self._account.charges[intent.latest_charge]
-        amount = charge.amount
+        final, left = params.get("final_capture", "true") == "true", charge.amount - charge.amount_captured
+        if not final and not charge.multicapture:
+            raise errors.invalid_request(
+                "You can only set `final_capture` to false when multicapture is available for the PaymentIntent.",
+                param="final_capture",
+            )
+        amount = left
         if "amount_to_capture" in params:
             amount = parse_amount(params["amount_to_capture"], "amount_to_capture")
             check_step(amount, intent.currency, "amount_to_capture")
-        if amount > charge.amount:
+        if amount > left:
             raise errors.invalid_request(
                 f"The amount to capture ({money(amount, intent.currency)}) is greater than the "
-                f"amount that can be captured ({money(charge.amount, intent.currency)}).",
+                f"amount that can be captured ({money(left, intent.currency)}).",
                 code="amount_too_large",
                 param="amount_to_capture",
             )
         metadata = read_metadata(params)
         intent.metadata |= metadata
-        self._capture(intent, charge, amount, metadata.get("operation"), call.key)
+        self._capture(intent, charge, amount, metadata.get("operation"), call.key, final=final)
         self._account.event(call, "charge.captured", charge_json(charge, intent))
-        self._account.event(call, "payment_intent.succeeded", self._account.intent_body(intent))
+        news = "succeeded" if intent.status == "succeeded" else "amount_capturable_updated"
+        self._account.event(call, f"payment_intent.{news}", self._account.intent_body(intent))
         return self._intent_answer(intent, call)
 
     def increment(self, call: Call) -> Answer:
@@ -330,6 +364,11 @@ class Intents:
                 self._account.intent_body(intent),
             )
         charge = self._account.charges[intent.latest_charge]
+        if not charge.incremental or charge.amount_captured:
+            raise errors.invalid_request(
+                "This PaymentIntent is not eligible for incremental authorization. Request it with "
+                "`payment_method_options[card][request_incremental_authorization]` when you confirm the PaymentIntent."
+            )
         if amount <= charge.amount:
             raise errors.invalid_request(
                 "The amount must be greater than the currently authorized amount "
@@ -338,7 +377,8 @@ class Intents:
             )
         scripted = call.take_decision()
         if scripted is not None:
-            error = _decline_error(scripted.parameters["code"] or "generic_decline", None)
+            code = scripted.parameters["code"] or "generic_decline"
+            error = errors.decline(code, None, charge.method.card.brand)
             body = self._account.intent_body(intent)
             raise RefusedError(json_answer(402, {"error": error | {"payment_intent": body}}), kept=True)
         charge.amount = intent.amount = amount
@@ -362,24 +402,10 @@ class Intents:
                 + ".",
                 self._account.intent_body(intent),
             )
-        if intent.status == "requires_capture" and intent.latest_charge is not None:
-            charge = self._account.charges[intent.latest_charge]
-            charge.voided = True
-            charge.amount_refunded = charge.amount
-            self._account.book(
-                "voids",
-                intent,
-                new_id("void"),
-                amount=charge.amount,
-                reference=None,
-                key=call.key,
-            )
+        released = self._account.end(intent, reason, call)
+        if released:
+            self._account.book("voids", intent, new_id("void"), amount=released, reference=None, key=call.key)
             self._account.books.mark_authorisation(intent.id, "voided")
-        intent.status = "canceled"
-        intent.next_action = None
-        intent.canceled_at = int(time.time())
-        intent.cancellation_reason = reason
-        self._account.event(call, "payment_intent.canceled", self._account.intent_body(intent))
         return self._intent_answer(intent, call)
 
     def _intent_answer(self, intent: Intent, call: Call) -> Answer:
@@ -387,32 +413,8 @@ class Intents:
         return json_answer(200, self._account.intent_body(intent, expand))
 
 
-def _decline_error(reason: str, trigger: StripeTrigger | None) -> dict[str, Any]:
-    """The error object of a decline, without the objects that go with it."""
-    if reason == "payment_intent_authentication_failure":
-        message = (
-            "The provided PaymentMethod has failed authentication. You can provide "
-            "payment_method_data or a new PaymentMethod to attempt to fulfill this PaymentIntent "
-            "again."
-        )
-        doc = "https://stripe.com/docs/error-codes/payment-intent-authentication-failure"
-        return {"type": "card_error", "code": reason, "doc_url": doc, "message": message}
-    if reason in errors.OWN_CODES or reason == "authentication_required":
-        code = reason
-        decline_code = reason if reason == "authentication_required" else None
-    else:
-        code, decline_code = "card_declined", reason
-    error = {
-        "type": "card_error",
-        "code": code,
-        "doc_url": "https://stripe.com/docs/error-codes/" + code.replace("_", "-"),
-        "message": (trigger.message if trigger else None) or errors.MESSAGES.get(reason, errors.DECLINED),
-    }
-    if decline_code is not None:
-        error["decline_code"] = decline_code
-    if reason in errors.ADVICE:
-        error["advice_code"], error["network_decline_code"] = errors.ADVICE[reason]
-    return error
+def _asked(intent: Intent, feature: str) -> bool:
+    return intent.card_options.get(f"request_{feature}") == "if_available"
 
 
 def _no_method() -> RefusedError:

@@ -10,14 +10,15 @@ from providers.sandbox import stripe_errors as errors
 from providers.sandbox.answers import Answer
 from providers.sandbox.cards import Card, luhn_valid
 from providers.sandbox.desk import Call, json_answer
-from providers.sandbox.stripe_account import StripeAccount
+from providers.sandbox.stripe_account import StripeAccount, list_answer
 from providers.sandbox.stripe_objects import (
     PaymentMethod,
     billing_details,
     customer_json,
+    now,
     payment_method_json,
 )
-from providers.sandbox.stripe_parameters import read_metadata, refuse_unknown
+from providers.sandbox.stripe_parameters import page_of, read_metadata, refuse_unknown
 from providers.sandbox.triggers import stripe_numbers_by_token, stripe_trigger
 
 
@@ -43,8 +44,9 @@ class Methods:
         customer = call.params.get("customer")
         if not customer:
             raise errors.missing("customer")
-        if customer not in self._account.customers:
-            raise errors.missing_object("customer", str(customer), "customer")
+        owner = self._account.known_customer(customer)
+        if method.spent:
+            raise errors.spent_method()
         trigger = stripe_trigger(method.card.number)
         if trigger.outcome == "declined":
             raise errors.card_error(
@@ -52,30 +54,87 @@ class Methods:
                 trigger.message or errors.DECLINED,
                 **({"decline_code": trigger.decline_code} if trigger.decline_code else {}),
             )
-        method.customer = str(customer)
+        method.customer = owner
+        self._account.event(call, "payment_method.attached", payment_method_json(method))
         return json_answer(200, payment_method_json(method))
 
     def detach(self, call: Call) -> Answer:
         """POST /v1/payment_methods/{id}/detach."""
         refuse_unknown("detach", call.params)
         method = self._method_in_path(call)
-        method.customer = None
+        method.customer, method.spent = None, True
+        self._account.event(call, "payment_method.detached", payment_method_json(method))
         return json_answer(200, payment_method_json(method))
 
     def create_customer(self, call: Call) -> Answer:
         """POST /v1/customers."""
         refuse_unknown("create_customer", call.params)
         customer_id = "cus_" + secrets.token_hex(7)
-        customer = customer_json(customer_id, call.params, int(time.time()))
+        customer = customer_json(customer_id, call.params, now())
         self._account.customers[customer_id] = customer
         return json_answer(200, customer)
 
     def retrieve_customer(self, call: Call) -> Answer:
         """GET /v1/customers/{id}."""
+        return json_answer(200, self._customer_in_path(call))
+
+    def update_customer(self, call: Call) -> Answer:
+        """POST /v1/customers/{id}: what is given is changed, an empty text removes."""
+        refuse_unknown("update_customer", call.params)
+        customer = self._customer_in_path(call)
+        if customer.get("deleted"):
+            raise errors.no_such("customer", call.path_id, "customer")
+        for name in ("description", "email", "name", "phone"):
+            if name in call.params:
+                customer[name] = call.params[name] or None
+        customer["metadata"] = customer["metadata"] | read_metadata(call.params)
+        self._account.event(call, "customer.updated", customer)
+        return json_answer(200, customer)
+
+    def delete_customer(self, call: Call) -> Answer:
+        """DELETE /v1/customers/{id}: its cards are detached, and nobody can use them again."""
+        self._customer_in_path(call)
+        for method in self._account.methods.values():
+            if method.customer == call.path_id:
+                method.customer, method.spent = None, True
+        deleted = {"id": call.path_id, "object": "customer", "deleted": True}
+        self._account.customers[call.path_id] = deleted
+        return json_answer(200, deleted)
+
+    def list_of_customer(self, call: Call) -> Answer:
+        """GET /v1/customers/{id}/payment_methods: newest first."""
+        self._customer_in_path(call)
+        found = [each for each in reversed(self._account.methods.values()) if each.customer == call.path_id]
+        page, more = page_of(found, call.params, "PaymentMethod")
+        url = f"/v1/customers/{call.path_id}/payment_methods"
+        return list_answer([payment_method_json(each) for each in page], url=url, more=more)
+
+    def _customer_in_path(self, call: Call) -> dict[str, Any]:
         customer = self._account.customers.get(call.path_id)
         if customer is None:
             raise errors.no_such("customer", call.path_id, "id")
-        return json_answer(200, customer)
+        return customer
+
+    def check_owner(self, method: PaymentMethod, customer: str | None) -> None:
+        """Refuse a card that was used up, or that belongs to another Customer than the request names."""
+        if method.spent:
+            raise errors.spent_method()
+        if method.customer is not None and method.customer != customer:
+            raise errors.invalid_request(
+                f"The payment method {method.id} belongs to the Customer {method.customer}. Please include the Customer in "
+                "the `customer` parameter.",
+                param="payment_method",
+            )
+
+    def keep(self, method: PaymentMethod, customer: str | None, usage: str | None, call: Call | None) -> None:
+        """A card was used with success: it is attached where that was asked for, and else it was for this once."""
+        if usage and customer:
+            method.set_up = method.set_up or usage == "off_session"
+            if method.customer is None:
+                method.customer = customer
+                self._account.event(call, "payment_method.attached", payment_method_json(method))
+        elif method.customer is None:
+            method.spent = True
 
     def _method_in_path(self, call: Call) -> PaymentMethod:
         method = self._account.methods.get(call.path_id)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from providers.sandbox.stripe_errors import invalid_request
+from providers.sandbox.stripe_errors import invalid_request, one_of
 
 # One endpoint a block: its name, then its parameters (from the API version we simulate).
 _TABLE = """
@@ -38,7 +38,26 @@ create_customer: address balance business_name cash_balance description email ex
     payment_method phone preferred_locales shipping source tax tax_exempt tax_id_data
     test_clock
 
+update_customer: address balance business_name description email expand individual_name
+    invoice_prefix invoice_settings metadata name next_invoice_sequence phone preferred_locales
+    shipping source tax tax_exempt
+
 attach: customer customer_account expand
+
+create_setup: attach_to_self automatic_payment_methods confirm confirmation_token customer
+    customer_account description excluded_payment_method_types expand flow_directions
+    mandate_data metadata on_behalf_of payment_method payment_method_configuration
+    payment_method_data payment_method_options payment_method_types return_url single_use usage
+    use_stripe_sdk
+
+confirm_setup: client_secret confirmation_token expand mandate_data payment_method
+    payment_method_data payment_method_options return_url use_stripe_sdk
+
+cancel_setup: cancellation_reason expand
+
+update_dispute: evidence expand metadata submit
+
+close_dispute: expand
 
 detach: expand
 """
@@ -85,3 +104,33 @@ def read_metadata(params: Mapping[str, Any]) -> dict[str, str]:
                 param=f"metadata[{name}]",
             )
     return {name: value for name, value in given.items() if value}
+
+
+_REQUESTS = {
+    "request_three_d_secure": ("any", "automatic", "challenge"),
+    "request_multicapture": ("if_available", "never"),
+    "request_incremental_authorization": ("if_available", "never"),
+    "request_extended_authorization": ("if_available", "never"),
+    "request_overcapture": ("if_available", "never"),
+}
+
+
+def read_card_options(params: Mapping[str, Any]) -> dict[str, str]:
+    """What ``payment_method_options[card]`` requests."""
+    options = params.get("payment_method_options") or {}
+    card = options.get("card") or {} if isinstance(options, dict) else {}
+    found = {name: str(card[name]) for name in _REQUESTS if name in card}
+    for name, value in found.items():
+        one_of(f"payment_method_options[card][{name}]", value, _REQUESTS[name])
+    return found
+
+
+def page_of(found: list[Any], params: Mapping[str, Any], kind: str) -> tuple[list[Any], bool]:
+    """One page of the objects found, newest first: those after the cursor, and whether there are more."""
+    limit = read_limit(params)
+    if after := params.get("starting_after"):
+        names = [each.id for each in found]
+        if after not in names:
+            raise invalid_request(f"No such {kind}: '{after}'", code="resource_missing", param="starting_after")
+        found = found[names.index(str(after)) + 1 :]
+    return found[:limit], len(found) > limit

@@ -8,20 +8,24 @@ from providers.sandbox.cards import Card, luhn_valid
 from providers.sandbox.faults import Subject
 from providers.sandbox.postman import Postman
 from providers.sandbox.stripe_account import StripeAccount
-from providers.sandbox.stripe_intents import Intents
+from providers.sandbox.stripe_disputes import Disputes
+from providers.sandbox.stripe_intents import Features, Intents
 from providers.sandbox.stripe_methods import Methods
 from providers.sandbox.stripe_refunds import Refunds
+from providers.sandbox.stripe_setups import Setups
 from providers.sandbox.triggers import stripe_numbers_by_token
 
 
 class StripePsp:
     """One Stripe account with everything that can be asked of it."""
 
-    def __init__(self, books: Books, postman: Postman, *, refund_settles_after_s: float) -> None:
+    def __init__(self, books: Books, postman: Postman, *, settles_after_s: float, features: Features) -> None:
         self._account = StripeAccount(books, postman)
         self.methods = Methods(self._account)
-        self.intents = Intents(self._account, self.methods)
-        self.refunds = Refunds(self._account, settles_after_s=refund_settles_after_s)
+        self.disputes = Disputes(self._account, settles_after_s=settles_after_s)
+        self.intents = Intents(self._account, self.methods, self.disputes, features)
+        self.setups = Setups(self._account, self.methods)
+        self.refunds = Refunds(self._account, settles_after_s=settles_after_s)
 
     def clear(self) -> None:
         """Forget every object."""
@@ -29,12 +33,21 @@ class StripePsp:
 
     def complete_challenge(self, psp_id: str, *, succeeded: bool) -> str | None:
         """Finish a shopper's challenge; gives the address to return to, if there is one."""
+        if psp_id.startswith("seti_"):
+            return self.setups.complete_challenge(psp_id, succeeded=succeeded)
         return self.intents.complete_challenge(psp_id, succeeded=succeeded)
+
+    def lapse(self) -> None:
+        """Cancel the authorizations that are too old by now, as Stripe does in the night."""
+        self._account.lapse()
 
     def subject(self, operation: str, params: Mapping[str, Any], path_id: str) -> tuple[Subject, str | None]:
         """Currency, card and reference of a request, as far as it names or implies them."""
-        intent = self._account.intents.get(path_id) or self._account.intents.get(str(params.get("payment_intent", "")))
-        card = self._card_looked_at(params) or (intent.method.card if intent and intent.method else None)
+        dispute, setup = self._account.disputes.get(path_id), self._account.setups.get(path_id)
+        named = dispute.intent if dispute else str(params.get("payment_intent", ""))
+        intent = self._account.intents.get(path_id) or self._account.intents.get(named)
+        method = intent.method if intent else setup.method if setup else None
+        card = self._card_looked_at(params) or (method.card if method else None)
         metadata = params.get("metadata")
         reference = metadata.get("operation") if isinstance(metadata, dict) else None
         if reference is None and operation == "authorize" and intent is not None:

@@ -1,7 +1,7 @@
 """Stripe's refunds and the charges they are taken from."""
 
-import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from providers.sandbox import stripe_errors as errors
@@ -42,6 +42,10 @@ class Refunds:
         reason = params.get("reason")
         if reason is not None:
             errors.one_of("reason", str(reason), REFUND_REASONS)
+        if charge.charged_back:
+            raise errors.invalid_request(
+                f"Charge {charge.id} has been charged back; cannot issue a refund.", code="charge_disputed", kept=True
+            )
         if left == 0:
             raise errors.invalid_request(
                 f"Charge {charge.id} has already been refunded.",
@@ -109,17 +113,16 @@ class Refunds:
         if waits:
             refund.status = entry.status = "pending"
         if fails or waits:
-            asyncio.get_running_loop().call_later(self._settles_after_s, self._settle_refund, refund, entry, fails)
+            self._account.later(self._settles_after_s, partial(self._settle_refund, refund, entry, fails=fails))
 
-    def _settle_refund(self, refund: Refund, entry: Entry, fails: bool) -> None:  # noqa: FBT001 - called by call_later
-        if refund.id not in self._account.refunds:
-            return  # the sandbox was reset meanwhile
+    def _settle_refund(self, refund: Refund, entry: Entry, *, fails: bool) -> None:
         refund.status = entry.status = "failed" if fails else "succeeded"
         if fails:
             refund.failure_reason = "expired_or_canceled_card"
             self._account.charges[refund.charge].amount_refunded -= refund.amount
             self._account.event(None, "refund.failed", refund_json(refund))
-        self._account.event(None, "refund.updated", refund_json(refund))
+        for kind in ("refund.updated", "charge.refund.updated"):
+            self._account.event(None, kind, refund_json(refund))
 
     def retrieve_refund(self, call: Call) -> Answer:
         """GET /v1/refunds/{id}."""

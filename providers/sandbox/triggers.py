@@ -17,6 +17,25 @@ class StripeTrigger:
     decline_code: str | None
     message: str | None
 
+    def challenges(self, *, off_session: bool, set_up: bool, requested: bool) -> bool:
+        """Whether the shopper has to authenticate, by the rule of this card.
+
+        ``set_up`` is whether the card was set up for payments without the shopper, ``requested`` whether the merchant asks
+        for 3-D Secure of its own accord.
+        """
+        usual = "always" if self.outcome.startswith("requires_action") else "never"
+        match _CHALLENGES.get(self.number, usual):
+            case "always":
+                return True
+            case "unless_set_up":
+                return not (off_session and set_up)
+            case "on_session":
+                return not off_session
+            case "if_requested":
+                return requested and not off_session
+            case _:
+                return False
+
 
 @dataclass(frozen=True, slots=True)
 class AdyenRefusal:
@@ -32,6 +51,13 @@ class AdyenRefusal:
         """Whether this row is the one that asks for an approval."""
         return self.result_code == "Authorised"
 
+
+# https://docs.stripe.com/testing#authentication-and-setup, where the outcome alone does not say it.
+_CHALLENGES = {
+    "4000002500003155": "unless_set_up",
+    "4000003800000446": "on_session",
+    "4000000000003055": "if_requested",
+}
 
 ORDINARY_CARD = StripeTrigger("", "succeeded", None, None, None)
 

@@ -129,6 +129,7 @@ class CardDetails(msgspec.Struct):
     three_d_secure: _Authentication | None = None
     capture_before: int | None = None
     multicapture: _Feature | None = None
+    incremental_authorization: _Feature | None = None
 
     def facts(self) -> CardFacts:
         """What is fit to show."""
@@ -226,6 +227,11 @@ class Intent(msgspec.Struct):
         charge = self.latest_charge if isinstance(self.latest_charge, _Charge) else None
         method = charge.payment_method_details if charge else None
         return method.card if method else None
+
+    def lacks(self, feature: Literal["multicapture", "incremental_authorization"]) -> bool:
+        """Whether Stripe says that this card cannot do it: then a request for it did nothing and never will."""
+        told: _Feature | None = getattr(self.card, feature) if self.card else None
+        return told is not None and told.status == "unavailable"
 
     @property
     def token(self) -> str | None:
@@ -405,6 +411,8 @@ def _captured(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome:
     if intent.id != request["payment"]:
         return Unknown("mismatch_payment")
     if intent.several or "final_capture" in request["params"]:
+        if "final_capture" in request["params"] and intent.lacks("multicapture"):
+            return Declined(refused("multicapture_unavailable"), intent.id)
         return _captured_in_part(call, intent)
     if intent.status == "canceled":
         return Declined(refused(intent.status), intent.id)
@@ -451,7 +459,11 @@ def _incremented(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome
     if intent.id != request["payment"]:
         return Unknown("mismatch_payment")
     if intent.metadata.get(INCREMENT) != call.operation_id:
-        return Unknown("mismatch_operation")
+        if intent.lacks("incremental_authorization"):
+            return Declined(refused("incremental_authorization_unavailable"), intent.id)
+        if intent.status in ("succeeded", "canceled"):  # too late for ours, wherever it is
+            return Declined(refused(intent.status), intent.id)
+        return Unknown("mismatch_operation", provider_code=intent.status)
     if mismatch := _other_money(call, intent.amount, intent.currency):
         return mismatch
     return Approved(intent.id, call.amount, capture_before=_capture_before(intent))

@@ -3,7 +3,10 @@
 import json
 import logging
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import stripe
@@ -12,17 +15,24 @@ from pydantic import SecretStr
 from providers.contract import (
     ActionRequired,
     Approved,
+    Capability,
     Declined,
+    DetailsRefused,
+    DisputeNews,
+    DisputeStatus,
+    Document,
     Kind,
     NotProcessed,
     Pending,
+    ThreeDSecure,
     Token,
     Unknown,
     WebhookRefused,
 )
+from providers.declines import Action, Advice
 from providers.money import Money
 from providers.registry import ConfigError
-from providers.stripe import ERRORS, StripeProvider
+from providers.stripe import DECLINES, ERRORS, StripeProvider
 
 NO_TRANSPORT: Any = None
 
@@ -132,6 +142,155 @@ def test_a_refund_says_only_reasons_that_stripe_knows(provider: Any, kit: Any) -
 
     assert known["params"]["reason"] == "duplicate"
     assert "reason" not in unknown["params"]
+
+
+def test_every_capability_is_offered_or_refused_with_a_reason(provider: Any) -> None:
+    able = provider.capabilities
+
+    assert not able.supported & able.on_request
+    for capability in set(Capability) - able.supported:
+        assert able.notes[capability]
+
+
+def test_a_card_to_be_remembered_gets_a_customer_first(provider: Any, kit: Any) -> None:
+    asked = {"setup_future_usage": "off_session", "customer": "shopper-7"}
+    fresh = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, **asked))
+    known = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, **asked, instrument=Token("cus_1/pm_1")))
+    away = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, **asked, off_session=True))
+
+    assert fresh["customer"] == {"metadata": {"operation": "att_1", "payment": "pay_1", "customer": "shopper-7"}}
+    assert "customer" not in known
+    assert (known["params"]["customer"], known["params"]["payment_method"]) == ("cus_1", "pm_1")
+    assert "customer" not in away
+
+
+def test_what_may_follow_is_asked_for_in_advance(provider: Any, kit: Any) -> None:
+    wishes = {"adjustable": True, "several_captures": True, "three_d_secure": "required"}
+    manual = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, capture_method="manual", **wishes))
+    automatic = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, **wishes))
+
+    assert manual["params"]["payment_method_options"] == {
+        "card": {
+            "request_three_d_secure": "any",
+            "request_incremental_authorization": "if_available",
+            "request_multicapture": "if_available",
+        }
+    }
+    assert automatic["params"]["payment_method_options"] == {"card": {"request_three_d_secure": "any"}}
+
+
+def test_an_amount_of_zero_only_verifies_the_card(provider: Any, kit: Any) -> None:
+    nothing = Money(0, "EUR")
+    plain = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, amount=nothing))
+    kept = provider.compose(kit.ask("stripe", Kind.AUTHORIZE, amount=nothing, setup_future_usage="off_session"))
+
+    assert plain == {
+        "path": "/v1/setup_intents",
+        "params": {
+            "confirm": True,
+            "payment_method_types": ["card"],
+            "usage": "on_session",
+            "metadata": {"operation": "att_1", "payment": "pay_1", "currency": "EUR"},
+            "expand": ["payment_method", "latest_attempt"],
+            "return_url": "https://gateway.example/v1/return/t",
+            "payment_method": "pm_card_visa",
+        },
+    }
+    assert kept["params"]["usage"] == "off_session"
+    assert "customer" in kept
+
+
+def test_only_a_capture_with_more_to_come_says_so(provider: Any, kit: Any) -> None:
+    last = provider.compose(kit.ask("stripe", Kind.CAPTURE))["params"]
+    more = provider.compose(kit.ask("stripe", Kind.CAPTURE, final=False))["params"]
+
+    assert "final_capture" not in last
+    assert more["final_capture"] is False
+    assert more["metadata"] == {"capture": "cap_1", "capture_amount": "1999"}
+
+
+def test_an_increment_asks_for_the_new_total(provider: Any, kit: Any) -> None:
+    assert provider.compose(kit.ask("stripe", Kind.INCREMENT)) == {
+        "path": "/v1/payment_intents/pi_1/increment_authorization",
+        "params": {"amount": 1999, "metadata": {"increment": "inc_1"}, "expand": ["latest_charge"]},
+        "payment": "pi_1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("payment", "path"),
+    [("pi_1", "/v1/payment_intents/pi_1/cancel"), ("seti_1", "/v1/setup_intents/seti_1/cancel")],
+)
+def test_a_void_cancels_whatever_the_attempt_made(payment: Any, path: Any, provider: Any, kit: Any) -> None:
+    assert provider.compose(kit.ask("stripe", Kind.VOID, provider_payment_id=payment))["path"] == path
+
+
+def test_a_dispute_is_defended_in_stripes_own_fields_and_at_once(provider: Any, kit: Any) -> None:
+    said = {"uncategorized_text": "She signed for it.", "customer_name": "Ada"}
+
+    assert provider.compose(kit.ask("stripe", Kind.DEFEND, text=said)) == {
+        "path": "/v1/disputes/dp_1",
+        "params": {"evidence": said, "submit": True, "metadata": {"operation": "def_1", "payment": "pay_1"}},
+        "dispute": "dp_1",
+    }
+    assert provider.compose(kit.ask("stripe", Kind.ACCEPT))["path"] == "/v1/disputes/dp_1/close"
+
+
+def test_evidence_is_never_lost_in_silence(provider: Any, kit: Any) -> None:
+    paper = Document("receipt", "application/pdf", b"%PDF")
+
+    with pytest.raises(ValueError, match="Files API"):
+        provider.compose(kit.ask("stripe", Kind.DEFEND, documents=(paper,)))
+
+
+# --- The shopper comes back ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "amount", "path"),
+    [
+        ("pi_1", Money(1999, "EUR"), "/v1/payment_intents/pi_1?expand[0]=latest_charge"),
+        ("seti_1", Money(0, "EUR"), "/v1/setup_intents/seti_1?expand[0]=payment_method&expand[1]=latest_attempt"),
+    ],
+)
+async def test_a_completed_challenge_is_only_read(
+    found: Any, amount: Any, path: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    loopback.will_answer(200, intent(status="requires_capture") if found == "pi_1" else setup())
+    account = open_account("stripe", loopback.url)
+    call = kit.call(account, kit.ask("stripe", Kind.AUTHORIZE, amount=amount), provider_id=found)
+    details = {"payment_intent" if found == "pi_1" else "setup_intent": found, "redirect_status": "failed"}
+    request = account.provider.completion(call, details)
+
+    outcome = await account.send(replace(call, request=request), kit.keep_nothing, first_send=False)
+
+    assert isinstance(outcome, Approved)
+    (seen,) = loopback.seen
+    assert (seen.method, unquote(seen.path), seen.body) == ("GET", path, b"")
+    assert "idempotency-key" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    ("known", "details"), [(None, {}), ("pi_1", {"payment_intent": "pi_2"}), ("seti_1", {"setup_intent": "seti_2"})]
+)
+def test_details_of_another_payment_complete_nothing(known: Any, details: Any, open_account: Any, kit: Any) -> None:
+    account = open_account("stripe", "http://127.0.0.1:1")
+    call = kit.call(account, kit.ask("stripe", Kind.AUTHORIZE), provider_id=known)
+
+    with pytest.raises(DetailsRefused) as refusal:
+        account.provider.completion(call, details)
+
+    assert "pi_2" not in str(refusal.value)
+
+
+async def test_a_completion_that_reaches_nobody_proves_nothing(open_account: Any, kit: Any) -> None:
+    account = open_account("stripe", "http://127.0.0.1:1")
+    call = kit.call(account, kit.ask("stripe", Kind.AUTHORIZE), provider_id="pi_1")
+    call = replace(call, request=account.provider.completion(call, {}))
+
+    outcome = await account.provider.send(call, kit.keep_nothing)
+
+    assert outcome == Unknown("lookup_failed", resend=True, provider_code="NotSent")
 
 
 async def test_the_wire_is_the_sdks_with_our_key_and_the_pinned_version(
@@ -280,6 +439,80 @@ async def test_nothing_is_charged_before_the_rest_is_kept(loopback: Any, open_ac
     assert [seen.path for seen in loopback.seen] == ["/v1/payment_methods"]
 
 
+NEW_CUSTOMER = {"id": "cus_1", "object": "customer"}
+
+
+async def remember_card(loopback: Any, open_account: Any, kit: Any, call: Any = None, *behaviours: Any) -> Any:
+    kept: list[Any] = []
+
+    async def keep(request: Any) -> None:
+        kept.append(request)
+
+    loopback.will(*behaviours)
+    account = open_account("stripe", loopback.url)
+    asked = kit.ask("stripe", Kind.AUTHORIZE, instrument=kit.CARD, setup_future_usage="off_session")
+    call = call or kit.call(account, asked)
+    return await account.provider.send(call, keep), kept, call
+
+
+async def test_a_remembered_card_takes_three_steps_and_each_is_kept(loopback: Any, open_account: Any, kit: Any) -> None:
+    saved = intent(setup_future_usage="off_session", customer="cus_1", payment_method="pm_1")
+    outcome, kept, call = await remember_card(
+        loopback,
+        open_account,
+        kit,
+        None,
+        lambda line: line.answer(200, NEW_METHOD),
+        lambda line: line.answer(200, NEW_CUSTOMER),
+        lambda line: line.answer(200, saved),
+    )
+
+    assert outcome.token == "cus_1/pm_1"
+    assert [seen.path for seen in loopback.seen] == ["/v1/payment_methods", "/v1/customers", "/v1/payment_intents"]
+    assert len({seen.headers["idempotency-key"] for seen in loopback.seen}) == 3
+    assert "card" not in kept[0]
+    assert "customer" in kept[0]
+    assert set(kept[1]) == {"path", "params"}
+    assert (kept[1]["params"]["payment_method"], kept[1]["params"]["customer"]) == ("pm_1", "cus_1")
+    assert kit.CARD.number not in json.dumps(kept)
+    assert loopback.seen[2].headers["idempotency-key"] == call.key
+
+
+async def test_a_crash_between_the_steps_goes_on_where_it_was(loopback: Any, open_account: Any, kit: Any) -> None:
+    _, kept, call = await remember_card(
+        loopback,
+        open_account,
+        kit,
+        None,
+        lambda line: line.answer(200, NEW_METHOD),
+        lambda line: line.answer(500, b""),
+    )
+    first = loopback.seen[1]
+    again, _, _ = await remember_card(
+        loopback,
+        open_account,
+        kit,
+        replace(call, request=kept[-1]),
+        lambda line: line.answer(200, NEW_CUSTOMER),
+        lambda line: line.answer(200, intent()),
+    )
+
+    assert isinstance(again, Approved)
+    assert [seen.path for seen in loopback.seen[2:]] == ["/v1/customers", "/v1/payment_intents"]
+    second = loopback.seen[2]
+    assert (first.body, first.headers["idempotency-key"]) == (second.body, second.headers["idempotency-key"])
+
+
+async def test_no_failure_of_the_customer_step_can_have_moved_money(loopback: Any, open_account: Any, kit: Any) -> None:
+    for behaviour in (reset, lambda line: line.answer(500, b""), lambda line: line.answer(200, NEW_METHOD)):
+        outcome, _, _ = await remember_card(
+            loopback, open_account, kit, None, lambda line: line.answer(200, NEW_METHOD), behaviour
+        )
+
+        assert outcome == NotProcessed("not_sent")
+    assert "/v1/payment_intents" not in [seen.path for seen in loopback.seen]
+
+
 # --- What the answer means ----------------------------------------------------------------------
 
 STATUSES = [
@@ -392,6 +625,395 @@ async def test_a_refund_by_the_table(status: Any, outcome: Any, loopback: Any, o
     found = await account.provider.send(kit.call(account, kit.ask("stripe", Kind.REFUND)), kit.keep_nothing)
 
     assert type(found) is outcome
+
+
+async def sent(loopback: Any, open_account: Any, kit: Any, body: Any, kind: Any, status: int = 200, **ask: Any) -> Any:
+    loopback.will_answer(status, body)
+    account = open_account("stripe", loopback.url)
+    return await account.provider.send(kit.call(account, kit.ask("stripe", kind, **ask)), kit.keep_nothing)
+
+
+async def test_how_the_shopper_was_authenticated_is_told(loopback: Any, open_account: Any, kit: Any) -> None:
+    told = {
+        "result": "attempt_acknowledged",
+        "authentication_flow": "frictionless",
+        "version": "2.2.0",
+        "electronic_commerce_indicator": "06",
+    }
+    card = {"three_d_secure": told, "capture_before": 1_780_000_000}
+    held = intent(
+        status="requires_capture",
+        latest_charge={"id": "ch_1", "payment_method_details": {"type": "card", "card": card}},
+    )
+
+    outcome = await sent(loopback, open_account, kit, held, Kind.AUTHORIZE)
+
+    assert outcome.three_d_secure == ThreeDSecure("attempted", "frictionless", "2.2.0", "06")
+    assert outcome.capture_before == datetime.fromtimestamp(1_780_000_000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("word", "result"),
+    [
+        ("authenticated", "authenticated"),
+        ("exempted", "exempted"),
+        ("not_supported", "not_supported"),
+        ("failed", "failed"),
+        ("processing_error", "failed"),
+        ("a_new_word", None),
+        (None, None),
+    ],
+)
+async def test_an_authentication_by_the_table(
+    word: Any, result: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    card = {"three_d_secure": {"result": word}}
+    charge = {"id": "ch_1", "payment_method_details": {"type": "card", "card": card}}
+
+    outcome = await sent(loopback, open_account, kit, intent(latest_charge=charge), Kind.AUTHORIZE)
+
+    assert (outcome.three_d_secure.result if result else outcome.three_d_secure) == result
+
+
+def setup(**changes: Any) -> Any:
+    body = {
+        "id": "seti_1",
+        "object": "setup_intent",
+        "status": "succeeded",
+        "metadata": {"operation": "att_1", "currency": "EUR"},
+        "customer": "cus_1",
+        "payment_method": {"id": "pm_1", "card": {"brand": "visa", "last4": "4242"}},
+        "latest_attempt": {
+            "payment_method_details": {
+                "card": {"checks": {"cvc_check": "pass"}, "three_d_secure": {"result": "authenticated"}}
+            }
+        },
+    }
+    return body | changes
+
+
+SETUPS = [
+    (setup(), Approved),
+    (setup(status="requires_action", next_action={"type": "redirect_to_url"}), ActionRequired),
+    (setup(status="requires_action"), Unknown),
+    (setup(status="processing"), Pending),
+    (setup(status="canceled"), Declined),
+    (setup(status="requires_payment_method", last_setup_error={"code": "card_declined"}), Declined),
+    (setup(status="requires_payment_method"), Unknown),
+    (setup(status="a_new_status"), Unknown),
+    (setup(metadata={}), Unknown),
+    (intent(), Unknown),
+]
+
+
+@pytest.mark.parametrize(("body", "outcome"), SETUPS)
+async def test_a_verification_by_the_table(body: Any, outcome: Any, loopback: Any, open_account: Any, kit: Any) -> None:
+    found = await sent(loopback, open_account, kit, body, Kind.AUTHORIZE, amount=Money(0, "EUR"))
+
+    assert type(found) is outcome
+
+
+async def test_a_verified_card_is_known_by_its_token(loopback: Any, open_account: Any, kit: Any) -> None:
+    found = await sent(loopback, open_account, kit, setup(), Kind.AUTHORIZE, amount=Money(0, "EUR"))
+    once = await sent(loopback, open_account, kit, setup(customer=None), Kind.AUTHORIZE, amount=Money(0, "EUR"))
+
+    assert (found.token, found.amount, found.cvc) == ("cus_1/pm_1", Money(0, "EUR"), "pass")
+    assert (found.card.last4, found.three_d_secure.result, found.captured) == ("4242", "authenticated", False)
+    assert once.token is None
+
+
+SEVERAL = {"card": {"request_multicapture": "if_available"}}
+
+
+def part(**changes: Any) -> Any:
+    """An intent after a capture of 500, more being possible."""
+    return (
+        intent(
+            status="requires_capture",
+            amount_received=700,
+            metadata={"capture": "cap_1", "capture_amount": "500"},
+            payment_method_options=SEVERAL,
+        )
+        | changes
+    )
+
+
+PARTS = [
+    (part(), Approved("ch_1", Money(500, "EUR"), captured=True)),
+    (part(status="succeeded"), Approved("ch_1", Money(500, "EUR"), captured=True)),
+    (part(status="canceled"), Approved("ch_1", Money(500, "EUR"), captured=True)),
+    (part(amount_received=499), Unknown("mismatch_amount")),
+    (part(metadata={"capture": "cap_1", "capture_amount": "501"}), Unknown("mismatch_amount")),
+    (part(currency="usd"), Unknown("mismatch_currency")),
+    (part(metadata={"capture": "cap_2"}), Unknown("mismatch_operation", provider_code="requires_capture")),
+    (part(metadata={}, status="succeeded"), Unknown("mismatch_operation", provider_code="succeeded")),
+    (part(id="pi_2"), Unknown("mismatch_payment")),
+]
+
+
+@pytest.mark.parametrize(("body", "outcome"), PARTS)
+async def test_one_of_several_captures_is_believed_by_its_own_name_only(
+    body: Any, outcome: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    half = Money(500, "EUR")
+    for final in (False, True):
+        assert await sent(loopback, open_account, kit, body, Kind.CAPTURE, amount=half, final=final) == outcome
+
+
+async def test_a_part_of_a_cancelled_payment_was_never_captured(loopback: Any, open_account: Any, kit: Any) -> None:
+    over = part(status="canceled", metadata={})
+
+    found = await sent(loopback, open_account, kit, over, Kind.CAPTURE, final=False)
+
+    assert found.decline.code == "provider_refused"
+
+
+async def test_more_captures_than_the_card_allows_were_never_taken(loopback: Any, open_account: Any, kit: Any) -> None:
+    card = {"multicapture": {"status": "unavailable"}, "incremental_authorization": {"status": "unavailable"}}
+    charge = {"id": "ch_1", "payment_method_details": {"type": "card", "card": card}}
+    held = intent(status="requires_capture", latest_charge=charge, payment_method_options=SEVERAL)
+
+    more = await sent(loopback, open_account, kit, held, Kind.CAPTURE, final=False)
+    last = await sent(loopback, open_account, kit, held, Kind.CAPTURE)
+    raised = await sent(loopback, open_account, kit, held, Kind.INCREMENT)
+
+    assert more.decline.provider_code == "multicapture_unavailable"
+    assert isinstance(last, Unknown)
+    assert raised.decline.provider_code == "incremental_authorization_unavailable"
+
+
+INCREMENTS = [
+    ({}, Approved("pi_1", Money(1999, "EUR"))),
+    ({"amount": 1998}, Unknown("mismatch_amount")),
+    ({"metadata": {"increment": "inc_0"}}, Unknown("mismatch_operation", provider_code="requires_capture")),
+    ({"id": "pi_2"}, Unknown("mismatch_payment")),
+]
+
+
+@pytest.mark.parametrize(("changes", "outcome"), INCREMENTS)
+async def test_an_increment_by_the_table(
+    changes: Any, outcome: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    held = intent(status="requires_capture", metadata={"increment": "inc_1"}) | changes
+
+    assert await sent(loopback, open_account, kit, held, Kind.INCREMENT) == outcome
+
+
+async def test_a_payment_that_is_over_was_not_incremented(loopback: Any, open_account: Any, kit: Any) -> None:
+    for status in ("succeeded", "canceled"):
+        found = await sent(loopback, open_account, kit, intent(status=status), Kind.INCREMENT)
+
+        assert (found.decline.code, found.decline.provider_code) == ("provider_refused", status)
+
+
+async def test_a_declined_increment_names_the_payment(loopback: Any, open_account: Any, kit: Any) -> None:
+    error = {"code": "card_declined", "decline_code": "insufficient_funds", "payment_intent": intent()}
+
+    found = await sent(loopback, open_account, kit, {"error": error}, Kind.INCREMENT, status=402)
+
+    assert (found.decline.code, found.provider_id) == ("insufficient_funds", "pi_1")
+
+
+def dispute(**changes: Any) -> Any:
+    body = {
+        "id": "dp_1",
+        "object": "dispute",
+        "amount": 1999,
+        "currency": "eur",
+        "status": "under_review",
+        "reason": "fraudulent",
+        "metadata": {"operation": "def_1"},
+        "payment_intent": "pi_1",
+        "evidence_details": {"due_by": 1_780_000_000, "submission_count": 1},
+        "payment_method_details": {"type": "card", "card": {"brand": "visa", "network_reason_code": "10.4"}},
+    }
+    return body | changes
+
+
+DONE = Approved("dp_1", Money(1999, "EUR"))
+DEFENCES = [
+    (Kind.DEFEND, {}, DONE),
+    (Kind.DEFEND, {"status": "lost"}, DONE),
+    (Kind.DEFEND, {"metadata": {}}, Unknown("mismatch_operation", provider_code="under_review")),
+    (
+        Kind.DEFEND,
+        {"evidence_details": {}, "status": "needs_response"},
+        Unknown("mismatch_operation", provider_code="needs_response"),
+    ),
+    (Kind.DEFEND, {"metadata": {}, "status": "won"}, "won"),
+    (Kind.DEFEND, {"id": "dp_2"}, Unknown("mismatch_dispute")),
+    (Kind.DEFEND, {"amount": 1}, Unknown("mismatch_amount")),
+    (Kind.ACCEPT, {"status": "lost"}, DONE),
+    (Kind.ACCEPT, {"status": "warning_closed"}, DONE),
+    (Kind.ACCEPT, {"status": "won"}, "won"),
+    (Kind.ACCEPT, {"status": "prevented"}, "prevented"),
+    (Kind.ACCEPT, {}, Unknown("not_closed", provider_code="under_review")),
+    (Kind.ACCEPT, {"status": "lost", "currency": "usd"}, Unknown("mismatch_currency")),
+    (Kind.ACCEPT, {"id": "dp_2"}, Unknown("mismatch_dispute")),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "outcome"), DEFENCES)
+async def test_the_end_of_a_dispute_by_the_table(
+    kind: Any, changes: Any, outcome: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    account = open_account("stripe", loopback.url)
+    call = kit.call(account, kit.ask("stripe", kind))
+
+    found = await sent(loopback, open_account, kit, dispute(**changes), kind)
+    read_later = await account.provider.lookup(call)
+
+    assert (found.decline.provider_code if isinstance(found, Declined) else found) == outcome
+    assert found == read_later
+    assert (loopback.seen[-1].method, loopback.seen[-1].path) == ("GET", "/v1/disputes/dp_1")
+
+
+async def test_a_card_that_was_used_up_was_certainly_not_charged(loopback: Any, open_account: Any, kit: Any) -> None:
+    """Stripe gives no code for it, so its words decide; any other 400 without a code stays unknown."""
+    words = "The provided PaymentMethod was previously used … It may not be used again. …"
+    spent = {"error": {"type": "invalid_request_error", "message": words}}
+    other = {"error": {"type": "invalid_request_error", "message": "No."}}
+
+    assert await sent(loopback, open_account, kit, spent, Kind.AUTHORIZE, 400) == NotProcessed(
+        "rejected", "payment_method_spent"
+    )
+    assert await sent(loopback, open_account, kit, spent, Kind.CAPTURE, 400) == Unknown("http_400")
+    assert await sent(loopback, open_account, kit, other, Kind.AUTHORIZE, 400) == Unknown("http_400")
+
+
+# --- Declines and what the networks advise ------------------------------------------------------
+
+HARD, WAIT = ("hard", Action.DO_NOT_RETRY), ("soft", Action.RETRY_LATER)
+ADVICE = [
+    # brand, error fields, (type, action), advice, seconds
+    ("visa", {"advice_code": "do_not_try_again"}, HARD, Advice.NEVER, None),
+    ("visa", {"advice_code": "confirm_card_data"}, ("soft", Action.ASK_NEW_METHOD), Advice.DATA, None),
+    ("visa", {"advice_code": "try_again_later"}, ("soft", Action.RETRY_OTHER_NOW), Advice.LATER, None),
+    ("visa", {"network_decline_code": "04"}, HARD, Advice.NEVER, None),
+    ("visa", {"advice_code": "try_again_later", "network_decline_code": "R1"}, HARD, Advice.NEVER, None),
+    ("visa", {"network_decline_code": "51"}, ("soft", Action.RETRY_OTHER_NOW), None, None),
+    ("visa", {"network_advice_code": "03"}, ("soft", Action.RETRY_OTHER_NOW), None, None),
+    ("mastercard", {"network_advice_code": "03"}, HARD, Advice.NEVER, None),
+    ("mastercard", {"network_advice_code": "24"}, WAIT, Advice.WAIT, 3600),
+    ("mastercard", {"network_advice_code": "30", "advice_code": "try_again_later"}, WAIT, Advice.WAIT, 864_000),
+    ("mastercard", {"network_advice_code": "24", "advice_code": "do_not_try_again"}, HARD, Advice.NEVER, None),
+    ("mastercard", {"network_decline_code": "04"}, ("soft", Action.RETRY_OTHER_NOW), None, None),
+    ("amex", {"advice_code": "a_new_word", "network_advice_code": "24"}, ("soft", Action.RETRY_OTHER_NOW), None, None),
+]
+
+
+@pytest.mark.parametrize(("brand", "fields", "policy", "advice", "wait_s"), ADVICE)
+async def test_what_the_network_advises_stands_above_the_code(
+    brand: Any,
+    fields: Any,
+    policy: Any,
+    advice: Any,
+    wait_s: Any,
+    loopback: Any,
+    open_account: Any,
+    kit: Any,
+) -> None:
+    error = {"code": "card_declined", "decline_code": "generic_decline", "payment_method": {"card": {"brand": brand}}}
+
+    found = (await sent(loopback, open_account, kit, {"error": error | fields}, Kind.AUTHORIZE, 402)).decline
+
+    assert (found.type, found.action) == policy
+    assert (found.network_advice, found.wait_s) == (advice, wait_s)
+    assert found.network_code == fields.get("network_decline_code")
+    assert (found.code, found.provider_code) == ("issuer_generic", "generic_decline")
+
+
+@pytest.mark.parametrize("code", sorted(DECLINES))
+async def test_every_documented_decline_has_our_word_and_tells_a_thief_nothing(
+    code: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    error = {"error": {"code": "card_declined", "decline_code": code}}
+
+    found = (await sent(loopback, open_account, kit, error, Kind.AUTHORIZE, 402)).decline
+
+    assert found == DECLINES[code]
+    assert not {"stolen", "lost", "fraud"} & set(found.message.lower().replace(".", "").split())
+
+
+async def test_an_undocumented_decline_keeps_its_word(loopback: Any, open_account: Any, kit: Any) -> None:
+    error = {"error": {"code": "card_declined", "decline_code": "moon_phase"}}
+
+    found = (await sent(loopback, open_account, kit, error, Kind.AUTHORIZE, 402)).decline
+
+    assert (found.code, found.provider_code, found.action) == ("other", "moon_phase", Action.RETRY_LATER)
+
+
+async def test_an_absent_shopper_who_is_needed_leaves_a_payment_to_go_on_with(
+    loopback: Any, open_account: Any, kit: Any
+) -> None:
+    wanted = {"code": "authentication_required", "decline_code": "authentication_required", "payment_intent": intent()}
+
+    found = await sent(loopback, open_account, kit, {"error": wanted}, Kind.AUTHORIZE, 402, off_session=True)
+
+    assert (found.decline.code, found.decline.action) == ("authentication_required", Action.STEP_UP_3DS)
+    assert found.provider_id == "pi_1"
+
+
+# --- Lookup without an id -----------------------------------------------------------------------
+
+
+def pages(*bodies: Any) -> Any:
+    return [lambda line, body=body: line.answer(200, body) for body in bodies]
+
+
+def listed(*names: Any, more: bool = False) -> Any:
+    return {"data": [{"id": f"pi_{name}", "metadata": {"operation": name}} for name in names], "has_more": more}
+
+
+async def test_an_attempt_without_an_id_is_found_by_its_name(loopback: Any, open_account: Any, kit: Any) -> None:
+    found_there = intent(id="pi_att_1")
+    loopback.will(*pages(listed("x", "y", more=True), listed("z", "att_1", more=True), found_there))
+    account = open_account("stripe", loopback.url)
+
+    outcome = await account.provider.lookup(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)))
+
+    assert isinstance(outcome, Approved)
+    assert [unquote(seen.path) for seen in loopback.seen] == [
+        "/v1/payment_intents?limit=100",
+        "/v1/payment_intents?limit=100&starting_after=pi_y",
+        "/v1/payment_intents/pi_att_1?expand[0]=latest_charge",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "asked"), [(listed("x", more=True), 3), (listed("x"), 1), (listed(more=True), 1), (b"[]", 1)]
+)
+async def test_an_attempt_that_is_not_found_is_still_unknown(
+    last: Any, asked: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    loopback.will_answer(200, last)
+    account = open_account("stripe", loopback.url)
+
+    outcome = await account.provider.lookup(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)))
+
+    assert isinstance(outcome, Unknown)
+    assert len(loopback.seen) == asked
+
+
+async def test_an_attempt_without_an_id_is_cancelled_by_its_name(loopback: Any, open_account: Any, kit: Any) -> None:
+    kept: list[Any] = []
+
+    async def keep(request: Any) -> None:
+        kept.append(request)
+
+    account = open_account("stripe", loopback.url)
+    call = kit.call(account, kit.ask("stripe", Kind.VOID, provider_payment_id=None, unfinished=True))
+    loopback.will(*pages(listed("att_1"), intent(id="pi_att_1", status="canceled")))
+
+    outcome = await account.provider.send(call, keep)
+    loopback.will(*pages(listed("x")))
+    nobody = await account.provider.send(call, keep)
+    unclear = await account.provider.lookup(call)
+
+    assert isinstance(outcome, Approved)
+    assert [request["path"] for request in kept] == ["/v1/payment_intents/pi_att_1/cancel"]
+    assert nobody == NotProcessed("not_sent")
+    assert unclear == Unknown("not_found")
 
 
 async def test_a_lookup_that_fails_proves_nothing(loopback: Any, open_account: Any, kit: Any) -> None:
@@ -637,3 +1259,135 @@ def test_a_token_is_sent_as_it_is(provider: Any, kit: Any) -> None:
 
     assert provider.compose(asked)["params"]["payment_method"] == "pm_123"
     assert "card" not in provider.compose(asked)
+
+
+# --- Webhooks about the rest of a payment's life ------------------------------------------------
+
+
+def test_an_increment_is_not_taken_for_another_authorization(provider: Any) -> None:
+    held = intent(status="requires_capture", amount=2500, amount_received=0)
+    first = told_by(provider, event("payment_intent.amount_capturable_updated", held))
+    raised = held | {"metadata": {"operation": "att_1", "increment": "inc_1"}}
+
+    told = told_by(provider, event("payment_intent.amount_capturable_updated", raised))
+
+    assert (first.kind, first.operation_id) == (Kind.AUTHORIZE, "att_1")
+    assert (told.kind, told.operation_id) == (Kind.INCREMENT, "inc_1")
+    assert told.outcome.amount == Money(2500, "EUR")
+
+
+def test_each_of_several_captures_is_told_by_its_own_name_and_amount(provider: Any) -> None:
+    names = {"operation": "att_1", "increment": "inc_1", "capture": "cap_2", "capture_amount": "500"}
+    some = part(metadata=names)
+
+    more = told_by(provider, event("payment_intent.amount_capturable_updated", some))
+    last = told_by(provider, event("payment_intent.succeeded", some | {"status": "succeeded"}))
+
+    for told in (more, last):
+        assert (told.kind, told.operation_id) == (Kind.CAPTURE, "cap_2")
+        assert (told.outcome.amount, told.outcome.captured) == (Money(500, "EUR"), True)
+
+
+def test_a_capture_cannot_claim_more_than_was_received(provider: Any) -> None:
+    some = part(metadata={"capture": "cap_2", "capture_amount": "9000"})
+
+    told = told_by(provider, event("payment_intent.amount_capturable_updated", some))
+
+    assert told.outcome.amount == Money(700, "EUR")
+
+
+def test_a_cancel_after_a_capture_releases_what_was_left(provider: Any) -> None:
+    told = told_by(provider, event("payment_intent.canceled", part(status="canceled")))
+
+    assert (told.kind, told.outcome.amount) == (Kind.VOID, Money(1299, "EUR"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "outcome"),
+    [
+        ("setup_intent.succeeded", {}, Approved),
+        ("setup_intent.requires_action", {"status": "requires_action", "next_action": {"type": "x"}}, ActionRequired),
+        (
+            "setup_intent.setup_failed",
+            {"status": "requires_payment_method", "last_setup_error": {"code": "setup_intent_authentication_failure"}},
+            Declined,
+        ),
+        ("setup_intent.canceled", {"status": "canceled"}, Declined),
+    ],
+)
+def test_a_verification_by_webhook(kind: Any, changes: Any, outcome: Any, provider: Any) -> None:
+    """In a webhook nothing is expanded."""
+    body = setup(payment_method="pm_1", latest_attempt="setatt_1", **changes)
+
+    told = told_by(provider, event(kind, body))
+
+    assert (told.kind, told.operation_id) == (Kind.AUTHORIZE, "att_1")
+    assert (told.provider_id, told.provider_payment_id) == ("seti_1", "seti_1")
+    assert type(told.outcome) is outcome
+    if outcome is Approved:
+        assert (told.outcome.token, told.outcome.amount) == ("cus_1/pm_1", Money(0, "EUR"))
+    if kind == "setup_intent.setup_failed":
+        assert told.outcome.decline.code == "authentication_failed"
+
+
+DISPUTE_EVENTS = ["created", "updated", "closed", "funds_withdrawn", "funds_reinstated"]
+
+
+@pytest.mark.parametrize("kind", DISPUTE_EVENTS)
+def test_news_of_a_dispute(kind: Any, provider: Any) -> None:
+    told = told_by(provider, event(f"charge.dispute.{kind}", dispute(status="needs_response")))
+
+    assert (told.kind, told.outcome, told.provider_payment_id) == (None, None, "pi_1")
+    assert told.dispute == DisputeNews(
+        "dp_1",
+        DisputeStatus.NEEDS_RESPONSE,
+        Money(1999, "EUR"),
+        "fraudulent",
+        "10.4",
+        datetime.fromtimestamp(1_780_000_000, UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        ("warning_needs_response", DisputeStatus.INQUIRY),
+        ("warning_under_review", DisputeStatus.UNDER_REVIEW),
+        ("warning_closed", DisputeStatus.CLOSED),
+        ("needs_response", DisputeStatus.NEEDS_RESPONSE),
+        ("under_review", DisputeStatus.UNDER_REVIEW),
+        ("won", DisputeStatus.WON),
+        ("lost", DisputeStatus.LOST),
+        ("prevented", DisputeStatus.CLOSED),
+        ("a_new_status", None),
+    ],
+)
+def test_a_disputes_status_by_the_table(status: Any, word: Any, provider: Any) -> None:
+    bare: Any = {"payment_method_details": None, "evidence_details": {}, "reason": "a_new_reason"}
+    told = told_by(provider, event("charge.dispute.updated", dispute(status=status, **bare)))
+
+    assert (told.dispute.status if word else told.dispute) == word
+    if word:
+        assert (told.dispute.reason, told.dispute.network_reason_code, told.dispute.respond_by) == (
+            "general",
+            None,
+            None,
+        )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        event("setup_intent.succeeded", setup(metadata={})),
+        event("setup_intent.succeeded", setup(status="a_new_status")),
+        event("setup_intent.succeeded", setup(metadata={"currency": "zzz"})),
+        event("charge.dispute.created", {"object": "dispute"}),
+        event("radar.early_fraud_warning.created", {"object": "radar.early_fraud_warning"}),
+        event("payment_method.attached", {"object": "payment_method"}),
+    ],
+)
+def test_what_is_none_of_ours_is_kept(body: Any, provider: Any) -> None:
+    first, second = told_by(provider, body), told_by(provider, body)
+
+    assert first == second
+    assert (first.kind, first.outcome, first.dispute) == (None, None, None)

@@ -71,6 +71,83 @@ def test_stripe_objects(sandbox: Any, stripe_schema: Any) -> None:
     stripe_schema("charge").validate(charge.to_dict())
 
 
+def test_stripe_objects_of_the_whole_life(sandbox: Any, stripe_schema: Any) -> None:
+    api = sandbox.stripe.v1
+    customer = api.customers.create({"name": "Ada", "metadata": {"a": "b"}})
+    options = {
+        "request_multicapture": "if_available",
+        "request_incremental_authorization": "if_available",
+        "request_three_d_secure": "any",
+    }
+    expand = {"expand": ["latest_charge", "payment_method"]}
+    flexible = sandbox.charge(
+        capture_method="manual",
+        customer=customer.id,
+        setup_future_usage="off_session",
+        payment_method_options={"card": options},
+        **expand,
+    )
+    raised = api.payment_intents.increment_authorization(flexible.id, {"amount": 2500, **expand})
+    part = api.payment_intents.capture(flexible.id, {"amount_to_capture": 9, "final_capture": False, **expand})
+    released = api.payment_intents.cancel(flexible.id, expand)
+    challenged = sandbox.charge(
+        key="c", payment_method="pm_card_threeDSecure2Required", return_url="https://shop.example/back"
+    )
+    sandbox.http.get(challenged.next_action.redirect_to_url.url, params={"result": "succeeded"})
+    passed = api.payment_intents.retrieve(challenged.id, expand)
+
+    for intent in (flexible, raised, part, released, passed):
+        stripe_schema("payment_intent").validate(intent.to_dict())
+    for method in api.customers.payment_methods.list(customer.id):
+        stripe_schema("payment_method").validate(method.to_dict())
+    stripe_schema("customer").validate(api.customers.update(customer.id, {"name": ""}).to_dict())
+    stripe_schema("deleted_customer").validate(api.customers.delete(customer.id).to_dict())
+
+
+def test_stripe_setups(sandbox: Any, stripe_schema: Any) -> None:
+    api, expand = sandbox.stripe.v1.setup_intents, {"expand": ["payment_method", "latest_attempt"]}
+    back = {"confirm": True, "return_url": "https://shop.example/back", **expand}
+    customer = sandbox.stripe.v1.customers.create({})
+    challenged = api.create({"payment_method": "pm_card_threeDSecure2Required", **back})
+    failed = api.create({"payment_method": "pm_card_threeDSecure2Required", **back})
+    for setup, result in ((challenged, "succeeded"), (failed, "failed")):
+        stripe_schema("setup_intent").validate(setup.to_dict())
+        sandbox.http.get(setup.next_action.redirect_to_url.url, params={"result": result})
+    with pytest.raises(stripe.CardError) as caught:
+        api.create({"payment_method": "pm_card_visa_chargeDeclined", **back})
+
+    for setup in (
+        api.create({}),
+        api.create({"payment_method": "pm_card_visa", "customer": customer.id, **back}),
+        api.retrieve(challenged.id, expand),
+        api.retrieve(failed.id, expand),
+        api.cancel(failed.id),
+        *api.list(),
+    ):
+        stripe_schema("setup_intent").validate(setup.to_dict())
+    stripe_schema("error").validate(caught.value.json_body)
+
+
+def test_stripe_disputes(sandbox: Any, stripe_schema: Any) -> None:
+    disputes = sandbox.stripe.v1.disputes
+    for key, token in enumerate(("pm_card_createDispute", "pm_card_createDisputeInquiry")):
+        sandbox.charge(key=str(key), payment_method=token, expand=["latest_charge"])
+    opened = [event["data"]["object"] for event in sandbox.mailbox.stripe_events("charge.dispute.created", 2)]
+
+    for body in opened:
+        stripe_schema("dispute").validate(body)
+        stripe_schema("dispute").validate(disputes.retrieve(body["id"]).to_dict())
+        evidence = {"evidence": {"uncategorized_text": "winning_evidence"}, "metadata": {"operation": "op"}}
+        stripe_schema("dispute").validate(disputes.update(body["id"], evidence).to_dict())
+    for event in sandbox.mailbox.stripe_events("charge.dispute.closed", 2):
+        stripe_schema("dispute").validate(event["data"]["object"])
+    with pytest.raises(stripe.StripeError) as caught:
+        disputes.close(opened[0]["id"])
+    stripe_schema("error").validate(caught.value.json_body)
+    charge = sandbox.stripe.v1.charges.retrieve(opened[0]["charge"])
+    stripe_schema("charge").validate(charge.to_dict())
+
+
 def test_stripe_errors(sandbox: Any, stripe_schema: Any) -> None:
     intent = sandbox.charge()
     tries = [
@@ -80,6 +157,10 @@ def test_stripe_errors(sandbox: Any, stripe_schema: Any) -> None:
         partial(sandbox.charge, key="key-1", amount=5000),
         partial(sandbox.stripe.v1.payment_intents.cancel, intent.id),
         partial(sandbox.stripe.v1.payment_intents.retrieve, "pi_nowhere"),
+        partial(sandbox.stripe.v1.payment_intents.increment_authorization, intent.id, {"amount": 5000}),
+        partial(sandbox.charge, key="6", payment_method="pm_card_authenticationRequired", off_session=True),
+        partial(sandbox.stripe.v1.disputes.retrieve, "dp_nowhere"),
+        partial(sandbox.stripe.v1.setup_intents.retrieve, "seti_nowhere"),
     ]
 
     for attempt in tries:
@@ -93,14 +174,25 @@ def test_stripe_events(sandbox: Any, stripe_schema: Any, specs: Path) -> None:
     endpoint = spec["paths"]["/v1/webhook_endpoints"]["post"]["requestBody"]["content"]
     fields = endpoint["application/x-www-form-urlencoded"]["schema"]["properties"]
     known = fields["enabled_events"]["items"]["enum"]
+    api = sandbox.stripe.v1
     intent = sandbox.charge(key="1", capture_method="manual")
-    sandbox.stripe.v1.payment_intents.capture(intent.id)
-    sandbox.stripe.v1.refunds.create({"payment_intent": intent.id})
+    api.payment_intents.capture(intent.id)
+    api.refunds.create({"payment_intent": intent.id})
+    sandbox.charge(key="2", payment_method="pm_card_createDispute")
+    sandbox.charge(key="3", payment_method="pm_card_createIssuerFraudRecord")
+    refunded = sandbox.charge(key="4", payment_method="pm_card_refundFail")
+    api.refunds.create({"payment_intent": refunded.id})
+    api.setup_intents.create({"confirm": True, "payment_method": "pm_card_visa", "return_url": "https://shop.example"})
+    described = {"event", "payment_intent", "charge", "refund", "setup_intent", "dispute"}
 
-    for event in sandbox.mailbox.wait(5):
+    for event in sandbox.mailbox.wait(17):
         stripe_schema("event").validate(event)
-        stripe_schema(event["data"]["object"]["object"]).validate(event["data"]["object"])
         assert event["type"] in known
+        body = event["data"]["object"]
+        if body["object"] in described:  # the excerpt of the document has no early fraud warnings
+            stripe_schema(body["object"]).validate(body)
+        else:
+            assert body["object"] == "radar.early_fraud_warning"
 
 
 def test_adyen_answers(sandbox: Any, adyen_schema: Any) -> None:

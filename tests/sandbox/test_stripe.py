@@ -1,9 +1,14 @@
 """The simulated Stripe as its official SDK sees it."""
 
+import json
+from functools import partial
+from importlib.resources import files
 from typing import Any
 
 import pytest
 import stripe
+
+from providers.sandbox import stripe_account
 
 
 def declined(sandbox: Any, **params: Any) -> Any:
@@ -312,11 +317,15 @@ def test_a_card_can_be_kept_for_a_customer(sandbox: Any) -> None:
     assert api.payment_methods.detach(method.id).customer is None
 
 
+ADJUSTABLE = {"card": {"request_incremental_authorization": "if_available"}}
+SEVERAL = {"card": {"request_multicapture": "if_available"}}
+
+
 def test_an_authorisation_can_be_incremented(sandbox: Any) -> None:
     intents = sandbox.stripe.v1.payment_intents
-    intent = sandbox.charge(capture_method="manual")
+    intent = sandbox.charge(capture_method="manual", payment_method_options=ADJUSTABLE)
     raised = intents.increment_authorization(intent.id, {"amount": 2500})
-    sandbox.script("stripe", "decline", "authorize")
+    sandbox.script("stripe", "decline", "increment")
 
     with pytest.raises(stripe.CardError):
         intents.increment_authorization(intent.id, {"amount": 3000})
@@ -325,3 +334,371 @@ def test_an_authorisation_can_be_incremented(sandbox: Any) -> None:
     assert [entry["amount"] for entry in sandbox.books("stripe")["authorisations"]] == [2500]
     assert refused(intents.increment_authorization, intent.id, {"amount": 100}).param == "amount"
     assert intents.capture(intent.id).amount_received == 2500
+
+
+def test_only_what_was_authorised_for_it_is_incremented(sandbox: Any) -> None:
+    intents = sandbox.stripe.v1.payment_intents
+    intent = sandbox.charge(capture_method="manual", expand=["latest_charge"])
+
+    error = refused(intents.increment_authorization, intent.id, {"amount": 2500})
+
+    assert "not eligible for incremental authorization" in str(error.user_message)
+    assert intent.latest_charge.payment_method_details.card.incremental_authorization.status == "unavailable"
+
+
+def test_an_authorisation_is_captured_in_parts_where_that_was_requested(sandbox: Any) -> None:
+    intents = sandbox.stripe.v1.payment_intents
+    intent = sandbox.charge(capture_method="manual", payment_method_options=SEVERAL, expand=["latest_charge"])
+    assert intent.latest_charge.payment_method_details.card.multicapture.status == "available"
+
+    first = intents.capture(intent.id, {"amount_to_capture": 1000, "final_capture": False})
+    last = intents.capture(intent.id, {"amount_to_capture": 500})
+
+    assert (first.status, first.amount_received, first.amount_capturable) == ("requires_capture", 1000, 999)
+    assert (last.status, last.amount_received, last.amount_capturable) == ("succeeded", 1500, 0)
+    assert [entry["amount"] for entry in sandbox.books("stripe")["captures"]] == [1000, 500]
+    sandbox.mailbox.stripe_events("charge.captured", 2)
+
+
+def test_more_captures_are_refused_where_they_were_not_requested(sandbox: Any) -> None:
+    intent = sandbox.charge(capture_method="manual")
+
+    error = refused(
+        sandbox.stripe.v1.payment_intents.capture, intent.id, {"amount_to_capture": 1, "final_capture": False}
+    )
+
+    assert error.param == "final_capture"
+    assert sandbox.books("stripe")["captures"] == []
+
+
+def test_a_cancel_after_a_capture_releases_the_rest(sandbox: Any) -> None:
+    intents = sandbox.stripe.v1.payment_intents
+    intent = sandbox.charge(capture_method="manual", payment_method_options=SEVERAL)
+    intents.capture(intent.id, {"amount_to_capture": 1000, "final_capture": False})
+    assert refused(intents.capture, intent.id, {"amount_to_capture": 1000}).code == "amount_too_large"
+
+    canceled = intents.cancel(intent.id)
+
+    assert (canceled.status, canceled.amount_received) == ("canceled", 1000)
+    assert [entry["amount"] for entry in sandbox.books("stripe")["voids"]] == [999]
+    assert sandbox.stripe.v1.refunds.create({"payment_intent": intent.id}).amount == 1000
+
+
+def test_an_authorisation_lapses_after_seven_days(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    intents = sandbox.stripe.v1.payment_intents
+    intent = sandbox.charge(capture_method="manual", expand=["latest_charge"])
+    lapses = intent.latest_charge.payment_method_details.card.capture_before
+
+    monkeypatch.setattr(stripe_account, "now", lambda: lapses - 1)
+    assert intents.retrieve(intent.id).status == "requires_capture"
+    monkeypatch.setattr(stripe_account, "now", lambda: lapses)
+
+    assert refused(intents.capture, intent.id).code == "payment_intent_unexpected_state"
+    (event,) = sandbox.mailbox.stripe_events("payment_intent.canceled")
+    assert event["data"]["object"]["cancellation_reason"] == "automatic"
+    assert sandbox.books("stripe")["authorisations"][0]["status"] == "expired"
+
+
+# --- Cards that are used again ------------------------------------------------------------------
+
+
+def new_card(sandbox: Any, number: str = "4242424242424242") -> str:
+    card = {"number": number, "exp_month": 12, "exp_year": 2034, "cvc": "123"}
+    method: str = sandbox.stripe.v1.payment_methods.create({"type": "card", "card": card}).id
+    return method
+
+
+def test_a_card_without_a_customer_is_charged_once(sandbox: Any) -> None:
+    method = new_card(sandbox)
+    customer = sandbox.stripe.v1.customers.create({}).id
+    sandbox.charge(key="1", payment_method=method)
+
+    again = refused(lambda: sandbox.charge(key="2", payment_method=method))
+    kept = refused(sandbox.stripe.v1.payment_methods.attach, method, {"customer": customer})
+
+    assert "may not be used again" in str(again.user_message)
+    assert again.code is None
+    assert "may not be used again" in str(kept.user_message)
+
+
+def test_a_remembered_card_belongs_to_its_customer(sandbox: Any) -> None:
+    method, customer = new_card(sandbox), sandbox.stripe.v1.customers.create({}).id
+    saved = sandbox.charge(key="1", payment_method=method, customer=customer, setup_future_usage="off_session")
+
+    again = sandbox.charge(key="2", payment_method=method, customer=customer, off_session=True)
+
+    assert (saved.setup_future_usage, again.status) == ("off_session", "succeeded")
+    assert sandbox.stripe.v1.payment_methods.retrieve(method).customer == customer
+    assert refused(lambda: sandbox.charge(key="3", payment_method=method)).param == "payment_method"
+    assert refused(lambda: sandbox.charge(key="4", customer="cus_nowhere")).code == "resource_missing"
+
+
+def test_a_deleted_customer_takes_the_cards_along(sandbox: Any) -> None:
+    api = sandbox.stripe.v1
+    customer, method = api.customers.create({"name": "Ada"}).id, new_card(sandbox)
+    api.payment_methods.attach(method, {"customer": customer})
+    assert api.customers.update(customer, {"name": "Ada L.", "metadata": {"a": "b"}}).name == "Ada L."
+    assert [each.id for each in api.customers.payment_methods.list(customer)] == [method]
+
+    assert api.customers.delete(customer).deleted
+
+    assert api.customers.retrieve(customer).deleted
+    assert refused(lambda: sandbox.charge(payment_method=method)).code is None
+    assert refused(lambda: sandbox.charge(customer=customer)).code == "resource_missing"
+
+
+def succeed_challenge(sandbox: Any, intent: Any) -> None:
+    sandbox.http.get(intent.next_action.redirect_to_url.url, params={"result": "succeeded"})
+
+
+OFF_SESSION = [
+    # card, what follows without the shopper before it was set up, and after
+    ("4000002500003155", "authentication_required", "succeeded"),
+    ("4000002760003184", "authentication_required", "authentication_required"),
+    ("4000003800000446", "succeeded", "succeeded"),
+]
+
+
+@pytest.mark.parametrize(("number", "before", "after"), OFF_SESSION)
+def test_a_card_that_was_set_up_is_charged_as_its_issuer_likes(
+    sandbox: Any, number: str, before: str, after: str
+) -> None:
+    api = sandbox.stripe.v1
+    method, customer = new_card(sandbox, number), api.customers.create({}).id
+    api.payment_methods.attach(method, {"customer": customer})
+
+    def while_away(key: str) -> str:
+        try:
+            intent = sandbox.charge(key=key, payment_method=method, customer=customer, off_session=True)
+        except stripe.CardError as error:
+            return str(error.code)
+        return str(intent.status)
+
+    first = while_away("1")
+    setup = api.setup_intents.create(
+        {"payment_method": method, "customer": customer, "confirm": True, "return_url": "https://shop.example/back"}
+    )
+    assert setup.status == "requires_action"
+    succeed_challenge(sandbox, setup)
+
+    assert api.setup_intents.retrieve(setup.id).status == "succeeded"
+    assert (first, while_away("2")) == (before, after)
+
+
+@pytest.mark.parametrize(
+    ("token", "status"), [("pm_card_threeDSecureOptional", "requires_action"), ("pm_card_visa", "succeeded")]
+)
+def test_authentication_happens_on_request_where_the_card_can(sandbox: Any, token: str, status: str) -> None:
+    plain = sandbox.charge(key="1", payment_method=token)
+    asked = sandbox.charge(
+        key="2",
+        payment_method=token,
+        payment_method_options={"card": {"request_three_d_secure": "any"}},
+        return_url="https://shop.example/back",
+        expand=["latest_charge"],
+    )
+
+    assert (plain.status, asked.status) == ("succeeded", status)
+    if status == "succeeded":
+        told = asked.latest_charge.payment_method_details.card.three_d_secure
+        assert (told.result, told.electronic_commerce_indicator) == ("attempt_acknowledged", "06")
+
+
+# --- SetupIntents -------------------------------------------------------------------------------
+
+
+def set_up(sandbox: Any, token: str = "pm_card_visa", **more: Any) -> Any:
+    params = {"payment_method": token, "confirm": True, "return_url": "https://shop.example/back?a=b", **more}
+    return sandbox.stripe.v1.setup_intents.create(params)
+
+
+def test_a_card_is_verified_without_a_payment(sandbox: Any) -> None:
+    setup = set_up(sandbox, metadata={"operation": "op-1"}, usage="on_session", expand=["payment_method"])
+
+    assert (setup.status, setup.payment_method.card.last4) == ("succeeded", "4242")
+    assert [each.id for each in sandbox.stripe.v1.setup_intents.list()] == [setup.id]
+    assert not any(sandbox.books("stripe").values())
+    (event,) = sandbox.mailbox.stripe_events("setup_intent.succeeded")
+    assert event["data"]["object"]["metadata"] == {"operation": "op-1"}
+
+
+def test_a_setup_can_be_declined_and_tried_again(sandbox: Any) -> None:
+    def told(action: Any) -> Any:
+        with pytest.raises(stripe.CardError) as caught:
+            action()
+        return caught.value.error
+
+    confirm = partial(sandbox.stripe.v1.setup_intents.confirm, params={"payment_method": "pm_card_visa"})
+    failed = told(lambda: set_up(sandbox, "pm_card_visa_chargeDeclinedStolenCard")).setup_intent
+    sandbox.script("stripe", "decline", "authorize", code="insufficient_funds")
+    again = told(lambda: confirm(failed.id))
+
+    setup = confirm(failed.id)
+
+    assert failed.last_setup_error.decline_code == "stolen_card"
+    assert again.decline_code == "insufficient_funds"
+    assert (setup.status, setup.last_setup_error) == ("succeeded", None)
+    assert refused(sandbox.stripe.v1.setup_intents.cancel, setup.id).code == "setup_intent_unexpected_state"
+    sandbox.mailbox.stripe_events("setup_intent.setup_failed", 2)
+
+
+def test_a_challenge_of_a_setup_may_fail(sandbox: Any) -> None:
+    setup = set_up(sandbox, "pm_card_threeDSecure2Required")
+    page = setup.next_action.redirect_to_url.url
+
+    back = sandbox.http.get(page, params={"result": "failed"}).headers["location"]
+
+    assert back.startswith("https://shop.example/back?a=b&setup_intent=seti_")
+    assert back.endswith("redirect_status=failed")
+    found = sandbox.stripe.v1.setup_intents.retrieve(setup.id)
+    assert found.last_setup_error.code == "setup_intent_authentication_failure"
+    assert sandbox.stripe.v1.setup_intents.cancel(setup.id).status == "canceled"
+
+
+# --- Disputes -----------------------------------------------------------------------------------
+
+
+def disputed(sandbox: Any, token: str = "pm_card_createDispute") -> Any:
+    intent = sandbox.charge(payment_method=token)
+    (event,) = sandbox.mailbox.stripe_events("charge.dispute.created")
+    assert event["data"]["object"]["payment_intent"] == intent.id
+    return sandbox.stripe.v1.disputes.retrieve(event["data"]["object"]["id"])
+
+
+@pytest.mark.parametrize(
+    ("evidence", "status", "events"),
+    [
+        ("winning_evidence", "won", ["charge.dispute.closed", "charge.dispute.funds_reinstated"]),
+        ("losing_evidence", "lost", ["charge.dispute.closed"]),
+        ("my own words", "under_review", ["charge.dispute.updated"]),
+    ],
+)
+def test_the_evidence_decides_a_dispute(sandbox: Any, evidence: str, status: str, events: list[str]) -> None:
+    disputes = sandbox.stripe.v1.disputes
+    dispute = disputed(sandbox)
+    sandbox.mailbox.stripe_events("charge.dispute.funds_withdrawn")
+    assert (dispute.status, dispute.reason, dispute.amount) == ("needs_response", "fraudulent", 1999)
+    error = refused(sandbox.stripe.v1.refunds.create, {"payment_intent": dispute.payment_intent})
+    assert error.code == "charge_disputed"
+
+    staged = disputes.update(dispute.id, {"evidence": {"customer_name": "Ada"}, "submit": False})
+    sent = disputes.update(dispute.id, {"evidence": {"uncategorized_text": evidence}})
+
+    assert (staged.status, staged.evidence_details.submission_count) == ("needs_response", 0)
+    assert (sent.status, sent.evidence.customer_name) == ("under_review", "Ada")
+    for kind in events:
+        sandbox.mailbox.stripe_events(kind)
+    assert disputes.retrieve(dispute.id).status == status
+    assert refused(disputes.close, dispute.id).code is None
+    assert [each.id for each in disputes.list({"payment_intent": dispute.payment_intent})] == [dispute.id]
+
+
+def test_a_dispute_can_be_given_up(sandbox: Any) -> None:
+    dispute = disputed(sandbox, "pm_card_createDisputeProductNotReceived")
+
+    closed = sandbox.stripe.v1.disputes.close(dispute.id)
+
+    assert (dispute.reason, closed.status) == ("product_not_received", "lost")
+    sandbox.mailbox.stripe_events("charge.dispute.closed")
+    assert refused(sandbox.stripe.v1.disputes.update, dispute.id, {"evidence": {"nonsense": "x"}}).code
+
+
+def test_an_inquiry_takes_no_money_until_it_escalates(sandbox: Any) -> None:
+    dispute = disputed(sandbox, "pm_card_createDisputeInquiry")
+    assert (dispute.status, dispute.balance_transactions) == ("warning_needs_response", [])
+
+    sandbox.stripe.v1.disputes.update(dispute.id, {"evidence": {"uncategorized_text": "escalate_inquiry_evidence"}})
+
+    sandbox.mailbox.stripe_events("charge.dispute.funds_withdrawn")
+    assert sandbox.stripe.v1.disputes.retrieve(dispute.id).status == "needs_response"
+
+
+def test_an_inquiry_may_be_refunded(sandbox: Any) -> None:
+    dispute = disputed(sandbox, "pm_card_createDisputeInquiry")
+
+    refund = sandbox.stripe.v1.refunds.create({"payment_intent": dispute.payment_intent})
+
+    assert refund.status == "succeeded"
+    assert sandbox.stripe.v1.disputes.close(dispute.id).status == "warning_closed"
+
+
+def test_a_network_may_warn_of_fraud(sandbox: Any) -> None:
+    intent = sandbox.charge(payment_method="pm_card_createIssuerFraudRecord")
+
+    (event,) = sandbox.mailbox.stripe_events("radar.early_fraud_warning.created")
+
+    assert event["data"]["object"]["charge"] == intent.latest_charge
+
+
+def test_a_refund_may_take_its_time(sandbox: Any) -> None:
+    intent = sandbox.charge(payment_method="pm_card_pendingRefund")
+    refund = sandbox.stripe.v1.refunds.create({"payment_intent": intent.id})
+    assert refund.status == "pending"
+
+    (event,) = sandbox.mailbox.stripe_events("charge.refund.updated")
+
+    assert event["data"]["object"]["status"] == "succeeded"
+    assert sandbox.stripe.v1.refunds.retrieve(refund.id).status == "succeeded"
+
+
+# --- Every documented trigger -------------------------------------------------------------------
+
+DOCUMENTED = json.loads(files("providers.sandbox").joinpath("test_triggers.json").read_text("utf-8"))["stripe"]["cards"]
+CHARGED = (
+    "succeeded_then_",
+    "succeeded_available",
+    "succeeded_cvc",
+    "refund_",
+)
+
+
+def what_comes_of(sandbox: Any, method: str) -> tuple[str, str | None, str | None]:
+    """The status, and where it is a decline its codes; a challenge is passed first."""
+    try:
+        intent = sandbox.charge(payment_method=method, return_url="https://shop.example/back")
+    except stripe.CardError as caught:
+        told: Any = caught.error
+        return "declined", told.code, told.decline_code
+    if intent.status != "requires_action":
+        return str(intent.status), None, None
+    succeed_challenge(sandbox, intent)
+    found = sandbox.stripe.v1.payment_intents.retrieve(intent.id)
+    error = found.last_payment_error
+    return f"challenged, {found.status}", error and error.code, getattr(error, "decline_code", None)
+
+
+@pytest.mark.parametrize("row", DOCUMENTED, ids=[row["number"] for row in DOCUMENTED])
+def test_every_documented_card_does_what_is_documented(sandbox: Any, row: dict[str, Any]) -> None:
+    expected = {
+        "succeeded": ("succeeded", None, None),
+        "declined": ("declined", row["code"], row["decline_code"]),
+        "declined_on_charge_only": ("declined", row["code"], row["decline_code"]),
+        "blocked": ("declined", row["code"], row["decline_code"]),
+        "requires_action": ("challenged, succeeded", None, None),
+        "requires_action_then_declined": ("challenged, requires_payment_method", row["code"], row["decline_code"]),
+        "succeeded_off_session": ("challenged, succeeded", None, None),
+    }
+    if row["outcome"] == "declined_on_create":
+        with pytest.raises(stripe.CardError) as caught:
+            new_card(sandbox, row["number"])
+        assert caught.value.code == row["code"]
+        return
+    outcome = "succeeded" if row["outcome"].startswith(CHARGED) else row["outcome"]
+
+    assert what_comes_of(sandbox, new_card(sandbox, row["number"])) == expected[outcome]
+
+
+TOKENS = [token for row in DOCUMENTED for token in row["tokens"] if token.startswith("pm_")]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_every_documented_token_is_its_card(sandbox: Any, token: str) -> None:
+    row = next(row for row in DOCUMENTED if token in row["tokens"])
+    try:
+        intent = sandbox.charge(payment_method=token, expand=["payment_method"])
+        card = intent.payment_method.card
+    except stripe.CardError as caught:
+        told: Any = caught.error
+        card = told.payment_method.card
+
+    assert card.last4 == row["number"][-4:]
