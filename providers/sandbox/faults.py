@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal, get_args
 
-Operation = Literal["authorize", "capture", "void", "refund", "lookup", "create", "tokenize", "other"]
+Operation = Literal[
+    "authorize", "capture", "void", "refund", "lookup", "create", "tokenize", "increment", "defend", "accept", "other"
+]
 Group = Literal["answer", "latency", "decision", "webhook"]
 Psp = Literal["stripe", "adyen"]
 
@@ -69,7 +71,7 @@ KINDS: dict[str, Kind] = {
         operations=_AUTHORIZE_ONLY,
         times=STANDING,
     ),
-    "fail_later": Kind("decision", operations=("capture", "void", "refund")),
+    "fail_later": Kind("decision", operations=("capture", "void", "refund", "increment")),
     "duplicate_webhook": Kind("webhook", parameters={"copies": 2}),
     "late_webhook": Kind("webhook", parameters={"latency_ms": 5000}),
     "reorder_webhook": Kind("webhook", parameters={"latency_ms": 2000}),
