@@ -569,6 +569,7 @@ class Soon:
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
+        self.items: list[dict[str, Any]] = []
         self.books = Books()
         self.psp = AdyenPsp(
             self.books,
@@ -583,6 +584,7 @@ class Soon:
         """The answer, and the codes of the events that were told with it."""
         call = Call({"merchantAccount": MERCHANT, **params}, path_id, None, "r", "http://x", None, lambda: None)
         answer = self.psp.timely(act)(call)
+        self.items = [json.loads(body)["notificationItems"][0]["NotificationRequestItem"] for _, _, body in call.events]
         return json.loads(answer.body), [kind for _, kind, _ in call.events]
 
 
@@ -594,6 +596,8 @@ def test_an_authorisation_lapses_in_time(new_adyen_payment: Any) -> None:
     _, events = soon.ask(soon.psp.capture, payment["pspReference"], amount=EUR)
 
     assert events == ["EXPIRE", "CAPTURE"]
+    assert (soon.items[0]["pspReference"], soon.items[0]["amount"]) == (payment["pspReference"], EUR)
+    assert soon.items[0]["eventDate"] == "2027-02-12T08:00:00+00:00"
     assert [entry.status for entry in soon.books.entries("authorisations")] == ["expired"]
     assert list(soon.books.entries("captures")) == []
 
