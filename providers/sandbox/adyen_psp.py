@@ -34,6 +34,7 @@ from providers.sandbox.adyen_requests import (
     read_holder,
     read_metadata,
     read_reference,
+    scripted_failure,
     scripted_refusal,
     text,
     triggered_advice,
@@ -55,7 +56,6 @@ NOT_CAPTURED = "Transaction hasn't been captured, refund not possible"
 CANNOT_CANCEL = "Transaction is not in a state that can be cancelled"
 CANNOT_ADJUST = "Transaction is not in a state that can be adjusted"
 OTHER_CURRENCY = "Currency of the modification differs from the payment"
-SCRIPTED_FAILURE = "Declined by the acquirer"
 LATER_FAILURE = "Rejected by the card scheme"
 
 AUTHORISATION_LIFE_S = 28 * 24 * 3600
@@ -431,8 +431,7 @@ class AdyenPsp:
         amount: int,
         currency: str,
     ) -> None:
-        if failure is None and call.take_decision() is not None:
-            failure = SCRIPTED_FAILURE
+        failure = failure or scripted_failure(call)
         if failure is None:
             self._move(payment, book, amount)
         entry = None

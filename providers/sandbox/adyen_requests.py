@@ -13,6 +13,7 @@ ENCRYPTED_TEST_PREFIX = "test_"
 REFERENCE_MAX = 80
 METADATA_MAX, METADATA_NAME_MAX, METADATA_VALUE_MAX = 20, 20, 80
 GENERIC_REFUSAL = "2"
+SCRIPTED_FAILURE = "Declined by the acquirer"
 _MONTHS = {form for month in range(1, 13) for form in (f"{month}", f"{month:02d}")}
 
 
@@ -87,6 +88,16 @@ def scripted_refusal(call: Call) -> AdyenRefusal | None:
         return None
     code = scripted.parameters["code"]
     return adyen_refusal(str(code or GENERIC_REFUSAL)) or adyen_refusal(GENERIC_REFUSAL)
+
+
+def scripted_failure(call: Call) -> str | None:
+    """Why a modification fails, where a fault script says so: in the issuer's words where the script names its refusal."""
+    scripted = call.take_decision()
+    if scripted is None:
+        return None
+    code = scripted.parameters.get("code")
+    refusal = adyen_refusal(str(code)) if code else None
+    return SCRIPTED_FAILURE if refusal is None else refusal.reason
 
 
 def manual_capture(params: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Literal, get_args
 
 Operation = Literal[
-    "authorize", "capture", "void", "refund", "lookup", "create", "tokenize", "increment", "defend", "accept", "other"
+    "authorize", "capture", "void", "refund", "increment", "defend", "accept", "lookup", "create", "tokenize", "other"
 ]
 Group = Literal["answer", "latency", "decision", "webhook"]
 Psp = Literal["stripe", "adyen"]
@@ -38,7 +38,8 @@ class Kind:
     times: int | None = 1
 
 
-_AUTHORIZE_ONLY = ("authorize", "any")
+_ISSUERS = ("authorize", "increment", "any")
+"""What an issuer decides, and may decline."""
 
 KINDS: dict[str, Kind] = {
     "latency": Kind("latency", before_effect=True, parameters={"latency_ms": 1000}),
@@ -64,11 +65,11 @@ KINDS: dict[str, Kind] = {
     "truncated": Kind("answer"),
     "wrong_amount": Kind("answer", parameters={"difference": 1}),
     "wrong_currency": Kind("answer", parameters={"currency": "XTS"}),
-    "decline": Kind("decision", parameters={"code": None}, operations=_AUTHORIZE_ONLY),
+    "decline": Kind("decision", parameters={"code": None}, operations=_ISSUERS),
     "approval_rate": Kind(
         "decision",
         parameters={"rate": 1, "code": None, "seed": None},
-        operations=_AUTHORIZE_ONLY,
+        operations=_ISSUERS,
         times=STANDING,
     ),
     "fail_later": Kind("decision", operations=("capture", "void", "refund", "increment")),
@@ -112,7 +113,7 @@ class Rule:
         """Whether this request is one the rule is about."""
         if self.operation not in ("any", subject.operation):
             return False
-        if "authorize" not in (self.operation, subject.operation) and (self.kind.operations == _AUTHORIZE_ONLY):
+        if subject.operation not in _ISSUERS and self.kind.operations == _ISSUERS:
             return False
         if "currency" in self.match and self.match["currency"] != (subject.currency or "").upper():
             return False

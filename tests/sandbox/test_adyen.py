@@ -300,13 +300,21 @@ def test_a_final_authorisation_cannot_be_adjusted(sandbox: Any) -> None:
     assert [entry["amount"] for entry in sandbox.books("adyen")["authorisations"]] == [1000]
 
 
-def test_an_issuer_may_refuse_an_adjustment(sandbox: Any) -> None:
+@pytest.mark.parametrize(
+    ("fault", "more", "reason"),
+    [
+        ("fail_later", {}, "Declined by the acquirer"),
+        ("decline", {"code": "NOT_ENOUGH_BALANCE"}, "Not enough balance"),
+    ],
+)
+def test_an_issuer_may_refuse_an_adjustment(sandbox: Any, fault: str, more: Any, reason: str) -> None:
     payment = sandbox.pay(additionalData=PRE_AUTH)["pspReference"]
-    sandbox.script("adyen", "fail_later", "increment")
+    sandbox.script("adyen", fault, "increment", **more)
 
     sandbox.modify("adjust", payment, "a-1", amount=EUR | {"value": 1500})
 
-    assert sandbox.mailbox.adyen_items("AUTHORISATION_ADJUSTMENT")[0]["success"] == "false"
+    item = sandbox.mailbox.adyen_items("AUTHORISATION_ADJUSTMENT")[0]
+    assert (item["success"], item["reason"]) == ("false", reason)
     assert [entry["amount"] for entry in sandbox.books("adyen")["authorisations"]] == [1000]
 
 
