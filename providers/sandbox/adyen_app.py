@@ -24,6 +24,7 @@ from providers.sandbox.postman import Postman
 from providers.sandbox.wire_log import WireLog
 
 KEY_LENGTH_MAX = 64
+DISPUTES = "/ca/services/DisputeService/v30"
 
 
 class AdyenDialect:
@@ -52,7 +53,8 @@ class AdyenDialect:
             return errors.unauthorized()
         # /payments/details names no account; wherever one is named it must be the right one.
         wanted = not request.url.path.endswith("/payments/details")
-        account = params.get("merchantAccount")
+        disputes = request.url.path.startswith(DISPUTES)
+        account = params.get("merchantAccountCode" if disputes else "merchantAccount")
         if account == self._merchant_account or (account is None and not wanted):
             return None
         return errors.wrong_merchant_account(new_psp_reference())
@@ -106,7 +108,7 @@ class AdyenDialect:
 
 
 def adyen_app(config: SandboxConfig) -> Starlette:
-    """Adyen's Checkout API under ``/v72`` and the control paths under ``/_sandbox``."""
+    """Adyen's Checkout API under ``/v72``, its Disputes API, and the control paths under ``/_sandbox``."""
     books = Books()
     postman = Postman(
         url=config.adyen_webhook_url,
@@ -137,23 +139,28 @@ def _routes(desk: Desk, psp: AdyenPsp) -> list[Route]:
     def modification(operation: str) -> Any:
         return partial(psp.modification_subject, operation)
 
+    disputes = psp.disputes
     table = [
-        ("POST", "/v72/payments", Verb(psp.payment_subject, psp.pay)),
-        ("POST", "/v72/payments/details", Verb(psp.details_subject, psp.details)),
-        ("POST", "/v72/payments/{id}/captures", Verb(modification("capture"), psp.capture)),
-        ("POST", "/v72/payments/{id}/cancels", Verb(modification("void"), psp.cancel)),
-        ("POST", "/v72/payments/{id}/refunds", Verb(modification("refund"), psp.refund)),
-        (
-            "POST",
-            "/v72/payments/{id}/amountUpdates",
-            Verb(modification("authorize"), psp.adjust),
-        ),
-        ("POST", "/v72/cancels", Verb(modification("void"), psp.technical_cancel)),
-        ("POST", "/v72/storedPaymentMethods", Verb(_other("tokenize"), psp.store)),
-        ("GET", "/v72/storedPaymentMethods", Verb(_other("lookup"), psp.list_stored)),
-        ("DELETE", "/v72/storedPaymentMethods/{id}", Verb(_other("other"), psp.forget)),
+        ("POST", "/v72/payments", psp.payment_subject, psp.pay),
+        ("POST", "/v72/payments/details", psp.details_subject, psp.details),
+        ("POST", "/v72/payments/{id}/captures", modification("capture"), psp.capture),
+        ("POST", "/v72/payments/{id}/cancels", modification("void"), psp.cancel),
+        ("POST", "/v72/payments/{id}/refunds", modification("refund"), psp.refund),
+        ("POST", "/v72/payments/{id}/amountUpdates", modification("increment"), psp.adjust),
+        ("POST", "/v72/cancels", modification("void"), psp.technical_cancel),
+        ("POST", "/v72/storedPaymentMethods", _other("tokenize"), psp.store),
+        ("GET", "/v72/storedPaymentMethods", _other("lookup"), psp.list_stored),
+        ("DELETE", "/v72/storedPaymentMethods/{id}", _other("other"), psp.forget),
+        ("POST", f"{DISPUTES}/retrieveApplicableDefenseReasons", disputes.subject("lookup"), disputes.reasons),
+        ("POST", f"{DISPUTES}/supplyDefenseDocument", disputes.subject("other"), disputes.supply),
+        ("POST", f"{DISPUTES}/deleteDisputeDefenseDocument", disputes.subject("other"), disputes.delete),
+        ("POST", f"{DISPUTES}/defendDispute", disputes.subject("defend"), disputes.defend),
+        ("POST", f"{DISPUTES}/acceptDispute", disputes.subject("accept"), disputes.accept),
     ]
-    return [Route(path, partial(_serve, desk, verb), methods=[method]) for method, path, verb in table]
+    return [
+        Route(path, partial(_serve, desk, Verb(subject, psp.timely(act))), methods=[method])
+        for method, path, subject, act in table
+    ]
 
 
 def _other(operation: str) -> Any:

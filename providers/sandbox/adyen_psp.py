@@ -1,16 +1,23 @@
 """The simulated Adyen: Checkout v72 payments and modifications, with its own books.
 
 Modifications answer "received" and tell their result by webhook, as at Adyen. The books move at
-once, so a test needs no webhook to know the truth.
+once, so a test needs no webhook to know the truth. What is told in time is told with the next request after it:
+an authorisation that lapsed (EXPIRE) and a challenge that nobody came back from (OFFER_CLOSED).
 """
 
-import secrets
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
+from providers.sandbox import adyen_authentication as authentication
 from providers.sandbox import adyen_errors as errors
+from providers.sandbox.adyen_authentication import Challenges
+from providers.sandbox.adyen_disputes import AdyenDisputes
 from providers.sandbox.adyen_objects import (
     Payment,
     new_psp_reference,
@@ -21,12 +28,16 @@ from providers.sandbox.adyen_objects import (
 from providers.sandbox.adyen_requests import (
     as_dict,
     manual_capture,
+    pre_authorised,
     read_amount,
     read_card,
+    read_holder,
     read_metadata,
     read_reference,
+    scripted_failure,
     scripted_refusal,
     text,
+    triggered_advice,
     triggered_refusal,
 )
 from providers.sandbox.answers import Answer
@@ -36,7 +47,7 @@ from providers.sandbox.desk import Call, RefusedError, json_answer
 from providers.sandbox.faults import Subject
 from providers.sandbox.postman import Postman
 from providers.sandbox.signatures import adyen_signature
-from providers.sandbox.triggers import adyen_refusal
+from providers.sandbox.triggers import adyen_later_failure
 
 REFUND_REASONS = ("FRAUD", "CUSTOMER REQUEST", "RETURN", "DUPLICATE", "OTHER")
 
@@ -45,7 +56,12 @@ NOT_CAPTURED = "Transaction hasn't been captured, refund not possible"
 CANNOT_CANCEL = "Transaction is not in a state that can be cancelled"
 CANNOT_ADJUST = "Transaction is not in a state that can be adjusted"
 OTHER_CURRENCY = "Currency of the modification differs from the payment"
-SCRIPTED_FAILURE = "Declined by the acquirer"
+LATER_FAILURE = "Rejected by the card scheme"
+
+AUTHORISATION_LIFE_S = 28 * 24 * 3600
+"""After this an authorisation that nobody captured lapses: https://docs.adyen.com/online-payments/capture"""
+OFFER_LIFE_S = 12 * 3600
+"""How long a shopper has to come back: the description of OFFER_CLOSED in Adyen's webhook document."""
 
 
 class AdyenPsp:
@@ -59,7 +75,11 @@ class AdyenPsp:
         merchant_account: str,
         hmac_key: str,
         multiple_captures: bool,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        """``now`` is the time at this PSP, in seconds since the epoch."""
+        self._now = now
+        self.disputes = AdyenDisputes(self._notify, now)
         self.books = books
         self.postman = postman
         self._merchant_account = merchant_account
@@ -72,14 +92,18 @@ class AdyenPsp:
         self.payments: dict[str, Payment] = {}
         self.payments_by_reference: dict[str, list[Payment]] = {}
         self.stored: dict[str, tuple[str, Card]] = {}
-        self.redirect_results: dict[str, tuple[str, bool]] = {}
+        self._challenges = Challenges()
+        self._offers: deque[Payment] = deque()
+        self._uncaptured: deque[Payment] = deque()
+        self.disputes.clear()
 
     # -- what a request is about, for faults and the log
 
     def payment_subject(self, params: Mapping[str, Any], path_id: str) -> tuple[Subject, str | None]:
         """A new payment: reference, currency and card are in the request."""
         try:
-            card = read_card(as_dict(params.get("paymentMethod")), self.stored)
+            shopper = text(params.get("shopperReference"))
+            card = read_card(as_dict(params.get("paymentMethod")), self.stored, shopper)
         except RefusedError:
             card = None
         subject = Subject(
@@ -92,9 +116,8 @@ class AdyenPsp:
 
     def details_subject(self, params: Mapping[str, Any], path_id: str) -> tuple[Subject, str | None]:
         """The second half of a payment with a challenge."""
-        result = text(as_dict(params.get("details")).get("redirectResult")) or ""
-        psp_reference, _ = self.redirect_results.get(result, ("", False))
-        return self._subject_of("authorize", self.payments.get(psp_reference), None)
+        payment = self._challenges.payment_of(as_dict(params.get("details")))
+        return self._subject_of("authorize", payment, None)
 
     def modification_subject(
         self, operation: str, params: Mapping[str, Any], path_id: str
@@ -129,16 +152,17 @@ class AdyenPsp:
         interaction = params.get("shopperInteraction", "Ecommerce")
         if not params.get("returnUrl") and interaction != "ContAuth":
             raise errors.invalid("14_030", "Return URL is missing.")
-        card = read_card(method, self.stored)
-        metadata = read_metadata(params)
         payment = Payment(
             reference=reference,
             amount=amount,
             currency=currency,
-            card=card,
+            card=read_card(method, self.stored, text(params.get("shopperReference"))),
             manual_capture=manual_capture(params),
             key=call.key,
-            metadata=metadata,
+            metadata=read_metadata(params),
+            created=self._now(),
+            holder_name=read_holder(params),
+            pre_authorised=pre_authorised(params),
             return_url=text(params.get("returnUrl")) or "",
             shopper_reference=text(params.get("shopperReference")),
         )
@@ -146,40 +170,66 @@ class AdyenPsp:
             payment.stored_id = new_psp_reference()
         self.payments[payment.psp_reference] = payment
         self.payments_by_reference.setdefault(reference, []).append(payment)
-        payment.refusal = triggered_refusal(params, card)
-        if payment.refusal is None:
-            payment.refusal = scripted_refusal(call)
-        authentication = as_dict(params.get("authenticationData"))
-        if authentication.get("attemptAuthentication") == "always":
-            payment.pending_redirect = True
-        else:
+        payment.refusal = triggered_refusal(params, payment.card) or scripted_refusal(call)
+        payment.advice = triggered_advice(params, payment.card)
+        authentication.begin(payment, params)
+        if payment.step is None:
             self._settle_authorisation(payment, call)
+        else:
+            self._challenges.opened(payment)
+            self._offers.append(payment)
         return json_answer(200, payment_json(payment, call.base_url))
 
     def details(self, call: Call) -> Answer:
-        """POST /payments/details with the redirectResult of the challenge page."""
-        result = text(as_dict(call.params.get("details")).get("redirectResult")) or ""
-        psp_reference, succeeded = self.redirect_results.get(result, ("", False))
-        payment = self.payments.get(psp_reference)
-        if payment is None:
-            raise errors.invalid("101", "Invalid redirectResult")
-        if payment.pending_redirect:
-            payment.pending_redirect = False
-            if not succeeded:
-                payment.refusal = adyen_refusal("11")
+        """POST /payments/details with what the shopper brought back of a challenge."""
+        details = as_dict(call.params.get("details"))
+        payment = self._challenges.payment_of(details)
+        if payment is None or (payment.cancelled and not payment.authorised):
+            raise errors.invalid("702", "Invalid redirectResult or threeDSResult")
+        if payment.step is not None and self._challenges.advance(payment, details):
             self._settle_authorisation(payment, call)
         return json_answer(200, payment_json(payment, call.base_url))
 
     def complete_challenge(self, psp_reference: str, *, succeeded: bool) -> str | None:
         """The shopper's answer on the challenge page; gives the address to return to.
 
-        Raises KeyError for a payment that is not there.
+        Raises KeyError for a payment that is not there, or waits for nothing.
         """
         payment = self.payments[psp_reference]
-        result = secrets.token_urlsafe(24)
-        self.redirect_results[result] = (psp_reference, succeeded)
+        if payment.step is None:
+            raise KeyError(psp_reference)
         mark = "&" if "?" in payment.return_url else "?"
-        return f"{payment.return_url}{mark}redirectResult={result}"
+        result = self._challenges.answered(payment, payment.step, succeeded=succeeded)
+        return f"{payment.return_url}{mark}{quote(result, safe='=')}"
+
+    def timely(self, act: Callable[[Call], Answer]) -> Callable[[Call], Answer]:
+        """``act``, after everything that time has brought about since the last request."""
+
+        def acted(call: Call) -> Answer:
+            now = self._now()
+            while self._offers and self._offers[0].created + OFFER_LIFE_S <= now:
+                self._lapse(self._offers.popleft(), "OFFER_CLOSED", call)
+            while self._uncaptured and self._uncaptured[0].created + AUTHORISATION_LIFE_S <= now:
+                self._lapse(self._uncaptured.popleft(), "EXPIRE", call)
+            return act(call)
+
+        return acted
+
+    def _lapse(self, payment: Payment, event_code: str, call: Call) -> None:
+        offered = event_code == "OFFER_CLOSED"
+        if payment.cancelled or payment.captured or payment.authorised is offered:
+            return
+        payment.cancelled = True
+        self.books.mark_authorisation(payment.psp_reference, "expired")
+        self._notify(
+            call,
+            payment,
+            event_code=event_code,
+            psp_reference=payment.psp_reference,
+            merchant_reference=payment.reference,
+            failure=None,
+            reason="",
+        )
 
     def _settle_authorisation(self, payment: Payment, call: Call) -> None:
         """Book the issuer's answer and tell it by webhook."""
@@ -194,6 +244,8 @@ class AdyenPsp:
                 payment.captured, payment.captures = payment.amount, 1
                 self._book("captures", payment, payment.psp_reference, payment.reference)
                 self.books.mark_authorisation(payment.psp_reference, "captured")
+            elif payment.manual_capture:
+                self._uncaptured.append(payment)
             reason = f"{payment.auth_code}:{card.last4}:{card.exp_month:02d}/{card.exp_year}"
         else:
             payment.stored_id = None
@@ -208,6 +260,8 @@ class AdyenPsp:
             failure=None if approved else reason,
             reason=reason,
         )
+        if payment.captured:
+            self.disputes.raised(payment, payment.captured, call)
 
     # -- modifications
 
@@ -278,7 +332,7 @@ class AdyenPsp:
         failure = None
         if currency != payment.currency:
             failure = OTHER_CURRENCY
-        elif not payment.authorised or payment.cancelled or payment.captured:
+        elif not payment.pre_authorised or not payment.authorised or payment.cancelled or payment.captured:
             failure = CANNOT_ADJUST
         return self._modify(
             call,
@@ -377,12 +431,12 @@ class AdyenPsp:
         amount: int,
         currency: str,
     ) -> None:
-        if failure is None and call.take_decision() is not None:
-            failure = SCRIPTED_FAILURE
+        failure = failure or scripted_failure(call)
         if failure is None:
             self._move(payment, book, amount)
+        entry = None
         if failure is not None or book != "authorisations":
-            self._book(
+            entry = self._book(
                 book if failure is None else "rejections",
                 payment,
                 modification,
@@ -392,17 +446,23 @@ class AdyenPsp:
                 key=call.key,
                 reason=failure,
             )
-        self._notify(
+        tell = partial(
+            self._notify,
             call,
             payment,
-            event_code=event_code,
             psp_reference=modification,
             merchant_reference=reference or payment.reference,
-            failure=failure,
-            reason=failure or "",
             amount=amount,
             currency=currency,
         )
+        tell(event_code=event_code, failure=failure, reason=failure or "")
+        undone = adyen_later_failure(payment.holder_name, book)
+        if failure is None and undone is not None and entry is not None:
+            self._undo(payment, book, amount)
+            entry.status = "failed"
+            tell(event_code=undone, failure=None, reason=LATER_FAILURE)
+        elif failure is None and book == "captures":
+            self.disputes.raised(payment, amount, call)
 
     # -- shared by the verbs
 
@@ -422,6 +482,14 @@ class AdyenPsp:
             case _:
                 payment.cancelled = True
                 self.books.mark_authorisation(payment.psp_reference, "voided")
+
+    @staticmethod
+    def _undo(payment: Payment, book: Book, amount: int) -> None:
+        """Give a capture or a refund back: the scheme has rejected it."""
+        if book == "captures":
+            payment.captured -= amount
+        else:
+            payment.refunded -= amount
 
     def _payment_in_path(self, call: Call) -> Payment:
         payment = self.payments.get(call.path_id)
@@ -444,9 +512,9 @@ class AdyenPsp:
         currency: str | None = None,
         key: str | None = None,
         reason: str | None = None,
-    ) -> None:
+    ) -> Entry:
         statuses = {"authorisations": "authorised", "declines": "declined", "rejections": "failed"}
-        self.books.write(
+        return self.books.write(
             book,
             Entry(
                 id=entry_id,
@@ -473,6 +541,7 @@ class AdyenPsp:
         reason: str,
         amount: int | None = None,
         currency: str | None = None,
+        additional: dict[str, str] | None = None,
     ) -> None:
         item = notification_item(
             payment,
@@ -484,6 +553,8 @@ class AdyenPsp:
             reason=reason,
             amount=payment.amount if amount is None else amount,
             currency=currency or payment.currency,
+            now=self._now(),
+            additional=additional or {},
         )
         item["additionalData"]["hmacSignature"] = adyen_signature(item, self._hmac_key)
         body = {"live": "false", "notificationItems": [{"NotificationRequestItem": item}]}
@@ -496,10 +567,10 @@ class AdyenPsp:
         shopper = text(call.params.get("shopperReference"))
         if not shopper:
             raise errors.invalid("139", "Recurring requires shopperEmail and shopperReference")
-        card = read_card(as_dict(call.params.get("paymentMethod")), self.stored)
+        card = read_card(as_dict(call.params.get("paymentMethod")), self.stored, shopper)
         stored_id = new_psp_reference()
         self.stored[stored_id] = (shopper, card)
-        return json_answer(200, stored_json(stored_id, shopper, card))
+        return json_answer(201, stored_json(stored_id, shopper, card))
 
     def list_stored(self, call: Call) -> Answer:
         """GET /storedPaymentMethods?shopperReference=&merchantAccount=."""
@@ -517,9 +588,11 @@ class AdyenPsp:
         return json_answer(200, body)
 
     def forget(self, call: Call) -> Answer:
-        """DELETE /storedPaymentMethods/{id}."""
-        if self.stored.pop(call.path_id, None) is None:
+        """DELETE /storedPaymentMethods/{id}?shopperReference=&merchantAccount=."""
+        owner, _ = self.stored.get(call.path_id, (None, None))
+        if owner is None or owner != text(call.params.get("shopperReference")):
             raise errors.invalid("803", "PaymentDetail not found")
+        del self.stored[call.path_id]
         return Answer(204, b"")
 
 

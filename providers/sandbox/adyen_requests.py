@@ -7,21 +7,22 @@ from typing import Any
 from providers.sandbox import adyen_errors as errors
 from providers.sandbox.cards import Card, luhn_valid
 from providers.sandbox.desk import Call
-from providers.sandbox.triggers import AdyenRefusal, adyen_refusal, adyen_refusal_by_card
+from providers.sandbox.triggers import AdyenRefusal, adyen_merchant_advice, adyen_refusal, adyen_refusal_by_card
 
 ENCRYPTED_TEST_PREFIX = "test_"
 REFERENCE_MAX = 80
 METADATA_MAX, METADATA_NAME_MAX, METADATA_VALUE_MAX = 20, 20, 80
 GENERIC_REFUSAL = "2"
+SCRIPTED_FAILURE = "Declined by the acquirer"
 _MONTHS = {form for month in range(1, 13) for form in (f"{month}", f"{month:02d}")}
 
 
-def read_card(method: Mapping[str, Any], stored: Mapping[str, tuple[str, Card]]) -> Card:
-    """Card data in any of the three ways: raw, encrypted (test values), stored."""
+def read_card(method: Mapping[str, Any], stored: Mapping[str, tuple[str, Card]], shopper: str | None) -> Card:
+    """Card data in any of the three ways: raw, encrypted (test values), stored for this shopper."""
     stored_id = method.get("storedPaymentMethodId") or method.get("recurringDetailReference")
     if stored_id is not None:
         kept = stored.get(str(stored_id))
-        if kept is None:
+        if kept is None or kept[0] != shopper:
             raise errors.invalid("803", "PaymentDetail not found")
         card = kept[1]
         return Card(card.number, card.exp_month, card.exp_year, None)
@@ -43,7 +44,7 @@ def read_card(method: Mapping[str, Any], stored: Mapping[str, tuple[str, Card]])
 def triggered_refusal(params: Mapping[str, Any], card: Card) -> AdyenRefusal | None:
     """The refusal asked for by response code, holder name or card number, or by a real defect."""
     asked = as_dict(params.get("additionalData")).get("RequestedTestAcquirerResponseCode")
-    holder = text(as_dict(params.get("paymentMethod")).get("holderName")) or ""
+    holder = read_holder(params).partition(":")[0]
     refusal = (adyen_refusal(str(asked)) if asked is not None else None) or adyen_refusal(
         holder if not holder.isdigit() else ""
     )
@@ -54,6 +55,32 @@ def triggered_refusal(params: Mapping[str, Any], card: Card) -> AdyenRefusal | N
     return None if refusal is None or refusal.approved else refusal
 
 
+def triggered_advice(params: Mapping[str, Any], card: Card) -> str | None:
+    """What the network says beside the refusal of "DECLINED:03": Mastercard's advice, of other cards their raw response.
+
+    The suffix is this sandbox's own.
+    """
+    code = read_holder(params).partition(":")[2].strip()
+    if not code:
+        return None
+    return adyen_merchant_advice(code) if card.brand == "mastercard" else f"{code} : Declined by the issuer"
+
+
+def read_holder(params: Mapping[str, Any]) -> str:
+    """The holder name, "" where there is none."""
+    return text(as_dict(params.get("paymentMethod")).get("holderName")) or ""
+
+
+def merchant_initiated(params: Mapping[str, Any]) -> bool:
+    """Whether the shopper is away: a card on file may be charged by one click, the other models are the merchant's."""
+    return params.get("shopperInteraction") == "ContAuth" and params.get("recurringProcessingModel") != "CardOnFile"
+
+
+def pre_authorised(params: Mapping[str, Any]) -> bool:
+    """Whether the amount may be changed later."""
+    return str(as_dict(params.get("additionalData")).get("authorisationType", "")).lower() == "preauth"
+
+
 def scripted_refusal(call: Call) -> AdyenRefusal | None:
     """The refusal a fault script asks for, if it does."""
     scripted = call.take_decision()
@@ -61,6 +88,16 @@ def scripted_refusal(call: Call) -> AdyenRefusal | None:
         return None
     code = scripted.parameters["code"]
     return adyen_refusal(str(code or GENERIC_REFUSAL)) or adyen_refusal(GENERIC_REFUSAL)
+
+
+def scripted_failure(call: Call) -> str | None:
+    """Why a modification fails, where a fault script says so: in the issuer's words where the script names its refusal."""
+    scripted = call.take_decision()
+    if scripted is None:
+        return None
+    code = scripted.parameters.get("code")
+    refusal = adyen_refusal(str(code)) if code else None
+    return SCRIPTED_FAILURE if refusal is None else refusal.reason
 
 
 def manual_capture(params: Mapping[str, Any]) -> bool:

@@ -82,7 +82,7 @@ KINDS: dict[str, Kind] = {
         operations=_ISSUERS,
         times=STANDING,
     ),
-    "fail_later": Kind("decision", operations=("capture", "void", "refund"), psps=("stripe", "adyen")),
+    "fail_later": Kind("decision", operations=("capture", "void", "refund", "increment"), psps=("stripe", "adyen")),
     "duplicate_webhook": Kind("webhook", parameters={"copies": 2}),
     "late_webhook": Kind("webhook", parameters={"latency_ms": 5000}),
     "reorder_webhook": Kind("webhook", parameters={"latency_ms": 2000}),

@@ -59,6 +59,25 @@ _CHALLENGES = {
     "4000000000003055": "if_requested",
 }
 
+@dataclass(frozen=True, slots=True)
+class AdyenAuthentication:
+    """What the card schemes' directory says of one card number, and what happens without its shopper."""
+
+    directory: str
+    """EMVCo's transStatus: C a challenge, Y authenticated and A attempted without one, N not authenticated."""
+    off_session: str | None
+    """The refusal of a payment that the merchant starts, where the issuer wants the shopper."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdyenDispute:
+    """The course of one dispute: what is told after the capture, and what once it is defended."""
+
+    events: tuple[str, ...]
+    defended: tuple[str, ...]
+    reason_code: str
+
+
 ORDINARY_CARD = StripeTrigger("", "succeeded", None, None, None)
 
 
@@ -117,3 +136,59 @@ def adyen_refusal_by_card(number: str) -> AdyenRefusal | None:
     """The refusal this card number always gets (numbers of this sandbox, not of Adyen)."""
     code = _adyen_codes_by_card().get(number)
     return None if code is None else _adyen_by_name()[code]
+
+
+@cache
+def _adyen_authentications() -> dict[str, AdyenAuthentication]:
+    return {
+        row["number"]: AdyenAuthentication(row["directory"], row["off_session"])
+        for row in _data()["adyen"]["three_d_secure"]
+    }
+
+
+def adyen_authentication(number: str) -> AdyenAuthentication | None:
+    """What 3-D Secure makes of this card; None for one that is not enrolled."""
+    return _adyen_authentications().get(number)
+
+
+@cache
+def _adyen_raw_responses() -> dict[str, str]:
+    return {row["code"]: row["raw"] for row in _data()["adyen"]["raw_responses"]}
+
+
+def adyen_raw_response(code: str) -> str | None:
+    """What the card network says for a refusal code, as in "51 : Insufficient funds"; None where no network spoke."""
+    return _adyen_raw_responses().get(code)
+
+
+@cache
+def _adyen_advice() -> dict[str, str]:
+    return {row["code"]: f"{row['code']} : {row['words']}" for row in _data()["adyen"]["merchant_advice"]}
+
+
+def adyen_merchant_advice(code: str) -> str | None:
+    """Mastercard's merchant advice code with its words, as in "03 : Do not try again"."""
+    return _adyen_advice().get(code)
+
+
+CHARGEBACK_CODES = {"visa": "10.4", "mc": "4837", "amex": "F29"}
+"""The reason of a dispute whose trigger names none, by brand."""
+
+
+def adyen_dispute(holder_name: str, brand: str) -> AdyenDispute | None:
+    """The dispute that a holder name asks for, as in "chargeback:10.4" or "Second Chargeback"; case does not matter.
+
+    https://docs.adyen.com/risk-management/disputes-api/test-applicable-dispute-reasons
+    """
+    name, _, code = holder_name.partition(":")
+    for row in _data()["adyen"]["disputes"]:
+        if row["holder_name"] == name.strip().lower():
+            reason_code = code.strip() or CHARGEBACK_CODES.get(brand, "10.4")
+            return AdyenDispute(tuple(row["events"]), tuple(row["defended"]), reason_code)
+    return None
+
+
+def adyen_later_failure(holder_name: str, book: str) -> str | None:
+    """The event that undoes each capture or refund of a payment with this holder name."""
+    rows = _data()["adyen"]["later"]
+    return next((row["holder_name"] for row in rows if (row["holder_name"], row["book"]) == (holder_name, book)), None)

@@ -323,7 +323,7 @@ OPERATIONS = {
 
 def ask_for(provider: str, kind: Kind, *, amount: Money = EUR, **changes: Any) -> Ask:
     """The plainest ask of its kind: a token, automatic capture."""
-    common: dict[str, Any] = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
+    common = {"operation_id": OPERATIONS[kind], "payment_id": "pay_1", "amount": amount}
     if kind is Kind.AUTHORIZE:
         common |= {
             "capture_method": "automatic",
@@ -354,8 +354,9 @@ def call_for(account: Account, ask: Ask, *, key: str = KEY, provider_id: str | N
     return Call(ask.operation_id, kind, request, key, ask.amount, provider_id)
 
 
-async def keep_nothing(_request: Mapping[str, Any]) -> None:
-    raise AssertionError("there is only one step, nothing is to be kept")
+async def keep_nothing(request: Mapping[str, Any]) -> None:
+    """Of one step nothing is to be kept but that it is sent, where the PSP promises no replay."""
+    assert request.get("sent"), "there is only one step, nothing is to be kept"
 
 
 class Kit:

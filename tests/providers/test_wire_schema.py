@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,7 +11,8 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from providers.contract import Kind, Token
+from providers.contract import Document, Kind, Token
+from providers.money import Money
 
 FULL = {
     "reference": "order-1",
@@ -136,28 +138,51 @@ async def test_stripe_gets_what_its_specification_describes(
 
 
 ADYEN_SCHEMAS = {
-    "payments": "PaymentRequest",
-    "captures": "PaymentCaptureRequest",
-    "cancels": "PaymentCancelRequest",
-    "refunds": "PaymentRefundRequest",
+    "/v72/payments": "PaymentRequest",
+    "/v72/payments/details": "PaymentDetailsRequest",
+    "/v72/payments/PSP1PAYMENT/captures": "PaymentCaptureRequest",
+    "/v72/payments/PSP1PAYMENT/cancels": "PaymentCancelRequest",
+    "/v72/payments/PSP1PAYMENT/refunds": "PaymentRefundRequest",
+    "/v72/payments/PSP1PAYMENT/amountUpdates": "PaymentAmountUpdateRequest",
+    "/v72/cancels": "StandalonePaymentCancelRequest",
+    "/ca/services/DisputeService/v30/supplyDefenseDocument": "SupplyDefenseDocumentRequest",
+    "/ca/services/DisputeService/v30/defendDispute": "DefendDisputeRequest",
+    "/ca/services/DisputeService/v30/acceptDispute": "AcceptDisputeRequest",
 }
+
+
+def adyen_asks(kit: Any) -> Any:
+    """What only Adyen's words have: everything that can be asked beside what both PSPs are asked."""
+    authorize = Kind.AUTHORIZE
+    full = FULL | {"instrument": kit.CARD}
+    document = Document("DefenseMaterial", "application/pdf", b"%PDF")
+    return [
+        *asks("adyen", kit)[:8],
+        kit.ask("adyen", authorize, **full, capture_method="manual", adjustable=True, three_d_secure="required"),
+        kit.ask("adyen", authorize, **full, amount=Money(0, "EUR")),
+        kit.ask("adyen", authorize, instrument=kit.CARD, setup_future_usage="on_session"),
+        kit.ask("adyen", authorize, **(FULL | {"instrument": Token("cus_1/8416"), "off_session": True})),
+        kit.ask("adyen", authorize, **full, off_session=True),
+        kit.ask("adyen", Kind.VOID, provider_payment_id=None),
+        kit.ask("adyen", Kind.VOID, unfinished=True),
+        kit.ask("adyen", Kind.INCREMENT),
+        kit.ask("adyen", Kind.DEFEND, reason="SupplyDefenseMaterial", documents=(document,)),
+        kit.ask("adyen", Kind.ACCEPT),
+    ]
 
 
 @pytest.fixture(scope="module")
 def adyen_spec(specs: Any) -> Any:
-    return json.loads((specs / "adyen.checkout-v72.openapi.json").read_text())
+    documents = [
+        json.loads((specs / f"adyen.{name}.openapi.json").read_text()) for name in ("checkout-v72", "disputes-v30")
+    ]
+    return {
+        "components": {"schemas": {**documents[1]["components"]["schemas"], **documents[0]["components"]["schemas"]}}
+    }
 
 
-@pytest.mark.parametrize("index", range(8))
-async def test_adyen_gets_what_its_specification_describes(
-    index: Any, adyen_spec: Any, loopback: Any, open_account: Any, kit: Any
-) -> None:
-    loopback.will_answer(500)
-    account = open_account("adyen", loopback.url)
-    await account.provider.send(kit.call(account, asks("adyen", kit)[index]), kit.keep_nothing)
-
-    (seen,) = loopback.seen
-    name = ADYEN_SCHEMAS[seen.path.rpartition("/")[2]]
+def check_adyen(adyen_spec: Any, seen: Any) -> None:
+    name = ADYEN_SCHEMAS[seen.path]
     schemas = adyen_spec["components"]["schemas"]
     resource: Any = DRAFT202012.create_resource(adyen_spec)
     registry: Any = Registry().with_resource("urn:adyen", resource)
@@ -172,3 +197,37 @@ async def test_adyen_gets_what_its_specification_describes(
         Draft202012Validator(each, registry=registry).validate(value)
     required = set(schemas[name]["required"]) - {"paymentMethod"}
     assert required <= set(body)
+
+
+@pytest.mark.parametrize("index", range(18))
+async def test_adyen_gets_what_its_specification_describes(
+    index: Any, adyen_spec: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    async def keep(_request: Any) -> None:
+        pass
+
+    loopback.will_answer(200, {"disputeServiceResult": {"success": True}})
+    account = open_account("adyen", loopback.url)
+    await account.provider.send(kit.call(account, adyen_asks(kit)[index]), keep)
+
+    assert loopback.seen
+    for seen in loopback.seen:
+        check_adyen(adyen_spec, seen)
+
+
+@pytest.mark.parametrize("name", ["redirectResult", "threeDSResult"])
+async def test_adyen_gets_the_details_of_a_challenge_as_its_specification_describes_them(
+    name: Any, adyen_spec: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    loopback.will_answer(200, {"resultCode": "Pending", "pspReference": "PSP1PAYMENT"})
+    account = open_account("adyen", loopback.url)
+    call = kit.call(account, kit.ask("adyen", Kind.AUTHORIZE))
+    finishing = replace(call, request=account.provider.completion(call, {name: "X"}))
+
+    await account.provider.send(finishing, kit.keep_nothing)
+
+    (seen,) = loopback.seen
+    check_adyen(adyen_spec, seen)
+    assert set(seen.json["details"]) <= set(
+        adyen_spec["components"]["schemas"]["PaymentCompletionDetails"]["properties"]
+    )

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 import stripe
@@ -195,28 +196,100 @@ def test_stripe_events(sandbox: Any, stripe_schema: Any, specs: Path) -> None:
             assert body["object"] == "radar.early_fraud_warning"
 
 
+NATIVE: dict[str, Any] = {
+    "channel": "Web",
+    "origin": "https://shop.example",
+    "browserInfo": {"userAgent": "M", "acceptHeader": "*/*"},
+    "authenticationData": {"threeDSRequestData": {"nativeThreeDS": "preferred"}},
+}
+
+
 def test_adyen_answers(sandbox: Any, adyen_schema: Any) -> None:
     eur = {"value": 400, "currency": "EUR"}
-    manual = sandbox.pay(key="1", additionalData={"manualCapture": "true"})
+    pre_auth = {"manualCapture": "true", "authorisationType": "PreAuth"}
+    manual = sandbox.pay(key="1", additionalData=pre_auth)
     payment = manual["pspReference"]
-    redirect = sandbox.pay(key="2", authenticationData={"attemptAuthentication": "always"})
-    back = sandbox.http.get(redirect["action"]["url"], params={"result": "failed"})
-    result = back.headers["location"].partition("redirectResult=")[2]
-    details = sandbox.adyen.payments_api.payments_details({"details": {"redirectResult": result}})
-    technical = sandbox.adyen.modifications_api.cancel_authorised_payment(
-        {"merchantAccount": "SandboxECOM", "paymentReference": "ref-1", "reference": "op"}
-    )
+    answers = [
+        manual,
+        sandbox.pay(key="2", holder="NOT_ENOUGH_BALANCE"),
+        sandbox.pay(key="3", holder="DECLINED:03", number="5555444433331111"),
+        sandbox.pay(key="4", amount={"value": 0, "currency": "EUR"}),
+        sandbox.pay(key="5", storePaymentMethod=True, shopperReference="shopper-1"),
+        sandbox.pay(key="6", number="4000200000001014"),
+    ]
+    adjusted = sandbox.modify("adjust", payment, "a", amount=eur, reference="op-1")
 
-    for answer in (manual, redirect, sandbox.pay(key="3", holder="NOT_ENOUGH_BALANCE")):
+    for answer in answers:
         adyen_schema("PaymentResponse").validate(answer)
-    adyen_schema("PaymentDetailsResponse").validate(details.message)
+    adyen_schema("PaymentAmountUpdateResponse").validate(adjusted)
     captured = sandbox.modify("capture", payment, "c", amount=eur, reference="op-2")
     adyen_schema("PaymentCaptureResponse").validate(captured)
     adyen_schema("PaymentRefundResponse").validate(sandbox.modify("refund", payment, "r", amount=eur))
     adyen_schema("PaymentCancelResponse").validate(sandbox.modify("cancel", payment, "v"))
+    technical = sandbox.adyen.modifications_api.cancel_authorised_payment(
+        {"merchantAccount": "SandboxECOM", "paymentReference": "ref-1", "reference": "op"}
+    )
     adyen_schema("StandalonePaymentCancelResponse").validate(technical.message)
     refused = sandbox.http.post(f"{sandbox.adyen_url}/v72/payments", json={})
     adyen_schema("ServiceError").validate(refused.json())
+
+
+@pytest.mark.parametrize("more", [{}, NATIVE], ids=["redirect", "native"])
+@pytest.mark.parametrize("result", ["succeeded", "failed"])
+def test_adyen_challenges(sandbox: Any, adyen_schema: Any, result: str, more: Any) -> None:
+    answer = sandbox.pay(number="5454545454545454", **more)
+    adyen_schema("PaymentResponse").validate(answer)
+    while "action" in answer:
+        back = sandbox.http.get(answer["action"]["url"], params={"result": result}).headers["location"]
+        details = dict(parse_qsl(back.partition("?")[2]))
+        answer = sandbox.adyen.payments_api.payments_details({"details": details}).message
+        adyen_schema("PaymentDetailsResponse").validate(answer)
+
+    assert answer["resultCode"] == {"succeeded": "Authorised", "failed": "Refused"}[result]
+
+
+def test_adyen_stored_cards(sandbox: Any, adyen_schema: Any) -> None:
+    method = {"type": "scheme", "number": "4111111111111111", "expiryMonth": "03", "expiryYear": "2030"}
+    request = {"merchantAccount": "SandboxECOM", "shopperReference": "shopper-1", "paymentMethod": method}
+    api = sandbox.adyen.recurring_api
+
+    stored = api.stored_payment_methods(request)
+    listed = api.get_tokens_for_stored_payment_details(
+        query_parameters={"shopperReference": "shopper-1", "merchantAccount": "SandboxECOM"}
+    )
+
+    assert stored.status_code == 201
+    adyen_schema("StoredPaymentMethodResource").validate(stored.message)
+    adyen_schema("ListStoredPaymentMethodsResponse").validate(listed.message)
+    assert listed.message["storedPaymentMethods"]
+
+
+DISPUTE_CALLS: list[tuple[str, str, dict[str, Any]]] = [
+    ("retrieveApplicableDefenseReasons", "DefenseReasonsResponse", {}),
+    (
+        "supplyDefenseDocument",
+        "SupplyDefenseDocumentResponse",
+        {"defenseDocuments": [{"defenseDocumentTypeCode": "A", "contentType": "image/jpeg", "content": "cGRm"}]},
+    ),
+    ("deleteDisputeDefenseDocument", "DeleteDefenseDocumentResponse", {"defenseDocumentType": "A"}),
+    ("defendDispute", "DefendDisputeResponse", {"defenseReasonCode": "DuplicateChargeback"}),
+    ("acceptDispute", "AcceptDisputeResponse", {}),
+]
+
+
+def test_adyen_disputes(sandbox: Any, specs: Path) -> None:
+    document = json.loads((specs / "adyen.disputes-v30.openapi.json").read_text())
+    sandbox.pay(holder="chargeback")
+    dispute = sandbox.mailbox.adyen_items("CHARGEBACK")[0]["pspReference"]
+
+    for path, schema, more in DISPUTE_CALLS:
+        answer = sandbox.http.post(
+            f"{sandbox.adyen_url}/ca/services/DisputeService/v30/{path}",
+            json={"merchantAccountCode": "SandboxECOM", "disputePspReference": dispute, **more},
+            headers={"X-API-Key": "adyen_test_sandbox"},
+        )
+        assert answer.status_code == 200
+        validator(document, f"/components/schemas/{schema}").validate(answer.json())
 
 
 def test_the_sdk_sends_what_the_documents_allow(adyen_schema: Any, new_adyen_payment: Any) -> None:
@@ -226,17 +299,27 @@ def test_the_sdk_sends_what_the_documents_allow(adyen_schema: Any, new_adyen_pay
 def test_adyen_webhooks(sandbox: Any, specs: Path) -> None:
     document = json.loads((specs / "adyen.webhooks-v1.openapi.json").read_text())
     eur = {"value": 400, "currency": "EUR"}
+    pre_auth = {"additionalData": {"manualCapture": "true", "authorisationType": "PreAuth"}}
     sandbox.pay(key="0", holder="DECLINED")
-    manual = sandbox.pay(key="1", additionalData={"manualCapture": "true"})["pspReference"]
-    sandbox.modify("capture", manual, "c", amount=eur)
-    sandbox.modify("refund", manual, "r", amount=eur)
-    other = sandbox.pay(key="2", reference="x", additionalData={"manualCapture": "true"})
-    sandbox.modify("cancel", other["pspReference"], "v")
-    sandbox.adyen.modifications_api.cancel_authorised_payment(
-        {"merchantAccount": "SandboxECOM", "paymentReference": "x"}
+    for number, verbs in enumerate((("adjust", "capture", "refund"), ("cancel",))):
+        payment = sandbox.pay(key=f"p{number}", **pre_auth)["pspReference"]
+        for verb in verbs:
+            more = {} if verb == "cancel" else {"amount": eur}
+            sandbox.modify(verb, payment, f"{verb}{number}", **more)
+    sandbox.pay(key="x", reference="x", **pre_auth)
+    technical = {"merchantAccount": "SandboxECOM", "paymentReference": "x"}
+    sandbox.adyen.modifications_api.cancel_authorised_payment(technical)
+    sandbox.modify(
+        "capture", sandbox.pay(key="y", holder="CAPTURE_FAILED", **pre_auth)["pspReference"], "k", amount=eur
     )
+    for holder in ("REFUND_FAILED", "REFUNDED_REVERSED"):
+        sandbox.modify("refund", sandbox.pay(key=holder, holder=holder)["pspReference"], f"k-{holder}", amount=eur)
+    for holder in ("Second Chargeback", "request for information"):
+        sandbox.pay(key=holder, holder=holder)
 
-    for body in sandbox.mailbox.wait(7):
+    bodies = sandbox.mailbox.wait(26)
+    assert len({body["notificationItems"][0]["NotificationRequestItem"]["eventCode"] for body in bodies}) == 15
+    for body in bodies:
         code = body["notificationItems"][0]["NotificationRequestItem"]["eventCode"]
         schema = document["webhooks"][f"/{code}"]["post"]["requestBody"]["content"]
         pointer = schema["application/json"]["schema"]["$ref"].removeprefix("#")
