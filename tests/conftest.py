@@ -69,6 +69,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any_machine")
 
 
+# The suite is a module of ours and not a test file: without this its assertions would say nothing when they fail.
+pytest.register_assert_rewrite("providers.conformance")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
