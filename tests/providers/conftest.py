@@ -22,9 +22,9 @@ import pytest_asyncio
 from aiohttp import web
 from pydantic import SecretStr
 
+from providers import conformance, contract
 from providers.adyen import AdyenProvider
-from providers.conformance import Situation, UnderTest
-from providers.contract import Ask, Authorize, Call, Capture, Card, Event, Instrument, Kind, Refund, Token, Void
+from providers.contract import Ask, Authorize, Call, Capture, Card, Kind, Refund, Token, Void
 from providers.money import Money
 from providers.neutral import NeutralProvider
 from providers.registry import Account, AccountConfig
@@ -319,7 +319,7 @@ def read_amount(provider: str, request: Mapping[str, Any]) -> tuple[Decimal, str
     return Decimal(units).scaleb(-decimals_of(provider, currency)), currency
 
 
-INSTRUMENTS: dict[str, dict[Situation, Instrument]] = {
+INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
     "stripe": {
         "approved": Token("pm_card_visa"),
         "declined_soft": Token("pm_card_visa_chargeDeclinedInsufficientFunds"),
@@ -345,10 +345,10 @@ INSTRUMENTS: dict[str, dict[Situation, Instrument]] = {
 
 
 @pytest.fixture
-def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], UnderTest]:
+def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], conformance.UnderTest]:
     """``under_test(provider)``: an account at its simulator, for the conformance suite."""
 
-    def opened(provider: str) -> UnderTest:
+    def opened(provider: str) -> conformance.UnderTest:
         def reopen(**changes: Any) -> Account:
             return account_at(provider, sandbox.url(provider), transport, **changes)
 
@@ -357,7 +357,7 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], UnderT
 
         account = reopen()
 
-        async def webhook(found: Callable[[Event], bool]) -> tuple[Mapping[str, str], bytes]:
+        async def webhook(found: Callable[[contract.Event], bool]) -> tuple[Mapping[str, str], bytes]:
             def holds(body: bytes) -> bool:
                 return any(found(event) for event in account.provider.parse_webhook(body))
 
@@ -370,7 +370,7 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], UnderT
             return dict(parse_qsl(urlsplit(back.headers["location"]).query))
 
         settings = config(provider, sandbox.url(provider))
-        return UnderTest(
+        return conformance.UnderTest(
             account=account,
             instruments=INSTRUMENTS[provider],
             reopen=reopen,
