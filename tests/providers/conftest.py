@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import struct
 import threading
@@ -12,7 +11,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from urllib.request import Request, urlopen
@@ -400,18 +398,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"conformance {adapter.removeprefix('Test').lower()}: {count.total()} cases, {parts}"
         )
-
-
-# --- Upstream's specifications ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def specs() -> Path:
-    """The PSPs' published specifications, which are not part of this repository."""
-    folder = os.environ.get("GATEWAY_PSP_SPECS")
-    if not folder:
-        pytest.skip("GATEWAY_PSP_SPECS is not set: the PSPs' specifications are not here")
-    return Path(folder)
 
 
 # --- What we ask --------------------------------------------------------------------------------
