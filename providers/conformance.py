@@ -120,7 +120,7 @@ class UnderTest:
     """With how many decimals the PSP's books count a currency."""
     script: Callable[[str, str, Mapping[str, Any]], None] | None = None
     """Script a fault for the next request of an operation: ``script("authorize", "status", {"status": 500})``."""
-    operations: Mapping[Kind, str] = field(default_factory=lambda: {Kind.INCREMENT: "authorize"})
+    operations: Mapping[Kind, str] = field(default_factory=dict)
     """What ``script`` calls a verb, where it is not the verb's own word."""
     books: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """What really happened to money there, in the form of the sandbox's books."""

@@ -385,8 +385,17 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
     return opened
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How much of the conformance suite ran, by adapter."""
+CHECKED: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def checked(pytestconfig: pytest.Config) -> Counter[str]:
+    """What was held to the published specifications so far, and found valid."""
+    return pytestconfig.stash.setdefault(CHECKED, Counter())
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """How much of the conformance suite ran, by adapter, and how much of the wire was held to the specifications."""
     counts: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.stats.get(outcome, ()):
@@ -398,6 +407,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"conformance {adapter.removeprefix('Test').lower()}: {count.total()} cases, {parts}"
         )
+    if checked := config.stash.get(CHECKED, None):
+        parts = ", ".join(f"{number} {what}" for what, number in sorted(checked.items()))
+        terminalreporter.write_line(f"held to the published specifications, 0 invalid: {parts}")
 
 
 # --- What we ask --------------------------------------------------------------------------------
