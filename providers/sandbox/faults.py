@@ -23,7 +23,9 @@ from typing import Any, Literal, get_args
 
 from providers.sandbox.clock import BadTimeError, moment
 
-Operation = Literal["authorize", "capture", "void", "refund", "lookup", "create", "tokenize", "other"]
+Operation = Literal[
+    "authorize", "capture", "void", "refund", "increment", "defend", "accept", "lookup", "create", "tokenize", "other"
+]
 Group = Literal["answer", "latency", "decision", "webhook"]
 Psp = Literal["stripe", "adyen", "neutral"]
 
@@ -51,7 +53,8 @@ class Kind:
         return self.parameters | ({"from": None, "until": None} if self.windowed else {})
 
 
-_AUTHORIZE_ONLY = ("authorize", "any")
+_ISSUERS = ("authorize", "increment", "any")
+"""What an issuer decides, and may decline."""
 
 KINDS: dict[str, Kind] = {
     "latency": Kind("latency", before_effect=True, parameters={"latency_ms": 1000}),
@@ -78,15 +81,15 @@ KINDS: dict[str, Kind] = {
     "truncated": Kind("answer"),
     "wrong_amount": Kind("answer", parameters={"difference": 1}),
     "wrong_currency": Kind("answer", parameters={"currency": "XTS"}),
-    "decline": Kind("decision", parameters={"code": None}, operations=_AUTHORIZE_ONLY),
+    "decline": Kind("decision", parameters={"code": None}, operations=_ISSUERS),
     "approval_rate": Kind(
         "decision",
         parameters={"rate": 1, "code": None, "seed": None},
-        operations=_AUTHORIZE_ONLY,
+        operations=_ISSUERS,
         times=STANDING,
         windowed=True,
     ),
-    "fail_later": Kind("decision", operations=("capture", "void", "refund"), psps=("stripe", "adyen")),
+    "fail_later": Kind("decision", operations=("capture", "void", "refund", "increment"), psps=("stripe", "adyen")),
     "duplicate_webhook": Kind("webhook", parameters={"copies": 2}),
     "late_webhook": Kind("webhook", parameters={"latency_ms": 5000}),
     "reorder_webhook": Kind("webhook", parameters={"latency_ms": 2000}),
@@ -131,7 +134,7 @@ class Rule:
             return False
         if self.operation not in ("any", subject.operation):
             return False
-        if "authorize" not in (self.operation, subject.operation) and (self.kind.operations == _AUTHORIZE_ONLY):
+        if subject.operation not in _ISSUERS and self.kind.operations == _ISSUERS:
             return False
         if "currency" in self.match and self.match["currency"] != (subject.currency or "").upper():
             return False
