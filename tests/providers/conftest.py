@@ -256,6 +256,7 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
         stripe_webhook_secret=STRIPE_SECRET,
         adyen_webhook_url=f"{receiver}/adyen",
         neutral_webhook_url=f"{receiver}/neutral",
+        adyen_multiple_partial_captures=True,
         webhook_delay_s=0,
     )
     try:
@@ -347,8 +348,11 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
     """``under_test(provider)``: an account at its simulator, for the conformance suite."""
 
     def opened(provider: str) -> conformance.UnderTest:
+        # The simulators have everything switched on that a PSP does on request.
+        on_request = tuple(ADAPTERS[provider].capabilities.on_request)
+
         def reopen(**changes: Any) -> Account:
-            return account_at(provider, sandbox.url(provider), transport, **changes)
+            return account_at(provider, sandbox.url(provider), transport, **{"enabled": on_request, **changes})
 
         def script(operation: str, fault: str, parameters: Mapping[str, Any]) -> None:
             sandbox.control(provider, "faults", {"operation": operation, "fault": fault, **parameters})
