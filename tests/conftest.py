@@ -16,6 +16,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import httpx
 import hypothesis
@@ -36,7 +38,10 @@ import pytest
 import redis
 import uvicorn
 from fastapi import FastAPI
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
 from psycopg.rows import dict_row
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
 from gateway.app import House, create_app, open_house
 from gateway.embedded import SUPERUSER, Postgres, Valkey, spawn
@@ -68,6 +73,10 @@ hypothesis.settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any_machine")
+
+
+# The suite is a module of ours and not a test file: without this its assertions would say nothing when they fail.
+pytest.register_assert_rewrite("providers.conformance")
 
 
 def free_port() -> int:
@@ -336,6 +345,116 @@ def running_psps(tmp_path_factory: pytest.TempPathFactory, api_port: int) -> Ite
 def psps(running_psps: Psps) -> Psps:
     running_psps.reset()
     return running_psps
+
+
+# --- The PSPs' published specifications -------------------------------------------------------------------------------
+
+
+def nullable(part: Any) -> Any:
+    """OpenAPI 3.0's nullable as JSON Schema says it."""
+    if isinstance(part, list):
+        return [nullable(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    rest = {name: nullable(value) for name, value in part.items() if name != "nullable"}
+    return {"anyOf": [rest, {"type": "null"}]} if part.get("nullable") is True else rest
+
+
+class Published:
+    """One OpenAPI document: what may be sent to a PSP, and what it may answer."""
+
+    def __init__(self, file: Path) -> None:
+        document = json.loads(file.read_text())
+        self.document = nullable(document) if document["openapi"].startswith("3.0") else document
+        self._registry: Registry[Any] = Registry().with_resource("urn:psp", DRAFT202012.create_resource(self.document))
+        self._validators: dict[str, Any] = {}
+
+    def at(self, pointer: str) -> Any:
+        """A validator of the schema at a JSON pointer."""
+        if pointer not in self._validators:
+            schema = {"$ref": f"urn:psp#{pointer}"}
+            self._validators[pointer] = Draft202012Validator(schema, registry=self._registry)
+        return self._validators[pointer]
+
+    def schema(self, name: str) -> Any:
+        """A validator of one of its named schemas."""
+        return self.at(f"/components/schemas/{name}")
+
+    def operation(self, method: str, path: str) -> tuple[str, Any]:
+        """Where an operation is described, as a JSON pointer, and its description. A path in words goes before a template."""
+        templates = [path, *(known for known in self.document["paths"] if "{" in known and fits(known, path))]
+        template = next(known for known in templates if known in self.document["paths"])
+        pointer = f"/paths/{template.replace('~', '~0').replace('/', '~1')}/{method.lower()}"
+        return pointer, self.document["paths"][template][method.lower()]
+
+
+def fits(template: str, path: str) -> bool:
+    """Whether a path is one of a template's: `/payments/{id}/captures`."""
+    pattern = re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(template))
+    return re.fullmatch(pattern, path) is not None
+
+
+def form(text: str) -> Any:
+    """A form body or query, `a[b][0]=c`, as the values it means, still all text."""
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        path = re.findall(r"[^\[\]]+", name)
+        into = found
+        for step in path[:-1]:
+            into = into.setdefault(step, {})
+        into[path[-1]] = value
+    return found
+
+
+def typed(value: Any, schema: Any) -> Any:
+    """The text of a form as the schema's types; a name the schema does not know is an error."""
+    for option in schema.get("anyOf", []):
+        try:
+            return typed(value, option)
+        except (KeyError, ValueError, TypeError):
+            continue
+    match schema.get("type"):
+        case "object" if not isinstance(value, dict):
+            raise TypeError(value)
+        case "object":
+            properties, more = schema.get("properties", {}), schema.get("additionalProperties")
+            rest = more if isinstance(more, dict) else None
+            return {name: typed(each, properties.get(name) or rest or properties[name]) for name, each in value.items()}
+        case "array":
+            return [typed(each, schema["items"]) for each in value.values()]
+        case "integer":
+            return int(value)
+        case "boolean":
+            return {"true": True, "false": False}[value]
+        case _:
+            return value
+
+
+@pytest.fixture(scope="session")
+def specs() -> Path:
+    """The folder of the PSPs' published specifications, which are not part of this repository."""
+    folder = os.environ.get("GATEWAY_PSP_SPECS")
+    if not folder:
+        pytest.skip("GATEWAY_PSP_SPECS is not set: the PSPs' specifications are not here")
+    return Path(folder)
+
+
+class Library:
+    """The PSPs' documents, each loaded once, and how a form is read by them."""
+
+    form = staticmethod(form)
+    typed = staticmethod(typed)
+
+    def __init__(self, folder: Path) -> None:
+        self.stripe = Published(folder / "stripe.openapi.json")
+        self.adyen = Published(folder / "adyen.checkout-v72.openapi.json")
+        self.adyen_webhooks = Published(folder / "adyen.webhooks-v1.openapi.json")
+        self.adyen_disputes = Published(folder / "adyen.disputes-v30.openapi.json")
+
+
+@pytest.fixture(scope="session")
+def published(specs: Path) -> Library:
+    return Library(specs)
 
 
 # --- The configuration ------------------------------------------------------------------------------------------------

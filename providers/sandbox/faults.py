@@ -46,6 +46,11 @@ class Kind:
     operations: tuple[str, ...] = OPERATIONS
     psps: tuple[Psp, ...] = get_args(Psp)
     times: int | None = 1
+    windowed: bool = False
+
+    def takes(self) -> dict[str, Any]:
+        """All its parameters with their defaults, those of its window included."""
+        return self.parameters | ({"from": None, "until": None} if self.windowed else {})
 
 
 _ISSUERS = ("authorize", "increment", "any")
@@ -59,8 +64,9 @@ KINDS: dict[str, Kind] = {
     "outage": Kind(
         "answer",
         before_effect=True,
-        parameters={"status": 503, "retry_after_s": 1, "from": None, "until": None},
+        parameters={"status": 503, "retry_after_s": 1},
         times=STANDING,
+        windowed=True,
     ),
     "lock_timeout": Kind("answer", before_effect=True, psps=("stripe",)),
     "adyen_703": Kind("answer", before_effect=True, parameters={"transient": True}, psps=("adyen",)),
@@ -78,9 +84,10 @@ KINDS: dict[str, Kind] = {
     "decline": Kind("decision", parameters={"code": None}, operations=_ISSUERS),
     "approval_rate": Kind(
         "decision",
-        parameters={"rate": 1, "code": None, "seed": None, "from": None, "until": None},
+        parameters={"rate": 1, "code": None, "seed": None},
         operations=_ISSUERS,
         times=STANDING,
+        windowed=True,
     ),
     "fail_later": Kind("decision", operations=("capture", "void", "refund", "increment"), psps=("stripe", "adyen")),
     "duplicate_webhook": Kind("webhook", parameters={"copies": 2}),
@@ -211,7 +218,7 @@ class Faults:
         return {
             "faults": [rule.as_json() for rule in self._rules],
             "applied": dict(self._applied),
-            "allowed": {name: kind.parameters for name, kind in KINDS.items() if self._psp in kind.psps},
+            "allowed": {name: kind.takes() for name, kind in KINDS.items() if self._psp in kind.psps},
         }
 
 
@@ -226,10 +233,10 @@ def parse_rule(wanted: object, psp: Psp, number: int) -> Rule:
     kind = KINDS[fault]
     if operation not in kind.operations:
         raise BadFaultError(f"unknown operation {operation!r} for {fault}; allowed: {', '.join(kind.operations)}")
-    known = {"operation", "fault", "times", "after", "match", *kind.parameters}
+    known = {"operation", "fault", "times", "after", "match", *kind.takes()}
     if unknown := set(wanted) - known:
         raise BadFaultError(f"unknown parameters {sorted(unknown)} for {fault}; allowed: {sorted(known)}")
-    parameters = {name: wanted.get(name, default) for name, default in kind.parameters.items()}
+    parameters = {name: wanted.get(name, default) for name, default in kind.takes().items()}
     _check_parameters(parameters)
     rated = fault == "approval_rate"
     return Rule(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -20,6 +20,7 @@ import pytest_asyncio
 from aiohttp import web
 from pydantic import SecretStr
 
+from providers import conformance, contract
 from providers.adyen import AdyenProvider
 from providers.contract import (
     Accept,
@@ -36,12 +37,14 @@ from providers.contract import (
     Void,
 )
 from providers.money import Money
+from providers.neutral import NeutralProvider
 from providers.registry import Account, AccountConfig
 from providers.sandbox import SandboxConfig, serve
 from providers.stripe import StripeProvider
 from providers.transport import Transport
 
 PROVIDERS: dict[str, Any] = {"stripe": StripeProvider, "adyen": AdyenProvider}
+ADAPTERS: dict[str, Any] = {**PROVIDERS, "neutral": NeutralProvider}
 
 
 # --- A server of our own ------------------------------------------------------------------------
@@ -172,12 +175,13 @@ async def transport() -> AsyncIterator[Transport]:
 
 STRIPE_SECRET = "whsec_sandbox"
 HMAC_KEY = SandboxConfig().adyen_hmac_key
+NEUTRAL_SECRET = SandboxConfig().neutral_webhook_secret
 MERCHANT_ACCOUNT = SandboxConfig().adyen_merchant_account
 
 
 def config(provider: str, base_url: str, **changes: Any) -> AccountConfig:
-    secret = {"stripe": STRIPE_SECRET, "adyen": HMAC_KEY}[provider]
-    key = {"stripe": "sk_test_sandbox", "adyen": "adyen_test_sandbox"}[provider]
+    secret = {"stripe": STRIPE_SECRET, "adyen": HMAC_KEY, "neutral": NEUTRAL_SECRET}[provider]
+    key = {"stripe": "sk_test_sandbox", "adyen": "adyen_test_sandbox", "neutral": "neutral_test_sandbox"}[provider]
     given = {
         "name": provider,
         "merchant": "mer_dev",
@@ -192,7 +196,7 @@ def config(provider: str, base_url: str, **changes: Any) -> AccountConfig:
 
 def account_at(provider: str, base_url: str, transport: Transport, **changes: Any) -> Account:
     settings = config(provider, base_url, **changes)
-    return Account(settings, PROVIDERS[provider](settings, transport))
+    return Account(settings, ADAPTERS[provider](settings, transport))
 
 
 @pytest.fixture
@@ -210,10 +214,12 @@ def open_account(transport: Transport) -> Callable[..., Account]:
 
 @dataclass
 class Sandbox:
-    """Both simulators, running beside the tests, and the webhooks they have sent."""
+    """The simulators, running beside the tests, and the webhooks they have sent."""
 
     ports: dict[str, int] = field(default_factory=dict)
-    webhooks: dict[str, list[tuple[dict[str, str], bytes]]] = field(default_factory=lambda: {"stripe": [], "adyen": []})
+    webhooks: dict[str, list[tuple[dict[str, str], bytes]]] = field(
+        default_factory=lambda: {name: [] for name in ADAPTERS}
+    )
 
     def url(self, provider: str) -> str:
         return f"http://127.0.0.1:{self.ports[provider]}"
@@ -251,16 +257,19 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     receiver = f"http://127.0.0.1:{runner.addresses[0][1]}"
 
-    def started(stripe_port: int, adyen_port: int) -> None:
-        sandbox.ports |= {"stripe": stripe_port, "adyen": adyen_port}
+    def started(*ports: int) -> None:
+        sandbox.ports |= dict(zip(ADAPTERS, ports, strict=True))
         ready.set()
 
     settings = SandboxConfig(
         stripe_port=0,
         adyen_port=0,
+        neutral_port=0,
         stripe_webhook_url=f"{receiver}/stripe",
         stripe_webhook_secret=STRIPE_SECRET,
         adyen_webhook_url=f"{receiver}/adyen",
+        neutral_webhook_url=f"{receiver}/neutral",
+        adyen_multiple_partial_captures=True,
         webhook_delay_s=0,
     )
     try:
@@ -284,22 +293,140 @@ def running_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def sandbox(running_sandbox: Sandbox) -> Sandbox:
-    for provider in PROVIDERS:
+    for provider in ADAPTERS:
         running_sandbox.control(provider, "reset")
         running_sandbox.webhooks[provider].clear()
     return running_sandbox
 
 
-# --- Upstream's specifications ------------------------------------------------------------------
+# --- What the conformance suite is given --------------------------------------------------------
+
+# With how many decimals each PSP counts, where it is not two. Written down from their pages a second time and not taken from
+# the adapters: https://docs.stripe.com/currencies, https://docs.adyen.com/development-resources/currency-codes
+_STRIPE_WHOLE = "BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF"
+_ADYEN_WHOLE = "CVE DJF GNF IDR JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
+_STRIPE_THREE, _OTHERS_THREE = "BHD JOD KWD OMR TND", "BHD IQD JOD KWD LYD OMR TND"
+_NEUTRAL_WHOLE = "BIF CLP DJF GNF HUF ISK JPY KMF KRW PYG RWF TWD UGX VND VUV XAF XOF XPF"
+DECIMALS = {
+    "stripe": dict.fromkeys(_STRIPE_WHOLE.split(), 0) | dict.fromkeys(_STRIPE_THREE.split(), 3),
+    "adyen": dict.fromkeys(_ADYEN_WHOLE.split(), 0) | dict.fromkeys(_OTHERS_THREE.split(), 3),
+    "neutral": dict.fromkeys(_NEUTRAL_WHOLE.split(), 0) | dict.fromkeys(_OTHERS_THREE.split(), 3),
+}
+
+
+def decimals_of(provider: str, currency: str) -> int:
+    return DECIMALS[provider].get(currency, 2)
+
+
+def read_amount(provider: str, request: Mapping[str, Any]) -> tuple[Decimal, str]:
+    """A composed authorization as the PSP reads it: major units, and the currency in capitals."""
+    match provider:
+        case "stripe":
+            units, currency = request["params"]["amount"], request["params"]["currency"].upper()
+        case "adyen":
+            units, currency = request["body"]["amount"]["value"], request["body"]["amount"]["currency"]
+        case _:
+            return Decimal(request["body"]["money"]["value"]), request["body"]["money"]["currency"]
+    assert isinstance(units, int)
+    return Decimal(units).scaleb(-decimals_of(provider, currency)), currency
+
+
+INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
+    "stripe": {
+        "approved": Token("pm_card_visa"),
+        "declined_soft": Token("pm_card_visa_chargeDeclinedInsufficientFunds"),
+        "declined_hard": Token("pm_card_visa_chargeDeclinedStolenCard"),
+        "challenge": Token("pm_card_threeDSecure2Required"),
+        "card": Card("4242424242424242", 3, 2030, "737", "Ada Lovelace"),
+    },
+    "adyen": {
+        "approved": Token("test_4111111111111111"),
+        "declined_soft": Card("4111111111111111", 3, 2030, "737", "NOT_ENOUGH_BALANCE"),
+        "declined_hard": Card("4111111111111111", 3, 2030, "737", "CARD_EXPIRED"),
+        "challenge": Token("test_4111111111111111"),
+        "card": Card("4111111111111111", 3, 2030, "737", "Ada Lovelace"),
+    },
+    "neutral": {
+        "approved": Token("ct_ok"),
+        "declined_soft": Token("ct_no_funds"),
+        "declined_hard": Token("ct_stolen"),
+        "challenge": Token("ct_ask_shopper"),
+        "card": Card("4242424242424242", 3, 2030, "737"),
+    },
+}
+
+
+@pytest.fixture
+def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], conformance.UnderTest]:
+    """``under_test(provider)``: an account at its simulator, for the conformance suite."""
+
+    def opened(provider: str) -> conformance.UnderTest:
+        # The simulators have everything switched on that a PSP does on request.
+        on_request = tuple(ADAPTERS[provider].capabilities.on_request)
+
+        def reopen(**changes: Any) -> Account:
+            return account_at(provider, sandbox.url(provider), transport, **{"enabled": on_request, **changes})
+
+        def script(operation: str, fault: str, parameters: Mapping[str, Any]) -> None:
+            sandbox.control(provider, "faults", {"operation": operation, "fault": fault, **parameters})
+
+        account = reopen()
+
+        async def webhook(found: Callable[[contract.Event], bool]) -> tuple[Mapping[str, str], bytes]:
+            def holds(body: bytes) -> bool:
+                return any(found(event) for event in account.provider.parse_webhook(body))
+
+            headers, body = await sandbox.webhook(provider, holds)
+            return headers, body
+
+        async def shopper(action: Mapping[str, Any], *, passed: bool) -> Mapping[str, str]:
+            page = f"{action['redirect_to_url']['url']}?result={'succeeded' if passed else 'failed'}"
+            back = await transport.request("GET", page, {}, b"", 5)
+            return dict(parse_qsl(urlsplit(back.headers["location"]).query))
+
+        settings = config(provider, sandbox.url(provider))
+        return conformance.UnderTest(
+            account=account,
+            instruments=INSTRUMENTS[provider],
+            reopen=reopen,
+            api_key=settings.api_key.get_secret_value(),
+            webhook_secret=settings.webhook_secrets[0].get_secret_value(),
+            reads=lambda request: read_amount(provider, request),
+            decimals=lambda currency: decimals_of(provider, currency),
+            script=script,
+            books=lambda: sandbox.books(provider),
+            webhook=webhook,
+            shopper=shopper,
+        )
+
+    return opened
+
+
+CHECKED: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
-def specs() -> Path:
-    """The PSPs' published specifications, which are not part of this repository."""
-    folder = os.environ.get("GATEWAY_PSP_SPECS")
-    if not folder:
-        pytest.skip("GATEWAY_PSP_SPECS is not set: the PSPs' specifications are not here")
-    return Path(folder)
+def checked(pytestconfig: pytest.Config) -> Counter[str]:
+    """What was held to the published specifications so far, and found valid."""
+    return pytestconfig.stash.setdefault(CHECKED, Counter())
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """How much of the conformance suite ran, by adapter, and how much of the wire was held to the specifications."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            file, _, rest = report.nodeid.partition("::")
+            if file.endswith("test_conformance.py") and "::" in rest:
+                counts.setdefault(rest.partition("::")[0], Counter())[outcome] += 1
+    for adapter, count in counts.items():
+        parts = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+        terminalreporter.write_line(
+            f"conformance {adapter.removeprefix('Test').lower()}: {count.total()} cases, {parts}"
+        )
+    if checked := config.stash.get(CHECKED, None):
+        parts = ", ".join(f"{number} {what}" for what, number in sorted(checked.items()))
+        terminalreporter.write_line(f"held to the published specifications, 0 invalid: {parts}")
 
 
 # --- What we ask --------------------------------------------------------------------------------

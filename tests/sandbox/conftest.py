@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import Adyen
@@ -262,15 +260,6 @@ def sandbox(served: Sandbox) -> Sandbox:
     served.mailbox.received.clear()
     served.mailbox.statuses.clear()
     return served
-
-
-@pytest.fixture(scope="session")
-def specs() -> Path:
-    """The folder of the official specs."""
-    folder = os.environ.get("GATEWAY_PSP_SPECS")
-    if not folder:
-        pytest.skip("GATEWAY_PSP_SPECS is not set")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")
