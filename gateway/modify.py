@@ -323,7 +323,7 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
     operation_id = work.operation.id
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
-        answer = follow_up_answer(payment, payment.operation(operation_id), deps.keys, _dispute(command, deps))
+        answer = follow_up_answer(payment, payment.operation(operation_id), deps.keys, _dispute(command, payment))
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
     recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
@@ -337,9 +337,9 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
     return follow_up_answer(work.payment, unknown, deps.keys, command.dispute)
 
 
-def _dispute(command: FollowUp, deps: Deps) -> Dispute | None:
+def _dispute(command: FollowUp, payment: Payment) -> Dispute | None:
     """The dispute as it stands once its provider has taken what the command says about it."""
-    return None if command.dispute is None else answered(command.dispute, command.kind, deps.clock())
+    return None if command.dispute is None else answered(command.dispute, command.kind, payment.updated_at)
 
 
 async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer:
@@ -368,7 +368,7 @@ async def _present(
 ) -> Answer:
     """The operation as it stands; a decided one becomes the key's answer, unless it is ``stored`` already."""
     operation = None if operation_id is None else payment.operation(operation_id)
-    answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, deps))
+    answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, payment))
     if stored or not answer.decided:
         return answer
     return await decided_once(answer, command.key, command.fingerprint, deps)

@@ -180,7 +180,6 @@ async def _record(
     use: MethodUse,
 ) -> Recorded | None:
     for _ in range(DECISIONS_MAX):
-        dispute = await _dispute(operation, outcome, deps)
         plan, following = payment.plan({operation.id: outcome}), None
         # After a challenge, or a wait at the provider, nobody else is asked: the shopper has gone, or is done with it.
         known = payment.operation(operation.id)
@@ -209,7 +208,7 @@ async def _record(
                 opened=None if following is None else (following.operation, following.request),
                 answer=None if decide is None or following is not None or told else decide(change.payment),
                 learned=_learned(change, settled, outcome, use) if operation.kind is Kind.AUTHORIZE else None,
-                dispute=dispute,
+                dispute=await _dispute(change, settled, outcome, deps),
             )
         )
         if written is None:
@@ -235,12 +234,12 @@ def _learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUs
     return settled_values(payment.payment_method, settled.account, outcome if use.learns else None, spent_at=spent_at)
 
 
-async def _dispute(operation: Operation, outcome: Outcome, deps: Deps) -> Dispute | None:
+async def _dispute(change: Change, operation: Operation, outcome: Outcome, deps: Deps) -> Dispute | None:
     """The dispute that ``outcome`` moves, after it: its provider has taken our answer."""
     if operation.kind not in lifecycle.ANSWERS_DISPUTE or not isinstance(outcome, Approved):
         return None
     dispute = await deps.queries.dispute((operation.metadata or {})["dispute"])
-    return None if dispute is None else answered(dispute, operation.kind, deps.clock())
+    return None if dispute is None else answered(dispute, operation.kind, change.payment.updated_at)
 
 
 def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: str) -> bool:

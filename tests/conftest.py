@@ -325,6 +325,7 @@ def running_psps(tmp_path_factory: pytest.TempPathFactory, api_port: int) -> Ite
         "adyen_merchant_account": MERCHANT_ACCOUNT,
         "stripe_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/stripe",
         "adyen_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/adyen",
+        "adyen_multiple_partial_captures": True,
         "webhook_delay_s": 0.05,
         "refund_settles_after_s": 0.1,
     }

@@ -59,6 +59,7 @@ _CHALLENGES = {
     "4000000000003055": "if_requested",
 }
 
+
 @dataclass(frozen=True, slots=True)
 class AdyenAuthentication:
     """What the card schemes' directory says of one card number, and what happens without its shopper."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 at_each = pytest.mark.parametrize("psp", ["stripe", "adyen"])
 
-CHALLENGED: Final = {"stripe": "4000000000003220", "adyen": "4212345678901237"}
-FRICTIONLESS: Final = {"stripe": "4000000000003055", "adyen": "5201281505129736"}
+CHALLENGED: Final = {"stripe": "4000000000003220", "adyen": "5454545454545454"}
+FRICTIONLESS: Final = {"stripe": "4242424242424242", "adyen": "4000200000001006"}
 BACK: Final = "https://shop.example/back?order=7"
 
 
@@ -276,7 +276,8 @@ async def test_a_native_challenge_is_completed_through_details(open_gateway: Ope
 
 def native_result(psps: Psps, action: dict[str, Any]) -> str:
     """What Adyen's component in the browser would make of the action, as the simulator understands it."""
-    raise NotImplementedError
+    page = psps.http.get(action["url"], params={"result": "succeeded"})
+    return parse_qs(urlsplit(page.headers["location"]).query)["threeDSResult"][0]
 
 
 @at_each

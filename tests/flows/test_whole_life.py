@@ -95,9 +95,9 @@ async def test_a_declined_increase_leaves_the_old_amount_capturable(
         merchant = inside.merchant
         payment = await merchant.charged(capture_method="manual", incremental_authorization=True)
         if psp == "stripe":
-            psps.fault(psp, "authorize", "decline", code="insufficient_funds")
+            psps.fault(psp, "increment", "decline", code="insufficient_funds")
         else:
-            psps.fault(psp, "any", "fail_later")
+            psps.fault(psp, "increment", "fail_later")
         answer = await merchant.post(f"/v1/payments/{payment['id']}/increment", {"amount": 9999})
         kept = await settled(merchant, payment["id"], flow)
         await merchant.post(f"/v1/payments/{payment['id']}/capture")
@@ -148,9 +148,9 @@ async def test_an_account_that_cannot_raise_an_authorization_is_not_asked_for_on
 
 @at_each
 async def test_one_authorization_is_captured_in_several_parts(
-    psp: str, open_several: Open, several_psps: Psps, flow: type[Kit]
+    psp: str, open_gateway: Open, psps: Psps, flow: type[Kit]
 ) -> None:
-    async with open_several((psp,), enabled=SWITCHED_ON, listening=True) as inside:
+    async with open_gateway((psp,), enabled=SWITCHED_ON, listening=True) as inside:
         merchant = inside.merchant
         payment = await merchant.charged(capture_method="manual")
         path = f"/v1/payments/{payment['id']}/capture"
@@ -166,7 +166,7 @@ async def test_one_authorization_is_captured_in_several_parts(
     assert (part["status"], part["amount_received"], part["amount_capturable"]) == ("requires_capture", 500, 1499)
     assert (too_much.status_code, too_much.json()["code"]) == (422, "amount_too_large")
     assert (captured["status"], captured["amount_received"], captured["amount_capturable"]) == ("succeeded", 1299, 0)
-    assert amounts(several_psps, psp, "captures") == [500, 700, 99]
+    assert amounts(psps, psp, "captures") == [500, 700, 99]
 
 
 @at_each

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from providers import adyen, stripe
-from providers.declines import MESSAGES, OTHER, Action, look_up
+from providers.declines import MESSAGES, OTHER, Action, Advice, NetworkAdvice, load_advice, look_up
 
 TABLES = {"stripe_declines": stripe.DECLINES, "adyen_refusals": adyen.DECLINES}
 
@@ -60,8 +60,41 @@ def test_the_words_of_a_refusal_lead_to_its_code(row: Any) -> None:
     assert row["code"] in found
 
 
-def test_advice_never_to_try_again_wins_over_the_table() -> None:
-    soft = look_up(stripe.DECLINES, "generic_decline")
+NEVER, DATA, WAIT, LATER = (
+    NetworkAdvice("mastercard", "03", Advice.NEVER),
+    NetworkAdvice("mastercard", "01", Advice.DATA),
+    NetworkAdvice("mastercard", "24", Advice.WAIT, 3600),
+    NetworkAdvice("stripe", "try_again_later", Advice.LATER),
+)
 
-    assert soft.advised("do_not_try_again").action is Action.DO_NOT_RETRY
-    assert soft.advised("try_again_later") == soft
+
+@pytest.mark.parametrize(
+    ("code", "advice", "type_", "action", "wait_s"),
+    [
+        ("generic_decline", NEVER, "hard", Action.DO_NOT_RETRY, None),
+        ("generic_decline", DATA, "soft", Action.ASK_NEW_METHOD, None),
+        ("generic_decline", WAIT, "soft", Action.RETRY_LATER, 3600),
+        ("generic_decline", LATER, "soft", Action.RETRY_OTHER_NOW, None),
+        ("generic_decline", None, "soft", Action.RETRY_OTHER_NOW, None),
+        ("expired_card", NEVER, "hard", Action.DO_NOT_RETRY, None),
+        ("expired_card", LATER, "soft", Action.RETRY_LATER, None),
+    ],
+)
+def test_the_networks_advice_stands_above_the_providers_code(
+    code: Any, advice: Any, type_: Any, action: Any, wait_s: Any
+) -> None:
+    advised = look_up(stripe.DECLINES, code).advised(advice)
+
+    assert (advised.type, advised.action, advised.wait_s) == (type_, action, wait_s)
+    assert advised.provider_code == code
+    assert advised.network_advice == (None if advice is None else advice.advice)
+
+
+@pytest.mark.parametrize("network", ["stripe", "mastercard", "visa"])
+def test_every_code_of_a_network_has_one_advice(network: Any) -> None:
+    table = load_advice(network)
+
+    assert table
+    for code, advice in table.items():
+        assert (advice.network, advice.code) == (network, code)
+        assert (advice.wait_s is not None) == (advice.advice is Advice.WAIT)

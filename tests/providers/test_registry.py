@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 from tenacity import RetryCallState, wait_random_exponential
 
 from providers import registry
-from providers.contract import Approved, Call, Kind, NotProcessed, Unknown
+from providers.contract import Approved, Call, Capabilities, Capability, Kind, NotProcessed, Unknown
 from providers.money import Money
 from providers.registry import Account, AccountConfig, ConfigError, load_accounts
 
@@ -22,6 +22,11 @@ CONFIG = AccountConfig(name="acme_eu", merchant="mer_acme", provider="scripted",
 
 class Scripted:
     """A provider that gives what it is told to; an exception is raised, a callable called."""
+
+    name = "scripted"
+    capabilities = Capabilities(
+        frozenset({Capability.CARD_NUMBERS}), 3600, on_request=frozenset({Capability.SEVERAL_CAPTURES})
+    )
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
@@ -197,6 +202,24 @@ def test_who_may_be_asked() -> None:
     assert asked(Money(13, "EUR")) == "amount_not_representable"
 
 
+def test_an_account_that_cannot_do_what_is_needed_is_not_asked() -> None:
+    scripted: Any = Scripted()
+    plain = Account(CONFIG, scripted)
+    enabled = Account(CONFIG.model_copy(update={"enabled": (Capability.SEVERAL_CAPTURES,)}), scripted)
+    needs = frozenset({Capability.SEVERAL_CAPTURES})
+
+    assert plain.eligible(EUR, has_token=True, has_card=False, needs=needs) == "no_several_captures"
+    assert enabled.eligible(EUR, has_token=True, has_card=False, needs=needs) is None
+    assert (plain.can(Capability.SEVERAL_CAPTURES), enabled.can(Capability.SEVERAL_CAPTURES)) == (False, True)
+
+
+def test_an_account_is_not_told_to_do_what_its_provider_never_does() -> None:
+    scripted: Any = Scripted()
+
+    with pytest.raises(ConfigError, match="scripted never has dispute_text, verification"):
+        Account(CONFIG.model_copy(update={"enabled": (Capability.VERIFICATION, Capability.DISPUTE_TEXT)}), scripted)
+
+
 class Point:
     def __init__(self, name: Any, make: Any) -> None:
         self.name = name
@@ -205,7 +228,12 @@ class Point:
 
 def test_accounts_are_made_by_the_installed_providers(monkeypatch: Any) -> None:
     made = []
-    point = Point("scripted", lambda config, transport: made.append((config, transport)))
+
+    def make(config: Any, transport: Any) -> Any:
+        made.append((config, transport))
+        return Scripted()
+
+    point = Point("scripted", make)
     monkeypatch.setattr(registry, "entry_points", lambda *, group: [point])
     live = CONFIG.model_copy(update={"name": "acme_us", "environment": "live"})
 
@@ -224,7 +252,7 @@ def test_a_configuration_that_cannot_be_used_says_why(monkeypatch: Any) -> None:
 
 
 def test_a_name_is_used_once(monkeypatch: Any) -> None:
-    point = Point("scripted", lambda config, transport: None)
+    point = Point("scripted", lambda config, transport: Scripted())
     monkeypatch.setattr(registry, "entry_points", lambda *, group: [point])
 
     with pytest.raises(ConfigError, match="twice"):

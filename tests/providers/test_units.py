@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import adyen, stripe
+from providers.adyen.tables import UNITS as ADYEN_UNITS
 from providers.money import AMOUNT_MAX, Money, MoneyError, exponent, from_provider, to_provider
+from providers.stripe.asks import UNITS as STRIPE_UNITS
 
-TABLES = {"stripe": stripe.UNITS, "adyen": adyen.UNITS}
+TABLES = {"stripe": STRIPE_UNITS, "adyen": ADYEN_UNITS}
 CURRENCIES = sorted(each.code for each in iso4217.Currency if each.exponent is not None)
 
 # currency, ISO minor units, at Stripe, at Adyen; None where it cannot be sent exactly
@@ -35,7 +36,7 @@ DOCUMENTED = [
 
 @pytest.mark.parametrize(("currency", "minor", "at_stripe", "at_adyen"), DOCUMENTED)
 def test_documented_amounts_convert_both_ways(currency: Any, minor: Any, at_stripe: Any, at_adyen: Any) -> None:
-    for table, sent in ((stripe.UNITS, at_stripe), (adyen.UNITS, at_adyen)):
+    for table, sent in ((STRIPE_UNITS, at_stripe), (ADYEN_UNITS, at_adyen)):
         money = Money(minor, currency)
         if sent is None:
             with pytest.raises(MoneyError):

@@ -1,0 +1,158 @@
+"""Disputes at both PSPs: heard of by webhook, shown, defended or accepted once, and never moved backwards."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Kit, Merchant, Open, Psps
+
+at_each = pytest.mark.parametrize("psp", ["stripe", "adyen"])
+EVIDENCE: Final[dict[str, dict[str, Any]]] = {
+    "stripe": {"text": {"uncategorized_text": "winning_evidence"}},
+    "adyen": {
+        "reason": "SupplyDefenseMaterial",
+        "documents": [
+            {
+                "type": "DefenseMaterial",
+                "content_type": "application/pdf",
+                "content": base64.b64encode(b"%PDF-1.4 a receipt").decode(),
+            }
+        ],
+    },
+}
+
+
+def contested(psp: str, flow: type[Kit]) -> dict[str, Any]:
+    """A card whose holder contests the payment."""
+    if psp == "stripe":
+        return flow.card("4000000000000259")
+    return flow.card("4111111111111111", holder="chargeback:10.4")
+
+
+async def disputed(merchant: Merchant, psp: str, flow: type[Kit]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A payment that was made and then contested, with its dispute."""
+    payment = await merchant.charged(payment_method_data=contested(psp, flow))
+    found: list[dict[str, Any]] = []
+
+    async def heard() -> bool:
+        found[:] = (await merchant.get("/v1/disputes", payment=payment["id"])).json()["data"]
+        return bool(found) and found[0]["status"] == "needs_response"
+
+    await flow.eventually(heard, "the dispute was heard of")
+    return payment, found[0]
+
+
+async def reached(merchant: Merchant, dispute_id: str, status: str, flow: type[Kit]) -> dict[str, Any]:
+    """The dispute once it has the status, which later news may not take back."""
+    shown: dict[str, Any] = {}
+
+    async def there() -> bool:
+        shown.update((await merchant.get(f"/v1/disputes/{dispute_id}")).json())
+        return bool(shown["status"] == status)
+
+    await flow.eventually(there, f"the dispute is {status}")
+    return shown
+
+
+@at_each
+async def test_a_dispute_is_heard_of_shown_and_stands_in_the_history(
+    psp: str, open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway((psp,), listening=True) as inside:
+        merchant = inside.merchant
+        payment, dispute = await disputed(merchant, psp, flow)
+        expanded = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "events"})).json()
+        others = (await merchant.get("/v1/disputes", status="won")).json()
+
+    assert (dispute["object"], dispute["payment"], dispute["account"]) == ("dispute", payment["id"], psp)
+    assert (dispute["amount"], dispute["currency"]) == (1999, "EUR")
+    assert dispute["reason"] == "fraudulent"
+    assert "dispute_needs_response" in [event["reason"] for event in expanded["events"]]
+    assert (expanded["status"], expanded["amount_received"], expanded["amount_refunded"]) == ("succeeded", 1999, 0)
+    assert others["data"] == []
+
+
+@at_each
+async def test_a_dispute_is_defended_once_and_may_be_won(
+    psp: str, open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway((psp,), listening=True) as inside:
+        merchant = inside.merchant
+        _, dispute = await disputed(merchant, psp, flow)
+        path = f"/v1/disputes/{dispute['id']}/evidence"
+        answers = [await merchant.post(path, EVIDENCE[psp], key="defend-1") for _ in range(2)]
+        other = await merchant.post(path, {"text": {"product_description": "A chair."}}, key="defend-1")
+        won = await reached(merchant, dispute["id"], "won", flow)
+        late = await merchant.post(path, EVIDENCE[psp])
+
+    assert {answer.status_code for answer in answers} == {200}, answers[0].text
+    assert answers[0].content == answers[1].content
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
+    assert answers[0].json()["status"] == "under_review"
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert won["id"] == dispute["id"]
+    assert (late.status_code, late.json()["code"]) == (409, "payment_state")
+
+
+@at_each
+async def test_a_dispute_that_is_accepted_is_lost(psp: str, open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
+    async with open_gateway((psp,), listening=True) as inside:
+        merchant = inside.merchant
+        _, dispute = await disputed(merchant, psp, flow)
+        answer = await merchant.post(f"/v1/disputes/{dispute['id']}/accept")
+        lost = await reached(merchant, dispute["id"], "lost", flow)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "lost"
+    assert lost["status"] == "lost"
+
+
+async def test_evidence_that_the_account_cannot_take_is_refused_before_it_is_asked(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(listening=True) as inside:
+        merchant, refused = inside.merchant, {}
+        for psp, other in (("stripe", "adyen"), ("adyen", "stripe")):
+            payment = await merchant.charged(payment_method_data=contested(psp, flow), routing={"account": psp})
+
+            async def heard(payment_id: str = payment["id"]) -> bool:
+                return bool((await merchant.get("/v1/disputes", payment=payment_id)).json()["data"])
+
+            await flow.eventually(heard, "the dispute was heard of")
+            (dispute,) = (await merchant.get("/v1/disputes", payment=payment["id"])).json()["data"]
+            answer = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE[other])
+            problem = answer.json()
+            refused[psp] = (answer.status_code, problem["code"], problem["account"], problem["capability"])
+
+    assert refused == {
+        "stripe": (422, "capability_missing", "stripe", "dispute_documents"),
+        "adyen": (422, "capability_missing", "adyen", "dispute_text"),
+    }
+    assert [request for psp in psps.urls for request in psps.requests(psp, "defend")] == []
+
+
+async def test_another_merchants_dispute_is_not_there_and_wrong_evidence_names_its_field(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",), listening=True) as inside:
+        merchant = inside.merchant
+        _, dispute = await disputed(merchant, "stripe", flow)
+        path = f"/v1/disputes/{dispute['id']}"
+        nothing = await merchant.post(f"{path}/evidence", {})
+        garbage = await merchant.post(
+            f"{path}/evidence",
+            {"documents": [{"type": "x", "content_type": "application/pdf", "content": "not base64!"}]},
+        )
+        huge = await merchant.post(f"{path}/evidence", {"text": {"a": "x" * 20_001}})
+        unknown = await merchant.get(f"/v1/disputes/dp_{'0' * 32}")
+        filtered = await merchant.get("/v1/disputes", status="angry")
+
+    assert (nothing.status_code, nothing.json()["code"]) == (422, "validation_failed")
+    assert (garbage.status_code, garbage.json()["param"]) == (422, "documents.0.content".replace(".0", ".?"))
+    assert huge.status_code == 422
+    assert unknown.status_code == 404
+    assert (filtered.status_code, filtered.json()["param"]) == (422, "status")
