@@ -745,6 +745,27 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
     return _change(payment, changed, operation, "CaptureRequested", "capture_requested")
 
 
+def released(payment: Payment, attempt: Operation, *, lapsed: bool, now: datetime) -> Change | NoChange:
+    """The provider has released the authorization by itself: it ran out (``lapsed``), or somebody canceled it there."""
+    if attempt.status is not S.AUTHORIZED or payment.status is not Status.REQUIRES_CAPTURE:
+        return NoChange(f"attempt is {attempt.status}, payment is {payment.status}")
+    if payment.amount_capturing:
+        return NoChange("a capture is on its way: what comes of it tells which was first")
+    changed = replace(payment, version=payment.version + 1, updated_at=now, capture_before=None)
+    why = "authorization_expired" if lapsed else "canceled_at_provider"
+    if payment.amount_captured:  # what was captured stays, and the rest is no longer held
+        return _change(payment, replace(changed, status=Status.SUCCEEDED), attempt, "Released", why)
+    after = replace(attempt, status=S.EXPIRED if lapsed else S.VOIDED)
+    changed = replace(
+        changed,
+        status=Status.CANCELED,
+        cancellation_reason=why,
+        cancel_requested=False,
+        operations=_with(payment.operations, after),
+    )
+    return _change(payment, changed, after, "Released", why)
+
+
 def increment_opened(payment: Payment, operation: Operation, now: datetime) -> Change:
     """Ask for another authorized total, up or down. Raises :class:`Refused` where the state or the amount forbids it."""
     if payment.status is not Status.REQUIRES_CAPTURE:

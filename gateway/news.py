@@ -17,7 +17,7 @@ from gateway.books import Written
 from gateway.deps import Deps
 from gateway.disputes import Dispute, told
 from gateway.ids import DISPUTE, new_id
-from gateway.lifecycle import OPEN, Operation, OperationStatus, Payment
+from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, record
 from providers.contract import Approved, DisputeNews, Event, Kind
 from webhooks.inbox import Applied
@@ -34,6 +34,8 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if event.outcome is None or event.kind is None:
         return Applied("kept")
     found = await _find(account, event, deps)
+    if found is None and event.kind is Kind.VOID and isinstance(event.outcome, Approved):
+        return await _released(account, event, deps)
     if found is None:
         return NOT_FOUND
     payment, operation = found
@@ -50,6 +52,30 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if recorded is None:
         return Applied("not_recorded", again=True)
     return Applied("applied" if recorded.change is not None else "no_news")
+
+
+async def _released(account: str, event: Event, deps: Deps) -> Applied:
+    """A release that names no operation of ours: the authorization ran out, or somebody canceled it at the provider."""
+    for _ in range(DECISIONS_MAX):
+        found = await _authorization(account, event, deps)
+        if found is None:
+            return NOT_FOUND
+        payment, attempt = found
+        if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
+            return Applied("void_of_ours_open", again=True)  # it may be this one: its own answer says so
+        change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
+        if isinstance(change, NoChange):
+            return Applied("no_news")
+        if await deps.books.write(payment, change, source="webhook") is Written.DONE:
+            return Applied("applied")
+    return Applied("not_recorded", again=True)
+
+
+async def _authorization(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:
+    """The attempt that an event's payment at the provider is."""
+    if event.provider_payment_id is None:
+        return None
+    return await deps.queries.operation_at(account, event.provider_payment_id, Kind.AUTHORIZE)
 
 
 async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -> Applied:
@@ -73,9 +99,7 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
 async def _disputed_payment(account: str, event: Event, known: Dispute | None, deps: Deps) -> Payment | None:
     if known is not None:
         return await deps.queries.payment(known.payment_id)
-    if event.provider_payment_id is None:
-        return None
-    found = await deps.queries.operation_at(account, event.provider_payment_id, Kind.AUTHORIZE)
+    found = await _authorization(account, event, deps)
     return None if found is None else found[0]
 
 

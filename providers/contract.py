@@ -338,6 +338,8 @@ class Event:
     provider_payment_id: str | None = None
     outcome: Outcome | None = None
     occurred_at: datetime | None = None
+    lapsed: bool = False
+    """Of a release that nobody asked for: whether the authorization has run out."""
     dispute: DisputeNews | None = None
     """News of a dispute about the payment that ``provider_payment_id`` names; then there is no ``outcome``."""
 
