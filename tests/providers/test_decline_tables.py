@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from providers import adyen, stripe
-from providers.declines import MESSAGES, OTHER, Action, look_up
+from providers.declines import MESSAGES, OTHER, Action, load_advice, look_up
 
 TABLES = {"stripe_declines": stripe.DECLINES, "adyen_refusals": adyen.DECLINES}
 
@@ -61,7 +61,8 @@ def test_the_words_of_a_refusal_lead_to_its_code(row: Any) -> None:
 
 
 def test_advice_never_to_try_again_wins_over_the_table() -> None:
-    soft = look_up(stripe.DECLINES, "generic_decline")
+    soft, advice = look_up(stripe.DECLINES, "generic_decline"), load_advice("stripe")
 
-    assert soft.advised("do_not_try_again").action is Action.DO_NOT_RETRY
-    assert soft.advised("try_again_later") == soft
+    assert soft.advised(advice["do_not_try_again"]).action is Action.DO_NOT_RETRY
+    assert soft.advised(advice["try_again_later"]).action is soft.action
+    assert soft.advised(None) == soft
