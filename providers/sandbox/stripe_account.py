@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,24 +13,25 @@ from providers.sandbox.answers import Answer
 from providers.sandbox.books import Book, Books, Entry
 from providers.sandbox.desk import Call, json_answer
 from providers.sandbox.postman import Postman
+from providers.sandbox.stripe_dispute_objects import Dispute
 from providers.sandbox.stripe_objects import (
     API_VERSION,
     AUTHORIZED_FOR_S,
     Charge,
-    Dispute,
     Intent,
     PaymentMethod,
     Refund,
-    Setup,
     intent_json,
-    now,
 )
+from providers.sandbox.stripe_setup_objects import Setup
 
 
 class StripeAccount:
     """All objects of one account, by id."""
 
-    def __init__(self, books: Books, postman: Postman) -> None:
+    def __init__(self, books: Books, postman: Postman, time: Callable[[], float]) -> None:
+        """``time`` gives the seconds since the epoch, as this account counts them."""
+        self._time = time
         self.books = books
         self.postman = postman
         self.intents: dict[str, Intent] = {}
@@ -41,7 +43,13 @@ class StripeAccount:
         self.customers: dict[str, dict[str, Any]] = {}
         self.setups: dict[str, Setup] = {}
         self.disputes: dict[str, Dispute] = {}
+        self.held: deque[Charge] = deque()
+        """Whatever was authorized without being captured at once, the oldest first."""
         self._later: set[asyncio.TimerHandle] = set()
+
+    def now(self) -> int:
+        """The time of this account, in whole seconds since the epoch."""
+        return int(self._time())
 
     def clear(self) -> None:
         """Forget every object."""
@@ -54,6 +62,7 @@ class StripeAccount:
         self.customers.clear()
         self.setups.clear()
         self.disputes.clear()
+        self.held.clear()
         for handle in self._later:
             handle.cancel()
         self._later.clear()
@@ -85,13 +94,13 @@ class StripeAccount:
 
     def lapse(self) -> None:
         """Cancel every authorization that was not captured in time."""
-        for intent in self.intent_list:
-            self.lapse_if_due(intent)
+        while self.held and self.held[0].created + AUTHORIZED_FOR_S <= self.now():
+            self.lapse_if_due(self.intents[self.held.popleft().intent])
 
     def lapse_if_due(self, intent: Intent) -> None:
         """Cancel one authorization that was not captured in time, as Stripe does by itself."""
         charge = self.charges.get(intent.latest_charge or "")
-        if intent.status != "requires_capture" or charge is None or now() < charge.created + AUTHORIZED_FOR_S:
+        if intent.status != "requires_capture" or charge is None or self.now() < charge.created + AUTHORIZED_FOR_S:
             return
         self.books.mark_authorisation(intent.id, "expired")
         self.end(intent, "automatic", None)
@@ -104,7 +113,7 @@ class StripeAccount:
             released = charge.amount_released = charge.amount - charge.amount_captured
         intent.status = "canceled"
         intent.next_action = None
-        intent.canceled_at = now()
+        intent.canceled_at = self.now()
         intent.cancellation_reason = reason
         self.event(call, "payment_intent.canceled", self.intent_body(intent))
         return released
@@ -157,7 +166,7 @@ class StripeAccount:
                 "id": event_id,
                 "object": "event",
                 "api_version": API_VERSION,
-                "created": now(),
+                "created": self.now(),
                 "data": {"object": body},
                 "livemode": False,
                 "pending_webhooks": 1,

@@ -141,7 +141,7 @@ def stripe_app(config: SandboxConfig) -> Starlette:
         pause_s=config.webhook_pause_s,
     )
     features = Features(multicapture=config.stripe_multicapture, incremental=config.stripe_incremental_authorization)
-    psp = StripePsp(books, postman, settles_after_s=config.refund_settles_after_s, features=features)
+    psp = StripePsp(books, postman, settles_after_s=config.refund_settles_after_s, features=features, time=time.time)
     desk = Desk(
         dialect=StripeDialect(config.stripe_api_key),
         books=books,

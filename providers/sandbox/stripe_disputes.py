@@ -6,14 +6,14 @@ from providers.sandbox import stripe_errors as errors
 from providers.sandbox.answers import Answer
 from providers.sandbox.desk import Call, RefusedError, json_answer
 from providers.sandbox.stripe_account import StripeAccount, list_answer
-from providers.sandbox.stripe_objects import (
+from providers.sandbox.stripe_dispute_objects import (
     EVIDENCE,
-    Charge,
     Dispute,
     dispute_json,
     dispute_transaction_json,
     fraud_warning_json,
 )
+from providers.sandbox.stripe_objects import Charge
 from providers.sandbox.stripe_parameters import page_of, read_metadata, refuse_unknown
 from providers.sandbox.triggers import stripe_trigger
 
@@ -101,9 +101,12 @@ class Disputes:
 
     def _strike(self, charge: Charge, outcome: str, reason: str) -> None:
         if outcome == "succeeded_then_early_fraud_warning":
-            self._account.event(None, "radar.early_fraud_warning.created", fraud_warning_json(charge))
+            self._account.event(
+                None, "radar.early_fraud_warning.created", fraud_warning_json(charge, self._account.now())
+            )
             return
         dispute = Dispute(
+            created=self._account.now(),
             charge=charge.id,
             intent=charge.intent,
             amount=charge.amount_captured,
@@ -120,7 +123,7 @@ class Disputes:
 
     def _withdraw(self, dispute: Dispute) -> None:
         self._account.charges[dispute.charge].charged_back = True
-        dispute.transactions.append(dispute_transaction_json(dispute, withdrawn=True))
+        dispute.transactions.append(dispute_transaction_json(dispute, withdrawn=True, at=self._account.now()))
         self._account.event(None, "charge.dispute.funds_withdrawn", dispute_json(dispute))
 
     def _decide(self, dispute: Dispute) -> None:
@@ -135,7 +138,7 @@ class Disputes:
             return
         if verdict == "won":
             self._account.charges[dispute.charge].charged_back = False
-            dispute.transactions.append(dispute_transaction_json(dispute, withdrawn=False))
+            dispute.transactions.append(dispute_transaction_json(dispute, withdrawn=False, at=self._account.now()))
         self._account.event(None, "charge.dispute.closed", dispute_json(dispute))
         if verdict == "won":
             self._account.event(None, "charge.dispute.funds_reinstated", dispute_json(dispute))

@@ -83,6 +83,7 @@ class Intents:
             raise errors.invalid_request(f"`{wrong}` can only be passed when `confirm` is true.", param=wrong)
         metadata = read_metadata(params)
         intent = Intent(
+            created=self._account.now(),
             amount=amount,
             currency=currency,
             capture_method=capture_method,
@@ -197,6 +198,7 @@ class Intents:
         assert intent.method is not None  # noqa: S101 - only a confirmed intent is approved
         manual, flexible = intent.capture_method == "manual", intent.method.card.brand in FLEXIBLE_BRANDS
         charge = Charge(
+            created=self._account.now(),
             intent=intent.id,
             amount=intent.amount,
             currency=intent.currency,
@@ -227,6 +229,7 @@ class Intents:
         )
         if charge.manual:
             intent.status = "requires_capture"
+            self._account.held.append(charge)
             self._account.event(call, "payment_intent.amount_capturable_updated", self._account.intent_body(intent))
             return
         self._capture(intent, charge, intent.amount, intent.reference, intent.key)
@@ -279,6 +282,7 @@ class Intents:
         assert intent.method is not None  # noqa: S101 - only a confirmed intent is declined
         error = errors.decline(reason, trigger, intent.method.card.brand)
         charge = Charge(
+            created=self._account.now(),
             intent=intent.id,
             amount=intent.amount,
             currency=intent.currency,

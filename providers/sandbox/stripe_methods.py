@@ -15,7 +15,6 @@ from providers.sandbox.stripe_objects import (
     PaymentMethod,
     billing_details,
     customer_json,
-    now,
     payment_method_json,
 )
 from providers.sandbox.stripe_parameters import page_of, read_metadata, refuse_unknown
@@ -70,7 +69,7 @@ class Methods:
         """POST /v1/customers."""
         refuse_unknown("create_customer", call.params)
         customer_id = "cus_" + secrets.token_hex(7)
-        customer = customer_json(customer_id, call.params, now())
+        customer = customer_json(customer_id, call.params, self._account.now())
         self._account.customers[customer_id] = customer
         return json_answer(200, customer)
 
@@ -157,6 +156,7 @@ class Methods:
             card=_parse_card(card),
             billing_details=billing_details(given.get("billing_details")),
             metadata=read_metadata(given),
+            created=self._account.now(),
         )
         self._account.methods[method.id] = method
         return method
@@ -172,6 +172,7 @@ class Methods:
                     card=Card(number, 12, time.gmtime().tm_year + 3, "123"),
                     billing_details=billing_details(None),
                     metadata={},
+                    created=self._account.now(),
                 )
                 self._account.methods[method.id] = method
             if method is None:

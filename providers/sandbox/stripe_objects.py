@@ -2,7 +2,6 @@
 
 import secrets
 import string
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +13,12 @@ AUTHORIZED_FOR_S = 7 * 24 * 3600
 """How long an authorization holds; Stripe then cancels what was not captured."""
 
 
-def now() -> int:
-    """The time of this account, in seconds since the epoch."""
-    return int(time.time())
-
-
 def new_id(prefix: str) -> str:
     """An id of Stripe's shape."""
     return prefix + "_3" + "".join(secrets.choice(_ALPHABET) for _ in range(23))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PaymentMethod:
     """A card with an id."""
 
@@ -32,7 +26,7 @@ class PaymentMethod:
     billing_details: dict[str, Any]
     metadata: dict[str, str]
     id: str = field(default_factory=lambda: new_id("pm"))
-    created: int = field(default_factory=now)
+    created: int
     customer: str | None = None
     spent: bool = False
     """Used once without a Customer, or detached from one: nobody may use it again."""
@@ -40,7 +34,7 @@ class PaymentMethod:
     """The shopper agreed, and was authenticated, to be charged while away."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Refund:
     """Money on its way back."""
 
@@ -53,10 +47,10 @@ class Refund:
     status: str = "succeeded"
     failure_reason: str | None = None
     id: str = field(default_factory=lambda: new_id("re"))
-    created: int = field(default_factory=now)
+    created: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Charge:
     """One try to take money: approved, or declined with ``failure``."""
 
@@ -81,65 +75,14 @@ class Charge:
     manual: bool = False
     customer: str | None = None
     id: str = field(default_factory=lambda: new_id("ch"))
-    created: int = field(default_factory=now)
+    created: int
     authorization_code: str = field(default_factory=lambda: "".join(secrets.choice(string.digits) for _ in range(6)))
     network_transaction_id: str = field(
         default_factory=lambda: "".join(secrets.choice(string.digits) for _ in range(15))
     )
 
 
-@dataclass(slots=True)
-class Setup:
-    """A SetupIntent: a card that is verified, and where a Customer is named kept for later payments."""
-
-    usage: str
-    metadata: dict[str, str]
-    customer: str | None = None
-    description: str | None = None
-    return_url: str | None = None
-    status: str = "requires_payment_method"
-    method: PaymentMethod | None = None
-    last_error: dict[str, Any] | None = None
-    cancellation_reason: str | None = None
-    next_action: dict[str, Any] | None = None
-    card_options: dict[str, str] = field(default_factory=dict)
-    attempt: dict[str, Any] | None = None
-    """The latest attempt, as it looks on the wire."""
-    id: str = field(default_factory=lambda: new_id("seti"))
-    created: int = field(default_factory=now)
-    secret: str = field(default_factory=lambda: secrets.token_hex(12))
-
-    @property
-    def client_secret(self) -> str:
-        """What a browser may hold."""
-        return f"{self.id}_secret_{self.secret}"
-
-
-@dataclass(slots=True)
-class Dispute:
-    """A shopper's bank asks for a payment back, or asks only what it was for."""
-
-    charge: str
-    intent: str
-    amount: int
-    currency: str
-    brand: str
-    reason: str
-    status: str
-    metadata: dict[str, str] = field(default_factory=dict)
-    evidence: dict[str, str] = field(default_factory=dict)
-    submissions: int = 0
-    transactions: list[dict[str, Any]] = field(default_factory=list)
-    id: str = field(default_factory=lambda: new_id("dp"))
-    created: int = field(default_factory=now)
-
-    @property
-    def inquiry(self) -> bool:
-        """Whether the bank only asks, and has taken nothing."""
-        return self.status.startswith("warning")
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Intent:
     """A PaymentIntent: one payment that may be tried several times, and succeed once."""
 
@@ -168,7 +111,7 @@ class Intent:
     key: str | None = None
     """Idempotency key of the request that was last meant to take the money."""
     id: str = field(default_factory=lambda: new_id("pi"))
-    created: int = field(default_factory=now)
+    created: int
     position: int = 0
     """Its place in the list of all, so that paging needs no search."""
     secret: str = field(default_factory=lambda: secrets.token_hex(12))
@@ -179,7 +122,8 @@ class Intent:
         return f"{self.id}_secret_{self.secret}"
 
 
-def _card_checks(cvc_check: str | None) -> dict[str, Any]:
+def card_checks(cvc_check: str | None) -> dict[str, Any]:
+    """What the issuer said of the card's data."""
     return {
         "address_line1_check": None,
         "address_postal_code_check": None,
@@ -212,7 +156,7 @@ def payment_method_json(method: PaymentMethod) -> dict[str, Any]:
         "billing_details": method.billing_details,
         "card": {
             "brand": card.brand,
-            "checks": _card_checks("pass" if card.cvc else None),
+            "checks": card_checks("pass" if card.cvc else None),
             "country": card.country,
             "display_brand": card.brand,
             "exp_month": card.exp_month,
@@ -292,7 +236,7 @@ def _card_details_json(charge: Charge) -> dict[str, Any]:
         "amount_authorized": charge.amount if approved else None,
         "authorization_code": charge.authorization_code if approved else None,
         "brand": card.brand,
-        "checks": _card_checks(charge.cvc_check),
+        "checks": card_checks(charge.cvc_check),
         "country": card.country,
         "exp_month": card.exp_month,
         "exp_year": card.exp_year,
@@ -451,199 +395,6 @@ def refund_json(refund: Refund) -> dict[str, Any]:
     if refund.failure_reason is not None:
         body["failure_reason"] = refund.failure_reason
     return body
-
-
-def setup_json(setup: Setup, expand: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The ``setup_intent`` object; ``expand`` may name payment_method and latest_attempt."""
-    method: object = None if setup.method is None else setup.method.id
-    if setup.method is not None and "payment_method" in expand:
-        method = payment_method_json(setup.method)
-    attempt: object = None if setup.attempt is None else setup.attempt["id"]
-    if "latest_attempt" in expand:
-        attempt = setup.attempt
-    return {
-        "id": setup.id,
-        "object": "setup_intent",
-        "application": None,
-        "automatic_payment_methods": None,
-        "cancellation_reason": setup.cancellation_reason,
-        "client_secret": setup.client_secret,
-        "created": setup.created,
-        "customer": setup.customer,
-        "customer_account": None,
-        "description": setup.description,
-        "excluded_payment_method_types": None,
-        "flow_directions": None,
-        "last_setup_error": setup.last_error,
-        "latest_attempt": attempt,
-        "livemode": False,
-        "mandate": None,
-        "metadata": setup.metadata,
-        "next_action": setup.next_action,
-        "on_behalf_of": None,
-        "payment_method": method,
-        "payment_method_configuration_details": None,
-        "payment_method_options": {
-            "card": {
-                "mandate_options": None,
-                "network": None,
-                "request_three_d_secure": "automatic",
-                **setup.card_options,
-            }
-        },
-        "payment_method_types": ["card"],
-        "single_use_mandate": None,
-        "status": setup.status,
-        "usage": setup.usage,
-    }
-
-
-def attempt_json(
-    setup: Setup, method: PaymentMethod, *, error: dict[str, Any] | None, authentication: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The ``setup_attempt`` object."""
-    card = method.card
-    shown = (
-        "authentication_flow",
-        "electronic_commerce_indicator",
-        "result",
-        "result_reason",
-        "transaction_id",
-        "version",
-    )
-    return {
-        "id": new_id("setatt"),
-        "object": "setup_attempt",
-        "application": None,
-        "created": now(),
-        "customer": setup.customer,
-        "customer_account": None,
-        "flow_directions": None,
-        "livemode": False,
-        "on_behalf_of": None,
-        "payment_method": method.id,
-        "payment_method_details": {
-            "card": {
-                "brand": card.brand,
-                "checks": _card_checks("pass" if card.cvc else None),
-                "country": card.country,
-                "exp_month": card.exp_month,
-                "exp_year": card.exp_year,
-                "fingerprint": card.fingerprint,
-                "funding": card.funding,
-                "last4": card.last4,
-                "network": card.brand,
-                "three_d_secure": authentication and {name: authentication[name] for name in shown},
-                "wallet": None,
-            },
-            "type": "card",
-        },
-        "setup_error": error,
-        "setup_intent": setup.id,
-        "status": "failed" if error else "succeeded",
-        "usage": setup.usage,
-    }
-
-
-EVIDENCE = tuple(
-    """
-    access_activity_log billing_address cancellation_policy cancellation_policy_disclosure cancellation_rebuttal
-    customer_communication customer_email_address customer_name customer_purchase_ip customer_signature
-    duplicate_charge_documentation duplicate_charge_explanation duplicate_charge_id product_description receipt
-    refund_policy refund_policy_disclosure refund_refusal_explanation service_date service_documentation
-    shipping_address shipping_carrier shipping_date shipping_documentation shipping_tracking_number uncategorized_file
-    uncategorized_text
-    """.split()  # noqa: SIM905 - a line each would say no more
-)
-"""What can be said to a dispute."""
-RESPOND_WITHIN_S = 9 * 24 * 3600
-NETWORK_REASONS = {"fraudulent": "10.4", "product_not_received": "13.1"}
-"""Visa's codes."""
-
-
-def dispute_json(dispute: Dispute) -> dict[str, Any]:
-    """The ``dispute`` object."""
-    return {
-        "id": dispute.id,
-        "object": "dispute",
-        "amount": dispute.amount,
-        "balance_transactions": dispute.transactions,
-        "charge": dispute.charge,
-        "created": dispute.created,
-        "currency": dispute.currency,
-        "enhanced_eligibility_types": [],
-        "evidence": {name: dispute.evidence.get(name) for name in EVIDENCE} | {"enhanced_evidence": {}},
-        "evidence_details": {
-            "due_by": dispute.created + RESPOND_WITHIN_S,
-            "enhanced_eligibility": {},
-            "has_evidence": bool(dispute.evidence),
-            "past_due": False,
-            "submission_count": dispute.submissions,
-        },
-        "is_charge_refundable": dispute.inquiry,
-        "livemode": False,
-        "metadata": dispute.metadata,
-        "payment_intent": dispute.intent,
-        "payment_method_details": {
-            "card": {
-                "brand": dispute.brand,
-                "case_type": "inquiry" if dispute.inquiry else "chargeback",
-                "network_reason_code": NETWORK_REASONS.get(dispute.reason),
-            },
-            "type": "card",
-        },
-        "reason": dispute.reason,
-        "status": dispute.status,
-    }
-
-
-DISPUTE_FEE = 1500
-
-
-def dispute_transaction_json(dispute: Dispute, *, withdrawn: bool) -> dict[str, Any]:
-    """The balance transaction that takes the disputed money, and a fee, or gives the money back."""
-    amount, fee = (-dispute.amount, DISPUTE_FEE) if withdrawn else (dispute.amount, 0)
-    fees = [
-        {
-            "amount": fee,
-            "application": None,
-            "currency": dispute.currency,
-            "description": "Dispute fee",
-            "type": "stripe_fee",
-        }
-    ]
-    return {
-        "id": new_id("txn"),
-        "object": "balance_transaction",
-        "amount": amount,
-        "available_on": now(),
-        "balance_type": "payments",
-        "created": now(),
-        "currency": dispute.currency,
-        "description": f"Chargeback {'withdrawal' if withdrawn else 'reversal'} for {dispute.charge}",
-        "exchange_rate": None,
-        "fee": fee,
-        "fee_details": fees if fee else [],
-        "net": amount - fee,
-        "reporting_category": "dispute" if withdrawn else "dispute_reversal",
-        "source": dispute.id,
-        "status": "available",
-        "type": "adjustment",
-    }
-
-
-def fraud_warning_json(charge: Charge) -> dict[str, Any]:
-    """The ``radar.early_fraud_warning`` object: the network reports fraud before anybody disputes."""
-    return {
-        "id": new_id("issfr"),
-        "object": "radar.early_fraud_warning",
-        "actionable": True,
-        "charge": charge.id,
-        "created": now(),
-        "fraud_type": "made_with_stolen_card",
-        "livemode": False,
-        "payment_intent": charge.intent,
-    }
 
 
 def customer_json(customer_id: str, given: dict[str, Any], created: int) -> dict[str, Any]:

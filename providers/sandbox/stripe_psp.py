@@ -1,6 +1,6 @@
 """The simulated Stripe as a whole: its verbs, and what a request is about."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from providers.sandbox.books import Books
@@ -19,8 +19,16 @@ from providers.sandbox.triggers import stripe_numbers_by_token
 class StripePsp:
     """One Stripe account with everything that can be asked of it."""
 
-    def __init__(self, books: Books, postman: Postman, *, settles_after_s: float, features: Features) -> None:
-        self._account = StripeAccount(books, postman)
+    def __init__(
+        self,
+        books: Books,
+        postman: Postman,
+        *,
+        settles_after_s: float,
+        features: Features,
+        time: Callable[[], float],
+    ) -> None:
+        self._account = StripeAccount(books, postman, time)
         self.methods = Methods(self._account)
         self.disputes = Disputes(self._account, settles_after_s=settles_after_s)
         self.intents = Intents(self._account, self.methods, self.disputes, features)

@@ -60,6 +60,7 @@ class Refunds:
                 kept=True,
             )
         refund = Refund(
+            created=self._account.now(),
             intent=intent.id,
             charge=charge.id,
             amount=amount,

@@ -8,14 +8,9 @@ from providers.sandbox.desk import Call, RefusedError, json_answer
 from providers.sandbox.stripe_account import StripeAccount, list_answer, way_back
 from providers.sandbox.stripe_form import listed
 from providers.sandbox.stripe_methods import Methods
-from providers.sandbox.stripe_objects import (
-    Setup,
-    attempt_json,
-    authentication_json,
-    payment_method_json,
-    setup_json,
-)
+from providers.sandbox.stripe_objects import authentication_json, payment_method_json
 from providers.sandbox.stripe_parameters import page_of, read_card_options, read_metadata, refuse_unknown
+from providers.sandbox.stripe_setup_objects import Setup, attempt_json, setup_json
 from providers.sandbox.triggers import stripe_trigger
 
 USAGES = ("off_session", "on_session")
@@ -39,6 +34,7 @@ class Setups:
         if not confirms and "return_url" in params:
             raise errors.invalid_request("`return_url` can only be passed when `confirm` is true.", param="return_url")
         setup = Setup(
+            created=self._account.now(),
             usage=usage,
             metadata=read_metadata(params),
             customer=self._account.known_customer(params.get("customer")),
@@ -131,7 +127,9 @@ class Setups:
     def _succeed(self, setup: Setup, authentication: dict[str, Any] | None, call: Call | None) -> None:
         assert setup.method is not None  # noqa: S101 - only a confirmed intent succeeds
         setup.status, setup.last_error = "succeeded", None
-        setup.attempt = attempt_json(setup, setup.method, error=None, authentication=authentication)
+        setup.attempt = attempt_json(
+            setup, setup.method, error=None, authentication=authentication, at=self._account.now()
+        )
         if setup.customer is not None:
             self._methods.keep(setup.method, setup.customer, setup.usage, call)
         self._account.event(call, "setup_intent.succeeded", setup_json(setup))
@@ -141,7 +139,9 @@ class Setups:
         assert setup.method is not None  # noqa: S101 - only a confirmed intent is declined
         card = setup.method.card
         error = errors.decline(reason, stripe_trigger(card.number), card.brand)
-        setup.attempt = attempt_json(setup, setup.method, error=dict(error), authentication=None)
+        setup.attempt = attempt_json(
+            setup, setup.method, error=dict(error), authentication=None, at=self._account.now()
+        )
         error["payment_method"] = payment_method_json(setup.method)
         setup.status, setup.last_error, setup.method = "requires_payment_method", error, None
         body = setup_json(setup)

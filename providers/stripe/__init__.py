@@ -8,6 +8,6 @@ read by tables; an answer that is in none of them is ``Unknown``.
 
 from providers.stripe.adapter import StripeProvider
 from providers.stripe.answers import DECLINES, ERRORS
-from providers.stripe.asks import CAPABILITIES
+from providers.stripe.asks import CAPABILITIES, UNITS
 
-__all__ = ["CAPABILITIES", "DECLINES", "ERRORS", "StripeProvider"]
+__all__ = ["CAPABILITIES", "DECLINES", "ERRORS", "UNITS", "StripeProvider"]

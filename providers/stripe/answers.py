@@ -434,7 +434,7 @@ def _captured_in_part(call: Call, intent: Intent) -> Outcome:
     if not ours:
         if intent.status == "canceled":
             return Declined(refused(intent.status), intent.id)
-        return Unknown("mismatch_operation", provider_code=intent.status)
+        return Unknown("mismatch_operation")
     sent = to_provider(call.amount, UNITS)
     if intent.currency != call.amount.currency.lower():
         return Unknown("mismatch_currency")
@@ -463,7 +463,7 @@ def _incremented(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome
             return Declined(refused("incremental_authorization_unavailable"), intent.id)
         if intent.status in ("succeeded", "canceled"):  # too late for ours, wherever it is
             return Declined(refused(intent.status), intent.id)
-        return Unknown("mismatch_operation", provider_code=intent.status)
+        return Unknown("mismatch_operation")
     if mismatch := _other_money(call, intent.amount, intent.currency):
         return mismatch
     return Approved(intent.id, call.amount, capture_before=_capture_before(intent))
@@ -496,18 +496,18 @@ def _defended(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome:
     """Ours is there when the dispute carries our name and something was submitted: both came with one request."""
     dispute = read(body, DisputeObject)
     if dispute.id != request["dispute"]:
-        return Unknown("mismatch_dispute")
+        return Unknown("mismatch_operation")
     if dispute.metadata.get(OPERATION) == call.operation_id and dispute.evidence_details.submission_count:
         return _other_money(call, dispute.amount, dispute.currency) or Approved(dispute.id, call.amount)
     if dispute.status in OVER:
         return Declined(refused(dispute.status), dispute.id)
-    return Unknown("mismatch_operation", provider_code=dispute.status)
+    return Unknown("mismatch_operation")
 
 
 def _conceded(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome:
     dispute = read(body, DisputeObject)
     if dispute.id != request["dispute"]:
-        return Unknown("mismatch_dispute")
+        return Unknown("mismatch_operation")
     if dispute.status in ("lost", "warning_closed"):
         return _other_money(call, dispute.amount, dispute.currency) or Approved(dispute.id, call.amount)
     if dispute.status in OVER:

@@ -45,14 +45,25 @@ def success(provider: Any, kind: Any, *, value: Any = 1999, currency: Any = "EUR
             "payment_intent": "pi_1",
             "metadata": {"operation": "re_1"},
         }
+    if kind in (Kind.DEFEND, Kind.ACCEPT):
+        return {
+            "id": "dp_1",
+            "object": "dispute",
+            "amount": value,
+            "currency": currency.lower(),
+            "status": "under_review" if kind is Kind.DEFEND else "lost",
+            "payment_intent": "pi_1",
+            "metadata": {"operation": "def_1"},
+            "evidence_details": {"submission_count": 1},
+        }
     return {
         "id": "pi_1",
         "object": "payment_intent",
         "amount": value,
-        "amount_received": 0 if kind is Kind.VOID else value,
+        "amount_received": 0 if kind in (Kind.VOID, Kind.INCREMENT) else value,
         "currency": currency.lower(),
-        "status": "canceled" if kind is Kind.VOID else "succeeded",
-        "metadata": {"operation": "att_1"},
+        "status": {Kind.VOID: "canceled", Kind.INCREMENT: "requires_capture"}.get(kind, "succeeded"),
+        "metadata": {"operation": "att_1"} | ({"increment": "inc_1"} if kind is Kind.INCREMENT else {}),
     }
 
 
@@ -252,8 +263,8 @@ async def test_an_answer_about_another_operation_is_unknown(
     other = success(provider, kind)
     other |= {"reference": "other", "merchantReference": "other", "metadata": {"operation": "x"}}
     other |= {"paymentPspReference": "other", "payment_intent": "pi_other"}
-    if kind in (Kind.CAPTURE, Kind.VOID) and provider == "stripe":
-        other["id"] = "pi_other"
+    if provider == "stripe" and kind not in (Kind.AUTHORIZE, Kind.REFUND):
+        other["id"] = "dp_other" if kind in (Kind.DEFEND, Kind.ACCEPT) else "pi_other"
     loopback.will_answer(200, other)
     account = open_account(provider, loopback.url)
 

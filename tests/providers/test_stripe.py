@@ -745,8 +745,8 @@ PARTS = [
     (part(amount_received=499), Unknown("mismatch_amount")),
     (part(metadata={"capture": "cap_1", "capture_amount": "501"}), Unknown("mismatch_amount")),
     (part(currency="usd"), Unknown("mismatch_currency")),
-    (part(metadata={"capture": "cap_2"}), Unknown("mismatch_operation", provider_code="requires_capture")),
-    (part(metadata={}, status="succeeded"), Unknown("mismatch_operation", provider_code="succeeded")),
+    (part(metadata={"capture": "cap_2"}), Unknown("mismatch_operation")),
+    (part(metadata={}, status="succeeded"), Unknown("mismatch_operation")),
     (part(id="pi_2"), Unknown("mismatch_payment")),
 ]
 
@@ -785,7 +785,7 @@ async def test_more_captures_than_the_card_allows_were_never_taken(loopback: Any
 INCREMENTS = [
     ({}, Approved("pi_1", Money(1999, "EUR"))),
     ({"amount": 1998}, Unknown("mismatch_amount")),
-    ({"metadata": {"increment": "inc_0"}}, Unknown("mismatch_operation", provider_code="requires_capture")),
+    ({"metadata": {"increment": "inc_0"}}, Unknown("mismatch_operation")),
     ({"id": "pi_2"}, Unknown("mismatch_payment")),
 ]
 
@@ -834,14 +834,14 @@ DONE = Approved("dp_1", Money(1999, "EUR"))
 DEFENCES = [
     (Kind.DEFEND, {}, DONE),
     (Kind.DEFEND, {"status": "lost"}, DONE),
-    (Kind.DEFEND, {"metadata": {}}, Unknown("mismatch_operation", provider_code="under_review")),
+    (Kind.DEFEND, {"metadata": {}}, Unknown("mismatch_operation")),
     (
         Kind.DEFEND,
         {"evidence_details": {}, "status": "needs_response"},
-        Unknown("mismatch_operation", provider_code="needs_response"),
+        Unknown("mismatch_operation"),
     ),
     (Kind.DEFEND, {"metadata": {}, "status": "won"}, "won"),
-    (Kind.DEFEND, {"id": "dp_2"}, Unknown("mismatch_dispute")),
+    (Kind.DEFEND, {"id": "dp_2"}, Unknown("mismatch_operation")),
     (Kind.DEFEND, {"amount": 1}, Unknown("mismatch_amount")),
     (Kind.ACCEPT, {"status": "lost"}, DONE),
     (Kind.ACCEPT, {"status": "warning_closed"}, DONE),
@@ -849,7 +849,7 @@ DEFENCES = [
     (Kind.ACCEPT, {"status": "prevented"}, "prevented"),
     (Kind.ACCEPT, {}, Unknown("not_closed", provider_code="under_review")),
     (Kind.ACCEPT, {"status": "lost", "currency": "usd"}, Unknown("mismatch_currency")),
-    (Kind.ACCEPT, {"id": "dp_2"}, Unknown("mismatch_dispute")),
+    (Kind.ACCEPT, {"id": "dp_2"}, Unknown("mismatch_operation")),
 ]
 
 

@@ -110,31 +110,89 @@ def stripe_paths(specs: Any) -> Any:
     return json.loads((specs / "stripe.openapi.json").read_text())["paths"]
 
 
-def stripe_schema(paths: Any, path: Any) -> Any:
-    template = re.sub(r"/pi_1\b", "/{intent}", path)
-    content = paths[template]["post"]["requestBody"]["content"]
-    return content["application/x-www-form-urlencoded"]["schema"]
+def stripe_operation(paths: Any, method: str, path: str) -> Any:
+    """The operation of the specification that a path is served by."""
+    template = re.sub(r"/(pi|seti)_1\b", "/{intent}", path)
+    return paths[re.sub(r"/dp_1\b", "/{dispute}", template)][method.lower()]
 
 
-@pytest.mark.parametrize("index", range(8))
+def stripe_asks(kit: Any) -> Any:
+    """What only Stripe's words have, beside what both PSPs are asked."""
+    authorize, remembered = Kind.AUTHORIZE, {"setup_future_usage": "off_session"}
+    full = FULL | {"instrument": kit.CARD}
+    flexible = {"capture_method": "manual", "adjustable": True, "several_captures": True, "three_d_secure": "required"}
+    text = {"uncategorized_text": "She signed.", "customer_name": "Ada", "service_date": "2026-11-01"}
+    return [
+        *asks("stripe", kit)[:8],
+        kit.ask("stripe", authorize, **full, **flexible),
+        kit.ask("stripe", authorize, **remembered, instrument=Token("pm_1")),
+        kit.ask("stripe", authorize, **remembered, instrument=Token("cus_1/pm_1")),
+        kit.ask("stripe", authorize, instrument=Token("cus_1/pm_1"), off_session=True),
+        kit.ask("stripe", authorize, amount=Money(0, "EUR")),
+        kit.ask("stripe", authorize, **full, **flexible, amount=Money(0, "EUR")),
+        kit.ask("stripe", Kind.CAPTURE, final=False),
+        kit.ask("stripe", Kind.VOID, provider_payment_id="seti_1", unfinished=True),
+        kit.ask("stripe", Kind.VOID, provider_payment_id=None, unfinished=True),
+        kit.ask("stripe", Kind.INCREMENT),
+        kit.ask("stripe", Kind.DEFEND, text=text),
+        kit.ask("stripe", Kind.ACCEPT),
+    ]
+
+
+def stripe_made(path: str) -> Any:
+    """What a step finds made, or a list finds listed."""
+    made = {
+        "/v1/payment_methods": {"id": "pm_1", "object": "payment_method"},
+        "/v1/customers": {"id": "cus_1", "object": "customer"},
+    }
+    return made.get(path, {"id": "x", "object": "x", "data": [{"id": "pi_1", "metadata": {"operation": "att_1"}}]})
+
+
+def check_stripe(paths: Any, seen: Any) -> None:
+    path, _, query = seen.path.partition("?")
+    operation = stripe_operation(paths, seen.method, path)
+    if seen.method == "GET":
+        assert set(nested(query)) <= {parameter["name"] for parameter in operation["parameters"]}
+        return
+    schema = operation["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"]
+    Draft202012Validator(schema).validate(typed(nested(seen.body.decode()), schema))
+
+
+@pytest.mark.parametrize("index", range(20))
 async def test_stripe_gets_what_its_specification_describes(
     index: Any, stripe_paths: Any, loopback: Any, open_account: Any, kit: Any
 ) -> None:
-    async def method(line: Any) -> None:
-        await line.answer(200, {"id": "pm_1", "object": "payment_method"})
+    async def answer(line: Any) -> None:
+        await line.answer(200, stripe_made(loopback.seen[-1].path))
 
     async def keep(_request: Any) -> None:
         pass
 
-    loopback.will(method)
+    loopback.will(answer)
     account = open_account("stripe", loopback.url)
-    await account.provider.send(kit.call(account, asks("stripe", kit)[index]), keep)
+    call = kit.call(account, stripe_asks(kit)[index])
 
-    assert loopback.seen
+    await account.provider.send(call, keep)
+    await account.provider.lookup(call)
+
+    methods = [seen.method for seen in loopback.seen]
+    assert {"POST", "GET"} == set(methods)
     for seen in loopback.seen:
-        schema = stripe_schema(stripe_paths, seen.path)
-        body = typed(nested(seen.body.decode()), schema)
-        Draft202012Validator(schema).validate(body)
+        check_stripe(stripe_paths, seen)
+
+
+@pytest.mark.parametrize("found", ["pi_1", "seti_1"])
+async def test_stripe_is_asked_for_a_completed_challenge_as_its_specification_describes(
+    found: Any, stripe_paths: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    loopback.will_answer(404)
+    account = open_account("stripe", loopback.url)
+    call = kit.call(account, kit.ask("stripe", Kind.AUTHORIZE), provider_id=found)
+
+    await account.provider.send(replace(call, request=account.provider.completion(call, {})), kit.keep_nothing)
+
+    (seen,) = loopback.seen
+    check_stripe(stripe_paths, seen)
 
 
 ADYEN_SCHEMAS = {

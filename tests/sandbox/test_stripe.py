@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import stripe
 
-from providers.sandbox import stripe_account
+from providers.sandbox.stripe_account import StripeAccount
 
 
 def declined(sandbox: Any, **params: Any) -> Any:
@@ -389,10 +389,11 @@ def test_an_authorisation_lapses_after_seven_days(sandbox: Any, monkeypatch: pyt
     intent = sandbox.charge(capture_method="manual", expand=["latest_charge"])
     lapses = intent.latest_charge.payment_method_details.card.capture_before
 
-    monkeypatch.setattr(stripe_account, "now", lambda: lapses - 1)
+    monkeypatch.setattr(StripeAccount, "now", lambda _account: lapses - 1)
     assert intents.retrieve(intent.id).status == "requires_capture"
-    monkeypatch.setattr(stripe_account, "now", lambda: lapses)
+    monkeypatch.setattr(StripeAccount, "now", lambda _account: lapses)
 
+    assert [each.status for each in intents.list()] == ["canceled"]
     assert refused(intents.capture, intent.id).code == "payment_intent_unexpected_state"
     (event,) = sandbox.mailbox.stripe_events("payment_intent.canceled")
     assert event["data"]["object"]["cancellation_reason"] == "automatic"
