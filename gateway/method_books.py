@@ -68,7 +68,7 @@ _DELETE_CUSTOMER: Final = Statement(
         updated_at = CASE WHEN deleted_at IS NULL THEN :at::timestamptz ELSE updated_at END
         WHERE id = :id RETURNING id, merchant_id),
     methods AS (UPDATE payment_method SET {_EMPTIED} FROM gone WHERE payment_method.merchant_id = gone.merchant_id
-        AND payment_method.customer = gone.id AND payment_method.deleted_at IS NULL)
+        AND payment_method.customer = gone.id AND reusable AND payment_method.deleted_at IS NULL)
     SELECT id FROM gone"""  # noqa: S608 - our own text
 )
 _REWRAP: Final = Statement(

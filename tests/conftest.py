@@ -448,6 +448,9 @@ class Merchant:
         headers = {"Authorization": f"Bearer {self.api_key}"}
         return await self.http.get(path, params=params, headers=headers)
 
+    async def delete(self, path: str) -> httpx.Response:
+        return await self.http.delete(path, headers={"Authorization": f"Bearer {self.api_key}"})
+
     async def charge(self, *, key: str | None = None, **fields: Any) -> httpx.Response:
         return await self.post("/v1/payments", body(**fields), key=key)
 

@@ -39,10 +39,6 @@ async def customer_of(merchant: Merchant, **fields: Any) -> dict[str, Any]:
     return customer
 
 
-async def delete(merchant: Merchant, path: str) -> httpx.Response:
-    return await merchant.http.request("DELETE", path, headers={"Authorization": f"Bearer {merchant.api_key}"})
-
-
 async def charge_with(merchant: Merchant, method: dict[str, Any], **fields: Any) -> httpx.Response:
     return await merchant.charge(payment_method_data=None, payment_method=method["id"], **fields)
 
@@ -150,7 +146,7 @@ async def test_a_list_shows_what_may_be_charged_again_a_page_at_a_time(open_gate
         merchant = inside.merchant
         kept = [(await stored(merchant))["id"] for _ in range(3)]
         gone = await stored(merchant)
-        await delete(merchant, f"/v1/payment_methods/{gone['id']}")
+        await merchant.delete(f"/v1/payment_methods/{gone['id']}")
         await merchant.charged()  # a card for one payment
         first = (await merchant.get("/v1/payment_methods", limit=2)).json()
         second = (await merchant.get("/v1/payment_methods", limit=2, cursor=first["next_cursor"])).json()
@@ -195,7 +191,7 @@ async def test_a_deleted_method_holds_nothing_that_could_be_charged_and_says_so(
         paid = await charge_with(merchant, method, key="order-1")
         waits = (await charge_with(merchant, method, confirm=None)).json()
         path = f"/v1/payment_methods/{method['id']}"
-        deleted, again = await delete(merchant, path), await delete(merchant, path)
+        deleted, again = await merchant.delete(path), await merchant.delete(path)
         shown = await merchant.get(path)
         charged = await charge_with(merchant, method)
         confirmed = await merchant.post(f"/v1/payments/{waits['id']}/confirm")
@@ -218,7 +214,7 @@ async def test_a_deleted_method_holds_nothing_that_could_be_charged_and_says_so(
 async def test_a_card_that_waits_for_its_confirm_and_is_deleted_is_not_charged(open_gateway: Open, psps: Psps) -> None:
     async with open_gateway() as inside:
         payment = (await inside.merchant.charge(confirm=False)).json()
-        await delete(inside.merchant, f"/v1/payment_methods/{payment['payment_method']}")
+        await inside.merchant.delete(f"/v1/payment_methods/{payment['payment_method']}")
         confirmed = await inside.merchant.post(f"/v1/payments/{payment['id']}/confirm")
 
     assert problem(confirmed) == (422, "validation_failed", "payment_method")
@@ -314,7 +310,7 @@ async def test_a_deleted_customer_leaves_no_personal_data_and_no_method_behind(
         spare = await stored(merchant)
         paid = await charge_with(merchant, method, key="order-1")
         path = f"/v1/customers/{customer['id']}"
-        deleted, again, shown = await delete(merchant, path), await delete(merchant, path), await merchant.get(path)
+        deleted, again, shown = await merchant.delete(path), await merchant.delete(path), await merchant.get(path)
         charged = await charge_with(merchant, method)
         named = await merchant.charge(customer=customer["id"])
         replayed = await charge_with(merchant, method, key="order-1")
