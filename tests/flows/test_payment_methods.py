@@ -179,6 +179,19 @@ async def test_a_stored_cards_network_transaction_id_goes_with_a_payment_made_wi
     assert "NTI-OF-THE-METHOD" not in sent[1] + sent[2]
 
 
+async def test_the_openapi_examples_have_the_fields_that_are_answered(open_gateway: Open) -> None:
+    async with open_gateway() as inside:
+        paths = (await inside.merchant.http.get("/openapi.json")).json()["paths"]
+        answered = {
+            "/v1/payment_methods/{id}": await stored(inside.merchant),
+            "/v1/customers/{id}": await customer_of(inside.merchant),
+        }
+
+    for path, shown in answered.items():
+        example = paths[path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+        assert example.keys() == shown.keys()
+
+
 # --- Deleting ---------------------------------------------------------------------------------------------------------
 
 

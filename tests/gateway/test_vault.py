@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.api.auth import make_key
 from gateway.books import KeyUse, Method, Request
-from gateway.queries import StoredMethod, UsedKey
+from gateway.queries import SealedRow, StoredCustomer, StoredMethod, UsedKey
 from gateway.vault import Keyring, SealBroken, Sealer, Wallet, key_id_of, open_card, seal_card
 from idempotency.key import Key
 from providers.contract import Call, Card, Kind, Token
@@ -293,6 +293,17 @@ HOLDERS: Final = {
         reusable=True,
         type="card",
         created_at=datetime(2026, 11, 21, tzinfo=UTC),
+    ),
+    "SealedRow": SealedRow("pm_1", "mer_1", {"card": b"sealed-bytes"}),
+    "StoredCustomer": StoredCustomer(
+        "cus_1",
+        "mer_1",
+        livemode=False,
+        reference=None,
+        metadata={},
+        personal={"name": "A. Shopper"},
+        created_at=datetime(2026, 11, 21, tzinfo=UTC),
+        updated_at=datetime(2026, 11, 21, tzinfo=UTC),
     ),
     "UsedKey": UsedKey(b"print", "pay_1", None, 201, b"sealed-bytes"),
     "KeyUse": KeyUse(Key("mer_1", livemode=False, text="k"), b"print", answer=(201, b"sealed-bytes")),
