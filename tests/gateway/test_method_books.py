@@ -102,6 +102,26 @@ async def test_a_token_alone_learns_its_card(database: Database) -> None:
     assert (row["card"]["brand"], row["card"]["last4"]) == ("visa", "1111")
 
 
+@pytest.mark.parametrize("reusable", [True, False])
+async def test_what_was_known_already_writes_nothing(database: Database, *, reusable: bool) -> None:
+    store(database, reusable=reusable, tokens={"second": "tok_2"}, network_transaction_id="NTI-1", card=CARD)
+    before = database.rows("SELECT * FROM payment_method")
+    known = CardFacts(brand="maestro", last4="4242", exp_year=2031)
+
+    row = await settle(database, approved(token="tok_2", network_transaction_id="NTI-2", card=known))
+
+    assert [row] == before
+
+
+async def test_a_card_for_one_payment_learns_nothing_for_another(database: Database) -> None:
+    store(database, reusable=False)
+    before = database.rows("SELECT * FROM payment_method")
+
+    row = await settle(database, approved(token="tok_2", network_transaction_id="NTI-2", card=FACTS))
+
+    assert [row] == before
+
+
 async def test_a_decline_teaches_the_card_and_no_token(database: Database) -> None:
     store(database)
 
