@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | merchants | keys``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | merchants | keys | vault``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ merchants = typer.Typer(help="Merchants: who owns payments, accounts and keys.",
 keys = typer.Typer(help="API keys of a merchant.", no_args_is_help=True)
 app.add_typer(merchants, name="merchants")
 app.add_typer(keys, name="keys")
+vault = typer.Typer(help="The vault: which key seals its cards, and rotating it.", no_args_is_help=True)
+app.add_typer(vault, name="vault")
 
 Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
 
@@ -191,6 +193,29 @@ def list_keys(merchant_id: Annotated[str, typer.Argument()]) -> None:
     with _plainly():
         for line in asyncio.run(listed(merchant_id)):
             typer.echo(line)
+
+
+@vault.command("status")
+def vault_status() -> None:
+    """Count the sealed cards by the key that has sealed them. Exit code 1 while an older key is needed."""
+    from gateway.rotation import status
+
+    with _plainly():
+        all_new = asyncio.run(status(typer.echo))
+    raise typer.Exit(0 if all_new else 1)
+
+
+@vault.command("rotate")
+def vault_rotate() -> None:
+    """Wrap every sealed card anew under the first of the keys in GATEWAY_VAULT_KEY, while charges go on.
+
+    May be cut off and run again. Exit code 1 where a record is left that an older key has sealed.
+    """
+    from gateway.rotation import rotate
+
+    with _plainly():
+        all_new = asyncio.run(rotate(typer.echo))
+    raise typer.Exit(0 if all_new else 1)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,16 @@ SETTLED: Final = """UPDATE payment_method SET
     network_transaction_id = coalesce(payment_method.network_transaction_id, :l_network_transaction_id::text),
     card = nullif(:l_card::jsonb || coalesce(jsonb_strip_nulls(payment_method.card), '{{}}') || :l_brand::jsonb, '{{}}'),
     updated_at = :p_updated_at
-    FROM {source} WHERE payment_method.id = :l_id AND payment_method.deleted_at IS NULL"""
+    FROM {source} WHERE payment_method.id = :l_id AND payment_method.deleted_at IS NULL
+    AND (payment_method.created_at = :l_spent_at::timestamptz OR (reusable AND (NOT tokens @> :l_tokens::jsonb
+        OR (payment_method.network_transaction_id IS NULL AND :l_network_transaction_id::text IS NOT NULL)
+        OR coalesce(jsonb_strip_nulls(payment_method.card), '{{}}')
+            <> :l_card::jsonb || coalesce(jsonb_strip_nulls(payment_method.card), '{{}}') || :l_brand::jsonb)))"""
 """A piece of the commit that records an outcome: what it has taught about the method, and the end of what was for it alone.
 
 One UPDATE for both, since one statement cannot change a row twice. A code or a card waits for the payment that was stored in the
 same commit as its method (``l_spent_at``), so another payment's end wipes nothing. What a PSP says of a card fills what was
-empty; only the brand, which was read off the number before, is replaced by the PSP's word.
+empty; only the brand, which was read off the number before, is replaced by the PSP's word. Where nothing is new, nothing is written.
 """
 
 
@@ -68,7 +72,7 @@ _DELETE_CUSTOMER: Final = Statement(
         updated_at = CASE WHEN deleted_at IS NULL THEN :at::timestamptz ELSE updated_at END
         WHERE id = :id RETURNING id, merchant_id),
     methods AS (UPDATE payment_method SET {_EMPTIED} FROM gone WHERE payment_method.merchant_id = gone.merchant_id
-        AND payment_method.customer = gone.id AND payment_method.deleted_at IS NULL)
+        AND payment_method.customer = gone.id AND reusable AND payment_method.deleted_at IS NULL)
     SELECT id FROM gone"""  # noqa: S608 - our own text
 )
 _REWRAP: Final = Statement(

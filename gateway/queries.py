@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from gateway.disputes import Dispute
 from gateway.lifecycle import Operation, Payment
@@ -117,23 +118,15 @@ _METHOD = Statement(
     f"""SELECT {columns(PaymentMethod)} FROM payment_method
     WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
 )
-_METHODS = Statement(
-    f"""SELECT {columns(PaymentMethod)} FROM payment_method
-    WHERE merchant_id = :merchant_id AND livemode = :livemode AND reusable AND deleted_at IS NULL
-    AND (:before::text IS NULL OR id < :before) AND (:customer::text IS NULL OR customer = :customer)
-    AND (:fingerprint::text IS NULL OR fingerprint = :fingerprint) ORDER BY id DESC LIMIT :limit"""
-)
 _PAYMENTS_OF = Statement(f"SELECT {columns(PaymentRow)} FROM payment WHERE id = ANY(:ids::text[])")
 _CUSTOMER = Statement(
     f"""SELECT {columns(Customer)} FROM customer
     WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
 )
-_CUSTOMERS = Statement(
-    f"""SELECT {columns(Customer)} FROM customer
-    WHERE merchant_id = :merchant_id AND livemode = :livemode AND deleted_at IS NULL
-    AND (:before::text IS NULL OR id < :before) AND (:reference::text IS NULL OR reference = :reference)
-    ORDER BY id DESC LIMIT :limit"""
-)
+_KEPT = f"""SELECT {columns(PaymentMethod)} FROM payment_method
+    WHERE merchant_id = :merchant_id AND livemode = :livemode AND reusable AND deleted_at IS NULL"""
+_CUSTOMERS = f"""SELECT {columns(Customer)} FROM customer
+    WHERE merchant_id = :merchant_id AND livemode = :livemode AND deleted_at IS NULL"""
 _SEALED_METHODS = Statement(
     """SELECT id, merchant_id, sealed_card, sealed_cvc FROM payment_method
     WHERE sealed_card IS NOT NULL AND id > :after ORDER BY id LIMIT :limit"""
@@ -236,9 +229,8 @@ class Queries:
 
     async def methods(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[StoredMethod]:
         """A page of the payment methods that may be charged again, newest first; ``before`` is the id to go on from."""
-        wanted: dict[str, Any] = dict.fromkeys(("before", "customer", "fingerprint"))
-        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
-        return [_stored_method(row) for row in await _METHODS.rows(self._pool, params)]
+        params = filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [_stored_method(row) for row in await _page(_KEPT, _given(filters)).rows(self._pool, params)]
 
     async def verifications(self, methods: Iterable[StoredMethod]) -> dict[str, Payment]:
         """The payments that verify ``methods``, by their ids, without their operations."""
@@ -254,9 +246,8 @@ class Queries:
 
     async def customers(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[StoredCustomer]:
         """A page of customers, newest first; ``before`` is the id to go on from."""
-        wanted: dict[str, Any] = dict.fromkeys(("before", "reference"))
-        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
-        return [StoredCustomer(**row) for row in await _CUSTOMERS.rows(self._pool, params)]
+        params = filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [StoredCustomer(**row) for row in await _page(_CUSTOMERS, _given(filters)).rows(self._pool, params)]
 
     async def sealed_methods(self, after: str, limit: int) -> list[SealedRow]:
         """Payment methods with a sealed card, in the order of their ids, from behind ``after``."""
@@ -328,3 +319,22 @@ class Queries:
 
 def _stored_method(row: Row) -> StoredMethod:
     return StoredMethod(**{name: row[name] for name in StoredMethod.__dataclass_fields__})
+
+
+_CONDITIONS: Final = {
+    "before": "id < :before",
+    "customer": "customer = :customer",
+    "fingerprint": "fingerprint = :fingerprint",
+    "reference": "reference = :reference",
+}
+
+
+def _given(filters: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(name for name, value in filters.items() if value is not None)
+
+
+@lru_cache(maxsize=32)
+def _page(source: str, given: frozenset[str]) -> Statement:
+    """A page of ``source``, newest first. Only what is given is asked for: one plan for all filters would use no index."""
+    conditions = "".join(f" AND {sql}" for name, sql in _CONDITIONS.items() if name in given)
+    return Statement(f"{source}{conditions} ORDER BY id DESC LIMIT :limit")

@@ -119,13 +119,18 @@ class PaymentMethod(SQLModel, table=True):
         Index("payment_method_sealed", "id", postgresql_where=text("sealed_card IS NOT NULL")),
         Index("payment_method_by_merchant", "merchant_id", "livemode", "id", postgresql_where=text("reusable")),
         Index(
-            "payment_method_by_customer", "merchant_id", "customer", "id", postgresql_where=text("customer IS NOT NULL")
+            "payment_method_by_customer",
+            "merchant_id",
+            "customer",
+            "id",
+            postgresql_where=text("reusable AND customer IS NOT NULL"),
         ),
         Index(
             "payment_method_by_fingerprint",
             "merchant_id",
             "fingerprint",
-            postgresql_where=text("fingerprint IS NOT NULL"),
+            "id",
+            postgresql_where=text("reusable AND fingerprint IS NOT NULL"),
         ),
     )
 

@@ -88,7 +88,7 @@ class Sealer:
         return b"".join((_VERSION, self.key_id, nonce, self._keks[self.key_id].encrypt(nonce, data_key, aad)))
 
     def _data_key(self, sealed: bytes, aad: bytes) -> bytes:
-        kek = self._keks.get(sealed[1 : 1 + _KEY_ID])
+        kek = self._keks.get(key_id_of(sealed))
         if sealed[:1] != _VERSION or kek is None:
             raise SealBroken("sealed under a key that is not configured")
         try:
@@ -103,6 +103,11 @@ class Sealer:
     def open_json(self, sealed: bytes, *context: str) -> dict[str, Any]:
         """The JSON object that :meth:`seal_json` sealed."""
         return cast("dict[str, Any]", orjson.loads(self.open(sealed, *context)))
+
+
+def key_id_of(sealed: bytes) -> bytes:
+    """The id of the key that a record was sealed under. It is not proved before the record is opened."""
+    return sealed[len(_VERSION) : len(_VERSION) + _KEY_ID]
 
 
 def _key_id(key: bytes) -> bytes:

@@ -11,6 +11,7 @@ from sqlmodel import Field, SQLModel
 class IdempotencyKey(SQLModel, table=True):
     """What a key was used for. The primary key is the promise: whatever happens to Redis, a key opens one thing once.
 
+    ``payment_id`` is the id of what the key has opened: a payment, a payment method or a customer.
     ``answer`` is the decided answer's body, sealed, because it may hold a client secret.
     """
 

@@ -117,9 +117,9 @@ class Process:
         assert self._running is not None
         self._running.send_signal(signal.SIGCONT)
 
-    def wait(self) -> None:
+    def wait(self) -> int:
         assert self._running is not None
-        self._running.wait(READY_S)
+        return self._running.wait(READY_S)
 
     def is_alive(self) -> bool:
         return self._running is not None and self._running.poll() is None
@@ -211,7 +211,15 @@ class Database:
         self.rows("UPDATE webhook_inbox SET due_at = now() WHERE due_at IS NOT NULL")
 
     def row_counts(self) -> dict[str, int]:
-        tables = ("payment", "operation", "change", "idempotency_key", "payment_method", "webhook_inbox")
+        tables = (
+            "payment",
+            "operation",
+            "change",
+            "idempotency_key",
+            "payment_method",
+            "customer",
+            "webhook_inbox",
+        )
         return {table: self.value(f"SELECT count(*) FROM {table}") for table in tables}
 
 
@@ -504,10 +512,10 @@ class Configuration:
             **changes,
         }
 
-    def settings(self, accounts: Path, on_redis_loss: GatePolicy = GatePolicy.FAIL_OPEN) -> Settings:
+    def settings(self, accounts: Path, on_redis_loss: GatePolicy = GatePolicy.FAIL_OPEN, **changes: Any) -> Settings:
         """The same for an application inside the test."""
         told = {name.removeprefix("GATEWAY_").lower(): value for name, value in self.environment(accounts).items()}
-        return Settings.model_validate(told | {"dev": True, "on_redis_loss": on_redis_loss})
+        return Settings.model_validate(told | {"dev": True, "on_redis_loss": on_redis_loss} | changes)
 
 
 _CREDENTIALS: Final[Mapping[str, str]] = {
@@ -575,6 +583,9 @@ class Merchant:
     async def get(self, path: str, **params: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.api_key}"}
         return await self.http.get(path, params=params, headers=headers)
+
+    async def delete(self, path: str) -> httpx.Response:
+        return await self.http.delete(path, headers={"Authorization": f"Bearer {self.api_key}"})
 
     async def charge(self, *, key: str | None = None, **fields: Any) -> httpx.Response:
         return await self.post("/v1/payments", body(**fields), key=key)
@@ -664,7 +675,7 @@ async def _listening(app: FastAPI, port: int) -> AsyncIterator[None]:
 def open_gateway(configuration: Configuration, api_port: int) -> Open:
     """``async with open_gateway(order=…, unreachable=…, on_redis_loss=…) as inside``; may be opened again on the same database.
 
-    With ``listening`` it also hears the webhooks of the sandboxes.
+    With ``listening`` it also hears the webhooks of the sandboxes. ``changes`` are settings that are otherwise than usual.
     """
 
     @asynccontextmanager
@@ -676,9 +687,10 @@ def open_gateway(configuration: Configuration, api_port: int) -> Open:
         more: str = "",
         enabled: Sequence[str] = (),
         listening: bool = False,
+        **changes: Any,
     ) -> AsyncIterator[Inside]:
         accounts = configuration.accounts(order, unreachable, more, enabled)
-        settings = configuration.settings(accounts, on_redis_loss)
+        settings = configuration.settings(accounts, on_redis_loss, **changes)
         app, thresholds = create_app(settings), gc.get_threshold()
         try:
             async with (
@@ -743,10 +755,19 @@ class Processes:
 
     def migrate(self, **changes: str) -> None:
         """`gateway migrate`, to its end."""
-        process = self._start(["migrate"], changes)
+        code, printed = self.run("migrate", **changes)
+        assert code == 0, printed
+
+    def run(self, *words: str, **changes: str) -> tuple[int, str]:
+        """`gateway …` to its end: its exit code and what it printed."""
+        process = self.command(*words, **changes)
+        return process.wait(), process.printed
+
+    def command(self, *words: str, **changes: str) -> Process:
+        """`gateway …`, started."""
+        process = self._start(list(words), changes)
         process.start()
-        process.wait()
-        assert "revision" in process.printed, process.printed
+        return process
 
     def worker(self) -> Process:
         """A `gateway worker`, started."""

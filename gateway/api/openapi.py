@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.api.disputes import BODIES as DISPUTE_BODIES
-from gateway.api.payments import BODIES
+from gateway.api import disputes, methods, payments
+from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
 from gateway.settings import VERSIONS
+
+BODIES: Final[Mapping[str, type[Body]]] = {**payments.BODIES, **disputes.BODIES, **methods.BODIES}
+"""What each operation takes, by its id."""
 
 _PAYMENT_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "pay_0193a4c5d6e77f8091a2b3c4d5e6f708",
@@ -68,6 +71,51 @@ _ACCOUNT_EXAMPLE: Final[Mapping[str, Any]] = {
     "on_request": ["several_captures"],
     "idempotency_horizon_s": 72000,
 }
+_METHOD_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "pm_0193a4c5d6e77f8091a2b3c4d5e6f709",
+    "object": "payment_method",
+    "type": "card",
+    "customer": "cus_0193a4c5d6e77f8091a2b3c4d5e6f70b",
+    "reusable": True,
+    "deleted": False,
+    "tokens": ["adyen"],
+    "card": {
+        "brand": "visa",
+        "bin": "424242",
+        "last4": "4242",
+        "exp_month": 12,
+        "exp_year": 2030,
+        "funding": "credit",
+        "country": "DE",
+        "fingerprint": "5ad1f0c2a4e14d1e8f37c2a5f7b9d0e3",
+    },
+    "network_transaction_id": "104557651805572",
+    "billing_details": {"name": "Ada Lovelace"},
+    "metadata": {},
+    "verification": {
+        "payment": "pay_0193a4c5d6e77f8091a2b3c4d5e6f70c",
+        "status": "succeeded",
+        "account": "adyen",
+        "next_action": None,
+        "decline": None,
+    },
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "updated": "2026-11-21T09:30:00.345678Z",
+}
+_CUSTOMER_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "cus_0193a4c5d6e77f8091a2b3c4d5e6f70b",
+    "object": "customer",
+    "deleted": False,
+    "reference": "c-77",
+    "name": "Ada Lovelace",
+    "email": "ada@example.com",
+    "phone": None,
+    "metadata": {},
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "updated": "2026-11-21T09:30:00.123456Z",
+}
 _CREATE: Final = {
     "amount": 1999,
     "currency": "EUR",
@@ -80,8 +128,6 @@ _CREATE: Final = {
     "metadata": {"cart": "77"},
 }
 _TOKEN: Final = {"payment_method_data": {"type": "token", "tokens": {"stripe": "pm_card_visa"}}}
-
-_BODIES: Final = {**BODIES, **DISPUTE_BODIES}
 
 # path, verb, name, summary, request example, success statuses, answer example
 _MONEY: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
@@ -123,6 +169,28 @@ _MONEY: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
         _REFUND_EXAMPLE,
     ),
 )
+_STORE: Final = {
+    "type": "card",
+    "card": {"number": "4242424242424242", "exp_month": 12, "exp_year": 2030, "cvc": "123"},
+    "customer": _CUSTOMER_EXAMPLE["id"],
+    "verify": True,
+    "currency": "EUR",
+}
+_ADD: Final = {"tokens": {"adyen": "8415999999999999"}}
+_PERSON: Final = {"reference": "c-77", "name": "Ada Lovelace", "email": "ada@example.com"}
+_METHOD_ID: Final = "/v1/payment_methods/{id}"
+_STORING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
+    (
+        "/v1/payment_methods",
+        "create_payment_method",
+        "Store a card or tokens; with verify, ask the issuer",
+        _STORE,
+        "201",
+        _METHOD_EXAMPLE,
+    ),
+    (_METHOD_ID, "update_payment_method", "Add tokens, or attach to a customer", _ADD, "200", _METHOD_EXAMPLE),
+    ("/v1/customers", "create_customer", "Store a customer", _PERSON, "201", _CUSTOMER_EXAMPLE),
+)
 _FILTERS: Final = ("limit", "cursor", "status", "reference", "customer", "currency", "created[gte]", "created[lt]")
 
 
@@ -130,8 +198,8 @@ def document() -> dict[str, Any]:
     """The whole document. The same on every call."""
     schemas: dict[str, Any] = {"Problem": _problem_schema()}
     paths: dict[str, Any] = {}
-    for path, verb, summary, example, ok, answer in _MONEY:
-        model = _BODIES[verb]
+    for path, verb, summary, example, ok, answer in (*_MONEY, *_STORING):
+        model = BODIES[verb]
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -147,6 +215,7 @@ def document() -> dict[str, Any]:
     page = page | {"data": [_ACCOUNT_EXAMPLE]}
     paths["/v1/accounts"] = {"get": _get("The accounts, and what each is able to do", page, [])}
     paths["/v1/return/{token}"] = {"get": {**_RETURN}}
+    paths |= _stored(paths)
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
@@ -171,18 +240,38 @@ def document() -> dict[str, Any]:
     }
 
 
+def _stored(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Payment methods and customers, with what is read of them and how they are deleted."""
+    stored: dict[str, Any] = {}
+    for path, what, example, filters in (
+        ("/v1/payment_methods", "payment method", _METHOD_EXAMPLE, ("customer", "fingerprint")),
+        ("/v1/customers", "customer", _CUSTOMER_EXAMPLE, ("reference",)),
+    ):
+        page = {"object": "list", "data": [example], "has_more": False, "next_cursor": None}
+        queries = [_query(name) for name in ("limit", "cursor", *filters)]
+        stored[path] = {**paths[path], "get": _get(f"List {what}s, newest first", page, queries)}
+        stored[f"{path}/{{id}}"] = {
+            **paths.get(f"{path}/{{id}}", {}),
+            "get": _get(f"Retrieve a {what}, also a deleted one", example, [_PATH_ID]),
+            "delete": _get(f"Delete a {what}", {**example, "deleted": True}, [_PATH_ID]),
+        }
+    return stored
+
+
 _TAGS: Final[Mapping[str, str]] = {
     "payments": "Charge a card or a token, and what follows from it.",
     "refunds": "Give money back.",
     "disputes": "What a cardholder contests, and what you answer.",
     "accounts": "Where payments may go, and what each account is able to do.",
+    "payment_methods": "Cards and tokens that are kept to be charged again.",
+    "customers": "Who pays.",
     "webhooks": "What providers tell us.",
     "operations": "For whoever runs it.",
 }
 
 
 def _tag(path: str) -> str:
-    return next((tag for tag in _TAGS if path.startswith(f"/v1/{tag}")), "operations")
+    return next((tag for tag in _TAGS if path.split("/")[2:3] == [tag]), "operations")
 
 
 _BODILESS: Final = frozenset({"confirm", "capture", "cancel", "accept"})
@@ -224,13 +313,15 @@ def _post(
         "example": "order-1001",
         "description": "A new one for every new request; the same one to send a request again.",
     }
+    keyed = [] if verb in {"details", "update_payment_method"} else [key]
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}, "example": example}}
-    codes = {"202", "400", "401", "403", "404", "409", "413", "422", "500", "503", "504"}
-    codes |= {"402"} if verb in {"create", "confirm", "details"} else set()
+    codes = {"400", "401", "403", "404", "409", "413", "422", "500", "503", "504"}
+    codes |= {"202"} if verb not in {"update_payment_method", "create_customer"} else set()
+    codes |= {"402"} if verb in {"create", "confirm", "details", "create_payment_method"} else set()
     return {
         "summary": summary,
         "operationId": verb,
-        "parameters": [*([] if verb == "details" else [key]), *([_PATH_ID] if "{id}" in path else [])],
+        "parameters": [*keyed, *([_PATH_ID] if "{id}" in path else [])],
         "requestBody": {"required": verb not in _BODILESS, "content": body},
         "responses": {
             ok: {"description": "Decided", "content": {"application/json": {"example": answer}}},
@@ -240,6 +331,11 @@ def _post(
 
 
 def _problem_answer(status: int, answer: Mapping[str, Any]) -> dict[str, Any]:
+    if status in {202, 402} and answer["object"] == "payment_method":
+        verification = {**answer["verification"], "status": "processing" if status == 202 else "failed"}
+        told = {**answer, "verification": verification}
+        description = "Stored; its verification is not settled yet" if status == 202 else "Stored, but declined"
+        return {"description": description, "content": {"application/json": {"example": told}}}
     if status == 202:
         status = {"payment": "processing", "refund": "pending"}.get(answer["object"], answer["status"])
         waiting = {**answer, "status": status}

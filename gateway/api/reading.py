@@ -104,8 +104,10 @@ def _path(location: tuple[int | str, ...]) -> str:
     """The path of a field as the caller wrote it: without the names of the union's branches, and never a caller's own key."""
     branch = 1 if location[:1] == ("payment_method_data",) else None
     parts = [str(part) for index, part in enumerate(location) if index != branch]
-    if parts[:1] == ["metadata"] or parts[1:2] == ["tokens"]:
-        return parts[0] if parts[0] == "metadata" else "payment_method_data.tokens"
+    if parts[:1] in (["metadata"], ["tokens"]):
+        return parts[0]
+    if parts[1:2] == ["tokens"]:
+        return "payment_method_data.tokens"
     return ".".join(part if FIELD.fullmatch(part) else "?" for part in parts)
 
 

@@ -19,6 +19,7 @@ NO_SUCH_PAYMENT: Final = "pay_" + "0" * 32
 NO_SUCH_METHOD: Final = "pm_" + "0" * 32
 OMITTED: Final = b"left out"
 """Marks a field or a header that is not sent at all."""
+NO_KEY: Final[dict[str, str | bytes]] = {"Idempotency-Key": OMITTED}
 
 
 def charge(**fields: Any) -> bytes:
@@ -60,6 +61,16 @@ def wrong(name: str, param: str | None, **fields: Any) -> Bad:
 def wrong_card(name: str, **fields: Any) -> Bad:
     (field_name,) = fields
     return wrong(name, f"payment_method_data.card.{field_name}", payment_method_data=card(**fields))
+
+
+def wrong_method(name: str, param: str | None, *, code: str = "validation_failed", **fields: Any) -> Bad:
+    plain: dict[str, Any] = {"type": "card", "card": CARD}
+    body = {name: value for name, value in (plain | fields).items() if value != OMITTED}
+    return Bad(name, 422, code, param, json.dumps(body).encode(), "/v1/payment_methods")
+
+
+def wrong_customer(name: str, param: str | None, /, **fields: Any) -> Bad:
+    return Bad(name, 422, "validation_failed", param, json.dumps(fields).encode(), "/v1/customers")
 
 
 def malformed(name: str, content: bytes) -> Bad:
@@ -232,6 +243,53 @@ REQUESTS: Final = [
     filtered("a time that is none", "created[gte]=yesterday", "created[gte]"),
     filtered("a time without a zone", "created[lt]=2026-11-01T00:00:00", "created[lt]"),
     filtered("an unknown expansion", "expand[]=secrets", "expand[]"),
+    # Payment methods and customers of their own.
+    wrong_method("a method of an unknown type", "type", type="cash"),
+    wrong_method("a card method without a card", "card", card=OMITTED),
+    wrong_method("a card method with tokens", "tokens", tokens={"stripe": "pm_1"}),
+    wrong_method("a token method with a card", "card", type="token"),
+    wrong_method("a token method without tokens", "tokens", type="token", card=OMITTED),
+    wrong_method("a token method with no token", "tokens", type="token", card=OMITTED, tokens={}),
+    wrong_method("a token that is no text", "tokens", type="token", card=OMITTED, tokens={NUMBER: 1}),
+    wrong_method("a token at an account that is not there", "tokens", type="token", card=OMITTED, tokens={"x": "tok"}),
+    wrong_method("a token at a card number", "tokens", type="token", card=OMITTED, tokens={NUMBER: "tok"}),
+    wrong_method(
+        "a stored number whose check digit is wrong", "card.number", card=CARD | {"number": NUMBER[:-1] + "1"}
+    ),
+    wrong_method("a stored card with an unknown field", "card.nmber", card=CARD | {"nmber": NUMBER}),
+    wrong_method("a stored card of a customer that is not there", "customer", customer="cus_" + "0" * 32),
+    wrong_method("a verification without a currency", "currency", verify=True),
+    wrong_method("a verification in gold", "currency", verify=True, currency="XAU"),
+    wrong_method("a currency without a verification", "currency", currency="EUR"),
+    wrong_method("a route without a verification", "routing", routing={"account": "stripe"}),
+    wrong_method(
+        "a verification at an account that is not there",
+        "routing.account",
+        code="no_eligible_account",
+        verify=True,
+        currency="EUR",
+        routing={"account": "nobody"},
+    ),
+    wrong_customer("a customer with an unknown field", "mail", mail="ada@example.com"),
+    wrong_customer("a customer whose name is a number", "name", name=int(NUMBER)),
+    wrong_customer("a customer whose metadata is no text", "metadata", metadata={"card": int(NUMBER)}),
+    Bad("a customer without a key", 400, "idempotency_key_missing", None, b"{}", "/v1/customers", headers=NO_KEY),
+    Bad("a method without a key", 400, "idempotency_key_missing", path="/v1/payment_methods", headers=NO_KEY),
+    Bad("a method that is not there", 404, "not_found", None, b"", f"/v1/payment_methods/{NO_SUCH_METHOD}", "GET"),
+    Bad("a deletion of a method that is not there", 404, "not_found", None, b"", "/v1/payment_methods/pm_1", "DELETE"),
+    Bad(
+        "a change of a method that is not there", 404, "not_found", None, b"{}", f"/v1/payment_methods/{NO_SUCH_METHOD}"
+    ),
+    Bad("a customer that is not there", 404, "not_found", None, b"", f"/v1/customers/cus_{'0' * 32}", "GET"),
+    Bad("a deletion of a customer id that is none", 404, "not_found", None, b"", f"/v1/customers/{NUMBER}", "DELETE"),
+    Bad("a change of a customer", 405, "method_not_allowed", None, b"{}", f"/v1/customers/cus_{'0' * 32}"),
+    Bad("methods, limit 0", 422, "validation_failed", "limit", b"", "/v1/payment_methods?limit=0", "GET"),
+    Bad("methods, another cursor", 422, "validation_failed", "cursor", b"", "/v1/payment_methods?cursor=pay_1", "GET"),
+    Bad("methods, an unknown filter", 422, "validation_failed", "bin", b"", "/v1/payment_methods?bin=424242", "GET"),
+    Bad("customers, an unknown filter", 422, "validation_failed", "email", b"", "/v1/customers?email=a", "GET"),
+    Bad(
+        "customers, a null character", 422, "validation_failed", "reference", b"", "/v1/customers?reference=%00", "GET"
+    ),
 ]
 IDS: Final = [bad.name.replace(" ", "_") for bad in REQUESTS]
 

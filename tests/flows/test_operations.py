@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import redis
 
-from gateway.api.payments import BODIES
+from gateway.api.openapi import BODIES
 from gateway.embedded import Postgres
 from gateway.errors import PROBLEMS
 

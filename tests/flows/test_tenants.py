@@ -55,7 +55,7 @@ def as_merchant(inside: Inside, key: str) -> Merchant:
 
 
 async def _walk(
-    merchant: Merchant, payment_id: str, refund_id: str, method_id: str, flow: type[Kit]
+    merchant: Merchant, payment_id: str, refund_id: str, method_id: str, customer_id: str, flow: type[Kit]
 ) -> list[tuple[int, Any]]:
     """Every route with these ids; of a problem all but the id of its request."""
     answers = [
@@ -68,6 +68,13 @@ async def _walk(
         await merchant.post("/v1/refunds", {"payment": payment_id}),
         await merchant.get(f"/v1/refunds/{refund_id}"),
         await merchant.charge(payment_method=method_id, payment_method_data=None),
+        await merchant.charge(customer=customer_id),
+        await merchant.post("/v1/payment_methods", flow.card() | {"customer": customer_id}),
+        await merchant.get(f"/v1/payment_methods/{method_id}"),
+        await merchant.post(f"/v1/payment_methods/{method_id}", {"customer": "ours"}),
+        await merchant.delete(f"/v1/payment_methods/{method_id}"),
+        await merchant.get(f"/v1/customers/{customer_id}"),
+        await merchant.delete(f"/v1/customers/{customer_id}"),
     ]
     return [(answer.status_code, answer.json() | {"request_id": None}) for answer in answers]
 
@@ -77,24 +84,54 @@ async def test_another_merchants_ids_are_answered_like_ids_that_do_not_exist(
 ) -> None:
     async with open_gateway(more=other_accounts(psps)) as inside:
         other = as_merchant(inside, other_key)
-        payment = await inside.merchant.charged(reference="shared", setup_future_usage="off_session")
+        customer = (await inside.merchant.post("/v1/customers", {"reference": "shared", "name": "Ada"})).json()
+        payment = await inside.merchant.charged(
+            reference="shared", setup_future_usage="off_session", customer=customer["id"]
+        )
+        (method,) = (await inside.merchant.get("/v1/payment_methods")).json()["data"]
         refund = (await inside.merchant.post("/v1/refunds", {"payment": payment["id"], "amount": 1})).json()
         held = await inside.merchant.charged(capture_method="manual")
         before = (database.row_counts(), len(psps.requests("stripe")))
-        nothing = await _walk(other, f"pay_{NO_SUCH}", f"re_{NO_SUCH}", f"pm_{NO_SUCH}", flow)
+        nothing = await _walk(other, f"pay_{NO_SUCH}", f"re_{NO_SUCH}", f"pm_{NO_SUCH}", f"cus_{NO_SUCH}", flow)
         theirs = [
-            await _walk(other, each["id"], refund["id"], payment["payment_method"], flow) for each in (payment, held)
+            await _walk(other, each["id"], refund["id"], method["id"], customer["id"], flow) for each in (payment, held)
+        ]
+        lists = [
+            (await other.get("/v1/customers")).json(),
+            (await other.get("/v1/customers", reference="shared")).json(),
+            (await other.get("/v1/payment_methods", customer=customer["id"])).json(),
+            (await other.get("/v1/payment_methods", fingerprint=method["card"]["fingerprint"])).json(),
+            (await other.get("/v1/payment_methods", cursor=method["id"])).json(),
         ]
         listed = (await other.get("/v1/payments", reference="shared")).json()
         paged = (await other.get("/v1/payments", cursor=payment["id"])).json()
         untouched = await inside.merchant.payment(held["id"])
         after = (database.row_counts(), len(psps.requests("stripe")))
 
-    assert [status for status, _ in nothing] == [404] * 8 + [422]
+    assert [status for status, _ in nothing] == [404] * 8 + [422] * 3 + [404] * 5
+    assert [page["data"] for page in lists] == [[]] * 5
     assert theirs == [nothing, nothing]
     assert (listed["data"], paged["data"]) == ([], [])
     assert untouched == held
     assert before == after
+
+
+async def test_the_same_card_of_two_merchants_cannot_be_told_to_be_the_same(
+    open_gateway: Open, psps: Psps, flow: type[Kit], other_key: str
+) -> None:
+    async with open_gateway(more=other_accounts(psps)) as inside:
+        answers = [
+            await merchant.post("/v1/payment_methods", flow.card(), key="method-1")
+            for merchant in (inside.merchant, as_merchant(inside, other_key))
+        ]
+        token = await as_merchant(inside, other_key).post(
+            "/v1/payment_methods", {"type": "token", "tokens": {"stripe": "pm_card_visa"}}
+        )
+
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert len({answer.json()["card"]["fingerprint"] for answer in answers}) == 2
+    assert len({answer.json()["id"] for answer in answers}) == 2
+    assert (token.status_code, token.json()["param"]) == (422, "tokens")
 
 
 async def test_the_same_key_text_of_two_merchants_is_two_keys(
@@ -158,6 +195,10 @@ async def test_a_publishable_key_may_do_nothing_of_a_secret_one(
             await shop.get(f"/v1/payments/{payment['id']}"),
             await shop.post(f"/v1/payments/{payment['id']}/cancel"),
             await shop.post("/v1/refunds", {"payment": payment["id"]}),
+            await shop.post("/v1/payment_methods", {"type": "token", "tokens": {"other_stripe": "pm_card_visa"}}),
+            await shop.get("/v1/payment_methods"),
+            await shop.post("/v1/customers"),
+            await shop.get("/v1/customers"),
         ]
 
     assert publishable.startswith("pk_test_")

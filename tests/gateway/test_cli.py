@@ -22,7 +22,7 @@ ENVIRONMENT: Final = {
     "GATEWAY_SECRET_KEY": base64.b64encode(b"k" * 32).decode(),
 }
 OFFERS: Final[dict[str, tuple[str, ...]]] = {
-    "": ("dev", "serve", "worker", "migrate", "sandbox", "merchants", "keys"),
+    "": ("dev", "serve", "worker", "migrate", "sandbox", "merchants", "keys", "vault"),
     "dev": ("--port", "--data", "--traffic"),
     "serve": ("--port", "--host", "--workers", "GATEWAY_DATABASE_URL", "GATEWAY_REDIS_URL"),
     "worker": ("--help",),
@@ -34,6 +34,9 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "keys create": ("merchant_id", "--kind", "--live"),
     "keys revoke": ("key_id",),
     "keys list": ("merchant_id",),
+    "vault": ("rotate", "status"),
+    "vault rotate": ("GATEWAY_VAULT_KEY",),
+    "vault status": ("key",),
 }
 
 
@@ -81,6 +84,8 @@ def test_the_program_starts_and_explains_itself() -> None:
         ("migrate", {}, "GATEWAY_MIGRATE_DATABASE_URL: the database cannot be reached"),
         ("merchants create Acme", {}, "'Acme' is not a merchant id"),
         ("merchants create mer_acme", {}, "GATEWAY_DATABASE_URL: the database cannot be reached"),
+        ("vault status", {}, "GATEWAY_VAULT_KEY is not set"),
+        ("vault rotate", {"GATEWAY_VAULT_KEY": "x"}, "GATEWAY_VAULT_KEY: must be"),
         ("keys create mer_acme", {"GATEWAY_SECRET_KEY": None}, "GATEWAY_SECRET_KEY: is not set"),
     ],
 )
@@ -114,7 +119,7 @@ def test_an_option_outside_its_range_is_refused(words: str) -> None:
     assert result.exit_code == 2
 
 
-@pytest.mark.parametrize("words", ["", "merchants", "keys"])
+@pytest.mark.parametrize("words", ["", "merchants", "keys", "vault"])
 def test_a_command_without_its_verb_shows_what_there_is(words: str) -> None:
     result = CliRunner().invoke(app, words.split())
 

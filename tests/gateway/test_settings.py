@@ -117,6 +117,26 @@ def test_a_key_that_is_no_key_is_refused_with_how_to_make_one_and_is_not_shown(
     assert not value or value not in str(refused.value)
 
 
+def test_several_vault_keys_are_read_in_their_order_and_one_secret_key(environment: pytest.MonkeyPatch) -> None:
+    other = base64.b64encode(b"o" * 32).decode()
+    environment.setenv("GATEWAY_VAULT_KEY", f"{KEY}, {other}")
+
+    assert load_settings().vault_keys == (b"k" * 32, b"o" * 32)
+    environment.setenv("GATEWAY_SECRET_KEY", f"{KEY},{other}")
+    with pytest.raises(ConfigError, match="GATEWAY_SECRET_KEY: must be"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", [f"{KEY},", f"{KEY},short", f",{KEY}"])
+def test_one_key_of_several_that_is_no_key_is_refused(environment: pytest.MonkeyPatch, value: str) -> None:
+    environment.setenv("GATEWAY_VAULT_KEY", value)
+
+    with pytest.raises(ConfigError, match=r"GATEWAY_VAULT_KEY: must be .*openssl rand -base64 32") as refused:
+        load_settings()
+
+    assert KEY not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("GATEWAY_ON_REDIS_LOSS", "panic"), ("GATEWAY_DEV", "perhaps"), ("GATEWAY_ON_REDIS_LOSS", "")]
 )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.api.auth import make_key
 from gateway.books import KeyUse, Method, Request
-from gateway.queries import StoredMethod, UsedKey
-from gateway.vault import Keyring, SealBroken, Sealer, Wallet, open_card, seal_card
+from gateway.queries import SealedRow, StoredCustomer, StoredMethod, UsedKey
+from gateway.vault import Keyring, SealBroken, Sealer, Wallet, key_id_of, open_card, seal_card
 from idempotency.key import Key
 from providers.contract import Call, Card, Kind, Token
 from providers.money import Money
@@ -88,6 +88,79 @@ def test_json_is_sealed_and_opened_as_the_same_values() -> None:
 def test_a_key_of_another_length_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Sealer(b"k" * length)
+
+
+# --- Several keys -----------------------------------------------------------------------------------------------------
+
+OLD, NEW = b"o" * 32, b"n" * 32
+
+
+def test_the_first_key_seals_and_every_key_opens() -> None:
+    by_old = Sealer(OLD).seal(b"plain", *CONTEXT)
+    both = Sealer(NEW, OLD)
+    by_new = both.seal(b"plain", *CONTEXT)
+
+    assert both.open(by_old, *CONTEXT) == both.open(by_new, *CONTEXT) == b"plain"
+    assert Sealer(NEW).open(by_new, *CONTEXT) == b"plain"
+    assert (key_id_of(by_old), key_id_of(by_new)) == (Sealer(OLD).key_id, both.key_id)
+    assert both.key_ids == (both.key_id, Sealer(OLD).key_id)
+    with pytest.raises(SealBroken, match="not configured"):
+        Sealer(OLD).open(by_new, *CONTEXT)
+
+
+@given(st.binary(max_size=200), contexts)
+def test_a_record_wrapped_anew_opens_under_the_new_key_alone_and_its_body_is_untouched(
+    plain: bytes, context: tuple[str, ...]
+) -> None:
+    sealed = Sealer(OLD).seal(plain, *context)
+
+    rewrapped = Sealer(NEW, OLD).rewrap(sealed, *context)
+
+    assert Sealer(NEW).open(rewrapped, *context) == plain
+    assert rewrapped.endswith(sealed[-16 - len(plain) :])
+    assert (rewrapped[:1], len(rewrapped)) == (sealed[:1], len(sealed))
+    with pytest.raises(SealBroken):
+        Sealer(OLD).open(rewrapped, *context)
+
+
+@given(contexts, contexts)
+def test_a_record_is_not_wrapped_anew_for_another_row(mine: tuple[str, ...], other: tuple[str, ...]) -> None:
+    assume(mine != other)
+    sealed = Sealer(OLD).seal(PAN.encode(), *mine)
+
+    with pytest.raises(SealBroken):
+        Sealer(NEW, OLD).rewrap(sealed, *other)
+
+
+def test_a_changed_body_is_noticed_after_it_was_wrapped_anew() -> None:
+    sealed = bytearray(Sealer(OLD).seal(PAN.encode(), *CONTEXT))
+    sealed[-1] ^= 1
+
+    rewrapped = Sealer(NEW, OLD).rewrap(bytes(sealed), *CONTEXT)
+
+    with pytest.raises(SealBroken):
+        Sealer(NEW, OLD).open(rewrapped, *CONTEXT)
+
+
+def test_a_record_of_the_first_release_still_opens() -> None:
+    """Sealed by that release, and never to be changed here."""
+    assert Sealer(b"k" * 32).open(bytes.fromhex(FIRST_RELEASE), "mer_1", "pm_1", "card") == b"4242"
+
+
+FIRST_RELEASE: Final = "01b1664b3200ec3ef9ecff32da0364f3043fe40d50b4db1fcf25f350c0cb68157626a0e73adcdfa24249e6c78e5cc10b2b322322f00f27175b0b430b91f83333fee14b3bb8e8ba4efd98e0b39f7ca0601a5d30fd93"
+
+
+# --- Fingerprints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_card_is_recognised_after_the_vaults_key_was_rotated_and_by_no_other_merchant() -> None:
+    rotated, other = Keyring.derive(b"s" * 32, [NEW]), Keyring.derive(b"t" * 32, [b"v" * 32])
+    print_ = KEYS.card_fingerprint(PAN, "mer_1")
+
+    assert rotated.card_fingerprint(PAN, "mer_1") == print_
+    assert len({print_, KEYS.card_fingerprint(PAN, "mer_2"), other.card_fingerprint(PAN, "mer_1")}) == 3
+    assert KEYS.card_fingerprint("5555555555554444", "mer_1") != print_
+    assert len(bytes.fromhex(print_)) == 16
 
 
 # --- Keys -------------------------------------------------------------------------------------------------------------
@@ -169,6 +242,26 @@ def test_a_card_comes_back_without_its_security_code_once_that_is_wiped() -> Non
     assert (card.number, card.cvc) == (PAN, None)
 
 
+@pytest.mark.parametrize("moved", [("mer_2", "pm_1"), ("mer_1", "pm_2")], ids=["merchant", "row"])
+def test_a_card_moved_to_another_row_or_merchant_does_not_open(moved: tuple[str, str]) -> None:
+    sealed_card, sealed_cvc = seal_card(CARD, SEALER, "mer_1", "pm_1")
+    other_card, _ = seal_card(CARD, SEALER, *moved)
+
+    with pytest.raises(SealBroken):
+        open_card(sealed_card, None, SEALER, *moved)
+    with pytest.raises(SealBroken):
+        open_card(other_card, sealed_cvc, SEALER, *moved)
+
+
+def test_a_card_in_the_place_of_its_code_or_its_request_does_not_open() -> None:
+    sealed_card, _ = seal_card(CARD, SEALER, "mer_1", "pm_1")
+
+    with pytest.raises(SealBroken):
+        open_card(sealed_card, sealed_card, SEALER, "mer_1", "pm_1")
+    with pytest.raises(SealBroken):
+        KEYS.open_request(sealed_card, "mer_1", "pm_1", holds_card=True)
+
+
 def test_a_card_without_a_security_code_has_none_to_seal() -> None:
     _, sealed_cvc = seal_card(Card(PAN, 12, 2030), SEALER, "mer_1", "pm_1")
 
@@ -200,6 +293,17 @@ HOLDERS: Final = {
         reusable=True,
         type="card",
         created_at=datetime(2026, 11, 21, tzinfo=UTC),
+    ),
+    "SealedRow": SealedRow("pm_1", "mer_1", {"card": b"sealed-bytes"}),
+    "StoredCustomer": StoredCustomer(
+        "cus_1",
+        "mer_1",
+        livemode=False,
+        reference=None,
+        metadata={},
+        personal={"name": "A. Shopper"},
+        created_at=datetime(2026, 11, 21, tzinfo=UTC),
+        updated_at=datetime(2026, 11, 21, tzinfo=UTC),
     ),
     "UsedKey": UsedKey(b"print", "pay_1", None, 201, b"sealed-bytes"),
     "KeyUse": KeyUse(Key("mer_1", livemode=False, text="k"), b"print", answer=(201, b"sealed-bytes")),

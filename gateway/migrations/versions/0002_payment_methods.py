@@ -43,9 +43,9 @@ STATEMENTS: Final = (
     """CREATE INDEX IF NOT EXISTS payment_method_by_merchant ON payment_method (merchant_id, livemode, id)
     WHERE reusable""",
     """CREATE INDEX IF NOT EXISTS payment_method_by_customer ON payment_method (merchant_id, customer, id)
-    WHERE customer IS NOT NULL""",
-    """CREATE INDEX IF NOT EXISTS payment_method_by_fingerprint ON payment_method (merchant_id, fingerprint)
-    WHERE fingerprint IS NOT NULL""",
+    WHERE reusable AND customer IS NOT NULL""",
+    """CREATE INDEX IF NOT EXISTS payment_method_by_fingerprint ON payment_method (merchant_id, fingerprint, id)
+    WHERE reusable AND fingerprint IS NOT NULL""",
     # Every row that fits the old check fits the new one: it may be checked afterwards, beside the payments that go on.
     """ALTER TABLE payment DROP CONSTRAINT IF EXISTS payment_amount,
     ADD CONSTRAINT payment_amount CHECK (amount BETWEEN 0 AND 999999999999) NOT VALID""",
