@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -19,10 +19,10 @@ from gateway import lifecycle
 from gateway.books import ABANDONED_S, Request, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
-from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
+from gateway.lifecycle import Change, Operation, OperationStatus, Payment
 from gateway.modify import compose, open_operation, seal
-from gateway.settle import call_of, open_certainly, read, record, send
-from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, Unknown
+from gateway.settle import DECISIONS_MAX, call_of, open_certainly, read, record, send
+from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, NotProcessed, Unknown
 
 WAIT_S: Final = 12.0
 """How long a second return waits for what the first one is told: a call on a PSP ends within 10 s."""
@@ -39,40 +39,45 @@ async def complete(payment: Payment, operation: Operation, details: Mapping[str,
     Safe to call any number of times with the same details, also at once: an attempt that was completed stays so. Raises
     :class:`Problem` (422) where something is missing from the details, and where the account is gone (409).
     """
-    if operation.status in IN_FLIGHT and operation.challenged:
-        return await _told(payment, operation, deps)
-    if operation.status is not OperationStatus.REQUIRES_ACTION:
-        return payment
+    for _ in range(DECISIONS_MAX):
+        operation = payment.operation(operation.id)
+        if operation.status is not OperationStatus.REQUIRES_ACTION:
+            return await _told(payment, operation, deps)
+        request = _completion(payment, operation, details, deps)
+        try:
+            change = lifecycle.returned(payment, operation, deps.clock())
+        except lifecycle.Refused:  # it is being canceled: whether that came too late will be told by the account
+            return payment
+        sent = change.payment.operation(operation.id)
+        sealed = deps.keys.seal_request(request, payment.terms.merchant_id, operation.id, holds_card=False)
+        write = partial(deps.books.write, payment, change, source="return", returned=(sent, Request(sealed)))
+        if await open_certainly(write, payment.terms.id, "", deps) is Written.DONE:
+            outcome = await send(change.payment, sent, request, deps, first_send=True)
+            if isinstance(outcome, NotProcessed):  # these details were not taken: the challenge is as open as it was
+                outcome = ActionRequired(operation.provider_id, payment.next_action or {})
+            recorded = await record(change.payment, sent, outcome, source="return", deps=deps)
+            return change.payment if recorded is None else recorded.payment
+        payment = await read(payment.terms.id, deps)  # another return, or other news, came first
+    return payment
+
+
+def _completion(payment: Payment, operation: Operation, details: Mapping[str, str], deps: Deps) -> Mapping[str, Any]:
+    """The request that completes the attempt. Raises :class:`Problem` where it cannot be made."""
     account = deps.accounts.get(operation.account)
     if account is None:
         raise Problem("payment_state", f"The payment's account {operation.account} is no longer configured.")
     try:
-        request = account.provider.completion(call_of(payment, operation, {}), details)
+        return account.provider.completion(call_of(payment, operation, {}), details)
     except DetailsRefused as refused:
         raise Problem("validation_failed", f"{refused}.", "details") from None
-    try:
-        change = lifecycle.returned(payment, operation, deps.clock())
-    except lifecycle.Refused:  # it is being canceled: whether that came too late will be told by the account
-        return payment
-    sent = change.payment.operation(operation.id)
-    sealed = deps.keys.seal_request(request, payment.terms.merchant_id, operation.id, holds_card=False)
-    write = partial(deps.books.write, payment, change, source="return", returned=(sent, Request(sealed)))
-    if await open_certainly(write, payment.terms.id, "", deps) is not Written.DONE:
-        return await _told(payment, operation, deps)  # another return came first
-    # An earlier request of this attempt has been processed, so no answer can say that nothing happened.
-    outcome = await send(change.payment, sent, request, deps, first_send=False)
-    recorded = await record(change.payment, sent, outcome, source="return", deps=deps)
-    return change.payment if recorded is None else recorded.payment
 
 
 async def _told(payment: Payment, operation: Operation, deps: Deps) -> Payment:
     """The payment once whoever is completing it has been told, or as it stands when that takes too long."""
     deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        payment = await read(payment.terms.id, deps)
-        if payment.operation(operation.id).status not in {OperationStatus.SENT, OperationStatus.REQUIRES_ACTION}:
-            return payment
+    while payment.operation(operation.id).status is OperationStatus.SENT and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_S)
+        payment = await read(payment.terms.id, deps)
     return payment
 
 

@@ -19,7 +19,7 @@ from gateway.disputes import Dispute, told
 from gateway.ids import DISPUTE, new_id
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, record
-from providers.contract import Approved, DisputeNews, Event, Kind
+from providers.contract import Approved, DisputeNews, Event, Kind, Outcome
 from webhooks.inbox import Applied
 
 NOT_FOUND: Final = Applied("operation_not_found", again=True)
@@ -48,7 +48,11 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         if (amount.amount_minor, amount.currency) != (operation.amount, payment.terms.currency):
             log.error("webhook_amount_mismatch", account=account, operation=operation.id, type=event.type)
             return Applied("amount_mismatch")
-    recorded = await record(payment, operation, event.outcome, source="webhook", deps=deps)
+    return await _recorded(payment, operation, event.outcome, deps)
+
+
+async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps) -> Applied:
+    recorded = await record(payment, operation, outcome, source="webhook", deps=deps)
     if recorded is None:
         return Applied("not_recorded", again=True)
     return Applied("applied" if recorded.change is not None else "no_news")
@@ -61,8 +65,9 @@ async def _released(account: str, event: Event, deps: Deps) -> Applied:
         if found is None:
             return NOT_FOUND
         payment, attempt = found
-        if any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations):
-            return Applied("void_of_ours_open", again=True)  # it may be this one: its own answer says so
+        ours = [op for op in payment.operations if op.kind is Kind.VOID and op.status in OPEN]
+        if ours and event.outcome is not None:  # whoever asked for it, what ours is to release is released
+            return await _recorded(payment, ours[-1], event.outcome, deps)
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
         if isinstance(change, NoChange):
             return Applied("no_news")
