@@ -1,7 +1,7 @@
 """Adyen: one merchant account, on the official SDK.
 
-Read in this order: :mod:`~providers.adyen.tables` (what it can do and what its codes mean), :mod:`~providers.adyen.requests`
-(what we send), :mod:`~providers.adyen.answers` (what comes of it), :mod:`~providers.adyen.webhooks` (what it tells later) and
+Read in this order: :mod:`~providers.adyen.tables` (what it can do and what its codes mean), :mod:`~providers.adyen.asks`
+(what we send), :mod:`~providers.adyen.answers` (what comes of it), :mod:`~providers.adyen.events` (what it tells later) and
 :mod:`~providers.adyen.adapter`, which puts them together.
 """
 

@@ -23,7 +23,7 @@ from Adyen import settings as sdk
 from Adyen.services.checkout import AdyenCheckoutApi
 from Adyen.services.disputes import AdyenDisputesApi
 
-from providers.adyen import answers, requests, webhooks
+from providers.adyen import answers, asks, events
 from providers.adyen.tables import CAPABILITIES, UNITS, USUAL_DECIMALS
 from providers.contract import (
     Acknowledgement,
@@ -89,7 +89,7 @@ class AdyenProvider:
 
     def compose(self, ask: Ask) -> Mapping[str, Any]:
         """The exact request for ``ask``: ``verb``, the ``payment`` it follows, and ``body``."""
-        return requests.composed(ask, self._merchant_account, test=self._test)
+        return asks.composed(ask, self._merchant_account, test=self._test)
 
     def completion(self, call: Call, details: Mapping[str, str]) -> Mapping[str, Any]:
         """``/payments/details`` with the result of the challenge: ``redirectResult`` or ``threeDSResult``.
@@ -97,7 +97,7 @@ class AdyenProvider:
         Raises :class:`~providers.contract.DetailsRefused` where neither is there. The answer may be another action: after the
         fingerprint of a browser the challenge.
         """
-        return requests.completed(details)
+        return asks.completed(details)
 
     async def send(self, call: Call, keep: Keep) -> Outcome:
         """Send ``call`` once. ``keep`` is needed for disputes alone."""
@@ -118,15 +118,15 @@ class AdyenProvider:
         """Prove **every** item. One item that is not authentic refuses them all."""
         if not self._hmac_keys:
             raise WebhookRefused("no webhook secret is configured for this account")
-        for raw, item in webhooks.items(body):
-            if not any(webhooks.signed(raw, key) for key in self._hmac_keys):
+        for raw, item in events.items(body):
+            if not any(events.signed(raw, key) for key in self._hmac_keys):
                 raise WebhookRefused("the signature of an item matches no configured secret")
             if item.merchant_account_code != self._merchant_account:
                 raise WebhookRefused("the webhook is for another merchant account")
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         """The events of a body that was verified before, an item each."""
-        return [webhooks.translated(item) for _, item in webhooks.items(body)]
+        return [events.translated(item) for _, item in events.items(body)]
 
     async def _send_dispute(self, call: Call, keep: Keep) -> Outcome:
         """Supply the documents, then say what is to be done with the dispute.

@@ -15,7 +15,25 @@ from providers.money import Units
 # --- Capabilities -------------------------------------------------------------------------------
 
 CAPABILITIES: Final = Capabilities(
-    supported=frozenset(Capability) - {Capability.SEVERAL_CAPTURES, Capability.LOOKUP, Capability.DISPUTE_TEXT},
+    supported=frozenset(
+        {
+            Capability.CARD_NUMBERS,
+            Capability.MANUAL_CAPTURE,
+            Capability.PARTIAL_CAPTURE,
+            Capability.INCREMENT,
+            Capability.DECREMENT,
+            Capability.PARTIAL_REFUND,
+            Capability.SEVERAL_REFUNDS,
+            Capability.VERIFICATION,
+            Capability.STORED_CREDENTIALS,
+            Capability.MERCHANT_INITIATED,
+            Capability.NETWORK_TRANSACTION_ID,
+            Capability.REDIRECT,
+            Capability.NATIVE,
+            Capability.DISPUTE_DOCUMENTS,
+            Capability.DISPUTE_ACCEPT,
+        }
+    ),
     # https://docs.adyen.com/online-payments/capture: "multiple partial captures"
     on_request=frozenset({Capability.SEVERAL_CAPTURES}),
     # "at least 7 days": https://docs.adyen.com/development-resources/api-idempotency

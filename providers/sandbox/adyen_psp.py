@@ -184,7 +184,7 @@ class AdyenPsp:
         """POST /payments/details with what the shopper brought back of a challenge."""
         details = as_dict(call.params.get("details"))
         payment = self._challenges.payment_of(details)
-        if payment is None or (payment.cancelled and not payment.authorised):
+        if payment is None or (payment.cancelled and payment.step is not None):
             raise errors.invalid("702", "Invalid redirectResult or threeDSResult")
         if payment.step is not None and self._challenges.advance(payment, details):
             self._settle_authorisation(payment, call)
@@ -216,11 +216,16 @@ class AdyenPsp:
         return acted
 
     def _lapse(self, payment: Payment, event_code: str, call: Call) -> None:
-        offered = event_code == "OFFER_CLOSED"
-        if payment.cancelled or payment.captured or payment.authorised is offered:
+        """End a challenge that is still open, or release what was not captured of an authorisation."""
+        if event_code == "OFFER_CLOSED":
+            lapses = payment.step is not None
+        else:
+            lapses = payment.captures == 0 or (self._multiple_captures and payment.captured < payment.amount)
+        if payment.cancelled or not lapses:
             return
         payment.cancelled = True
-        self.books.mark_authorisation(payment.psp_reference, "expired")
+        if payment.captures == 0:
+            self.books.mark_authorisation(payment.psp_reference, "expired")
         self._notify(
             call,
             payment,

@@ -60,25 +60,6 @@ _CHALLENGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AdyenAuthentication:
-    """What the card schemes' directory says of one card number, and what happens without its shopper."""
-
-    directory: str
-    """EMVCo's transStatus: C a challenge, Y authenticated and A attempted without one, N not authenticated."""
-    off_session: str | None
-    """The refusal of a payment that the merchant starts, where the issuer wants the shopper."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdyenDispute:
-    """The course of one dispute: what is told after the capture, and what once it is defended."""
-
-    events: tuple[str, ...]
-    defended: tuple[str, ...]
-    reason_code: str
-
-
 ORDINARY_CARD = StripeTrigger("", "succeeded", None, None, None)
 
 
@@ -137,6 +118,25 @@ def adyen_refusal_by_card(number: str) -> AdyenRefusal | None:
     """The refusal this card number always gets (numbers of this sandbox, not of Adyen)."""
     code = _adyen_codes_by_card().get(number)
     return None if code is None else _adyen_by_name()[code]
+
+
+@dataclass(frozen=True, slots=True)
+class AdyenAuthentication:
+    """What the card schemes' directory says of one card number, and what happens without its shopper."""
+
+    directory: str
+    """EMVCo's transStatus: C a challenge, Y authenticated and A attempted without one, N not authenticated."""
+    off_session: str | None
+    """The refusal of a payment that the merchant starts, where the issuer wants the shopper."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdyenDispute:
+    """The course of one dispute: what is told after the capture, and what once it is defended."""
+
+    events: tuple[str, ...]
+    defended: tuple[str, ...]
+    reason_code: str
 
 
 @cache

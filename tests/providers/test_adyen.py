@@ -16,6 +16,7 @@ from providers.adyen import API_VERSION, DECLINES, DISPUTES, DISPUTES_PATH, EVEN
 from providers.contract import (
     ActionRequired,
     Approved,
+    Capability,
     Declined,
     DetailsRefused,
     DisputeStatus,
@@ -105,6 +106,18 @@ async def test_a_request_goes_to_the_right_address(changes: Any, url: Any, kit: 
 def test_a_configuration_that_lacks_something_is_refused(changes: Any, kit: Any) -> None:
     with pytest.raises(ConfigError, match="account 'adyen'"):
         AdyenProvider(kit.config("adyen", **({"base_url": "http://x"} | changes)), NO_TRANSPORT)
+
+
+def test_what_it_cannot_do_is_said(provider: Any, open_account: Any) -> None:
+    able = provider.capabilities
+    missing = set(Capability) - able.supported - able.on_request
+    switched_on = open_account("adyen", "http://127.0.0.1:1", enabled=(Capability.SEVERAL_CAPTURES,))
+
+    assert missing == {Capability.LOOKUP, Capability.DISPUTE_TEXT}
+    assert able.on_request == {Capability.SEVERAL_CAPTURES}
+    assert missing <= set(able.notes)
+    assert switched_on.can(Capability.SEVERAL_CAPTURES)
+    assert not open_account("adyen", "http://127.0.0.1:1").can(Capability.SEVERAL_CAPTURES)
 
 
 # --- What is asked ------------------------------------------------------------------------------
@@ -858,10 +871,13 @@ async def test_a_refusal_after_a_lost_answer_proves_nothing(
 
 
 async def test_nothing_is_said_of_a_dispute_that_could_not_be_kept(loopback: Any, open_account: Any, kit: Any) -> None:
+    async def broken(_request: Any) -> None:
+        raise ConnectionError
+
     provider, keep = of_dispute(Kind.ACCEPT, loopback, open_account, kit)
 
-    with pytest.raises(AssertionError):
-        await provider.send(keep.call, kit.keep_nothing)
+    with pytest.raises(ConnectionError):
+        await provider.send(keep.call, broken)
     assert loopback.seen == []
 
 

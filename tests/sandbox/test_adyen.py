@@ -16,7 +16,7 @@ from Adyen.exceptions import (
 
 from providers.sandbox.adyen_psp import AUTHORISATION_LIFE_S, OFFER_LIFE_S, AdyenPsp
 from providers.sandbox.books import Books
-from providers.sandbox.desk import Call
+from providers.sandbox.desk import Call, RefusedError
 from providers.sandbox.postman import Postman
 
 MERCHANT = "SandboxECOM"
@@ -575,7 +575,7 @@ def test_a_scheme_may_reject_what_had_worked(sandbox: Any, holder: str, verb: st
 class Soon:
     """An Adyen whose time the test moves; it needs no server."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, multiple_captures: bool = False) -> None:
         self.now = 1_800_000_000.0
         self.items: list[dict[str, Any]] = []
         self.books = Books()
@@ -584,7 +584,7 @@ class Soon:
             Postman(url=None, sign=lambda body: {}, delay_s=0, attempts_max=1, pause_s=0),
             merchant_account=MERCHANT,
             hmac_key="00",
-            multiple_captures=False,
+            multiple_captures=multiple_captures,
             now=lambda: self.now,
         )
 
@@ -631,9 +631,48 @@ def test_an_offer_that_nobody_took_is_closed(new_adyen_payment: Any) -> None:
     assert events == ["OFFER_CLOSED"]
 
 
-def test_several_captures_are_possible_where_adyen_switched_them_on(new_adyen_payment: Any) -> None:
+@pytest.mark.parametrize("number", ["4000200000000024", ENROLLED])
+def test_what_was_refused_or_finished_in_time_is_no_open_offer(new_adyen_payment: Any, number: str) -> None:
     soon = Soon()
-    soon.psp._multiple_captures = True
+    answer, _ = soon.ask(soon.psp.pay, **new_adyen_payment(number=number))
+    if "action" in answer:
+        back = soon.psp.complete_challenge(answer["pspReference"], succeeded=False)
+        assert back
+        soon.ask(soon.psp.details, details={"redirectResult": back.partition("redirectResult=")[2]})
+    soon.now += OFFER_LIFE_S
+
+    _, events = soon.ask(soon.psp.list_stored, shopperReference="shopper-1")
+
+    assert events == []
+
+
+def test_a_closed_offer_cannot_be_taken(new_adyen_payment: Any) -> None:
+    soon = Soon()
+    answer, _ = soon.ask(soon.psp.pay, **new_adyen_payment(number=ENROLLED))
+    back = soon.psp.complete_challenge(answer["pspReference"], succeeded=True)
+    assert back
+    soon.now += OFFER_LIFE_S
+
+    with pytest.raises(RefusedError):
+        soon.ask(soon.psp.details, details={"redirectResult": back.partition("redirectResult=")[2]})
+
+    assert list(soon.books.entries("authorisations")) == []
+
+
+def test_what_is_left_of_several_captures_lapses_in_time(new_adyen_payment: Any) -> None:
+    soon = Soon(multiple_captures=True)
+    payment, _ = soon.ask(soon.psp.pay, **new_adyen_payment(additionalData={"manualCapture": "true"}))
+    soon.ask(soon.psp.capture, payment["pspReference"], amount=EUR | {"value": 400})
+    soon.now += AUTHORISATION_LIFE_S
+
+    _, events = soon.ask(soon.psp.capture, payment["pspReference"], amount=EUR | {"value": 400})
+
+    assert events == ["EXPIRE", "CAPTURE"]
+    assert [entry.amount for entry in soon.books.entries("captures")] == [400]
+
+
+def test_several_captures_are_possible_where_adyen_switched_them_on(new_adyen_payment: Any) -> None:
+    soon = Soon(multiple_captures=True)
     payment, _ = soon.ask(soon.psp.pay, **new_adyen_payment(additionalData={"manualCapture": "true"}))
 
     for value in (400, 500, 200):

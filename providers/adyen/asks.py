@@ -138,17 +138,18 @@ def _defend(ask: Defend, merchant_account: str) -> Mapping[str, Any]:
 
 
 def _authorize(ask: Authorize, *, test: bool) -> dict[str, Any]:
-    method, shopper = _payment_method(ask, test=test)
+    method, owner = _payment_method(ask, test=test)
     stored = "storedPaymentMethodId" in method
+    shopper = _shopper(ask)
     body: dict[str, Any] = {
         "amount": _amount(ask.amount),
         "paymentMethod": method,
         "returnUrl": ask.return_url,
         "metadata": _metadata(ask),
         **_capture(ask),
-        **_consent(ask, shopper, stored=stored),
-        **_authentication(ask),
-        **_shopper(ask),
+        **_consent(ask, owner, stored=stored),
+        **_authentication(ask, shopper),
+        **shopper,
     }
     if ask.reference:
         body["merchantOrderReference"] = ask.reference[:1000]
@@ -198,21 +199,21 @@ def _payment_method(ask: Authorize, *, test: bool) -> tuple[Mapping[str, Any], s
     return method, None
 
 
-def _consent(ask: Authorize, shopper: str | None, *, stored: bool) -> Mapping[str, Any]:
+def _consent(ask: Authorize, owner: str | None, *, stored: bool) -> Mapping[str, Any]:
     """Who is there, and what was agreed.
 
     https://docs.adyen.com/online-payments/tokenization. A card is remembered for a shopper: where the merchant names none, it
     is the payment's own.
     """
     consent: dict[str, Any] = {"shopperInteraction": "ContAuth" if ask.off_session or stored else "Ecommerce"}
-    if not shopper and ask.customer and len(ask.customer) >= _SHOPPER_REFERENCE_MIN:
-        shopper = ask.customer
+    if not owner and ask.customer and len(ask.customer) >= _SHOPPER_REFERENCE_MIN:
+        owner = ask.customer
     store = bool(ask.setup_future_usage) and not (ask.off_session or stored)
     if store:
-        shopper = shopper or ask.payment_id
+        owner = owner or ask.payment_id
         consent["storePaymentMethod"] = True
-    if shopper:
-        consent["shopperReference"] = shopper
+    if owner:
+        consent["shopperReference"] = owner
     model = RECURRING.get(ask.recurring or "")
     if ask.off_session or ask.setup_future_usage == "off_session":
         model = model or "UnscheduledCardOnFile"
@@ -221,14 +222,13 @@ def _consent(ask: Authorize, shopper: str | None, *, stored: bool) -> Mapping[st
     return consent | ({"recurringProcessingModel": model} if model else {})
 
 
-def _authentication(ask: Authorize) -> Mapping[str, Any]:
+def _authentication(ask: Authorize, shopper: Mapping[str, Any]) -> Mapping[str, Any]:
     """Whether to authenticate, and where. Without the shopper nobody can be asked.
 
     https://docs.adyen.com/online-payments/3d-secure: in the checkout needs a page to stand in and a browser to ask about.
     """
     if ask.off_session:
         return {}
-    shopper = _shopper(ask)
     native = shopper.get("channel") == "Web" and {"origin", "browserInfo"} <= set(shopper)
     said: dict[str, Any] = {"threeDSRequestData": {"nativeThreeDS": "preferred" if native else "disabled"}}
     if ask.three_d_secure == "required":
