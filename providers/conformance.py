@@ -820,7 +820,7 @@ class Currencies(_Suite):
 # --- Secrets ----------------------------------------------------------------------------------------------------------
 
 
-def _shows(text: str, secret: str) -> bool:
+def shows(text: str, secret: str) -> bool:
     """Whether a text holds a secret; a short one, such as a CVC, counts only where it stands alone."""
     return re.search(rf"(?<![0-9A-Za-z]){re.escape(secret)}(?![0-9A-Za-z])", text) is not None
 
@@ -832,7 +832,7 @@ class Scrubbing(_Suite):
         for each in shown:
             text = f"{each!r} {each}"
             for secret in (card.number, card.cvc, psp.api_key, psp.webhook_secret):
-                assert not secret or not _shows(text, secret)
+                assert not secret or not shows(text, secret)
 
     async def test_nothing_that_is_printed_or_logged_holds_the_card_or_a_key(
         self, psp: UnderTest, caplog: pytest.LogCaptureFixture
@@ -885,7 +885,7 @@ class Scrubbing(_Suite):
         with pytest.raises(ConfigError) as refused:
             psp.reopen(api_key="sk_test_of_nobody", enabled=tuple(never))
 
-        assert not _shows(f"{refused.value!r} {refused.value}", "sk_test_of_nobody")
+        assert not shows(f"{refused.value!r} {refused.value}", "sk_test_of_nobody")
 
 
 # --- Webhooks ---------------------------------------------------------------------------------------------------------
