@@ -166,6 +166,12 @@ CAUGHT: Final[list[tuple[type[NeutralProvider], Case]]] = [
 ]
 
 
+async def run(case: Case, psp: UnderTest, caplog: pytest.LogCaptureFixture) -> None:
+    running = case(ProviderConformance(), psp, caplog)
+    if running is not None:
+        await running
+
+
 @pytest.mark.parametrize(
     ("wrong", "case"), CAUGHT, ids=[f"{wrong.__name__}-{n}" for n, (wrong, _) in enumerate(CAUGHT)]
 )
@@ -184,10 +190,10 @@ async def test_a_wrong_adapter_fails_the_suite(
         settings = kit.config("neutral", sandbox.url("neutral"), **changes)
         return Account(settings, wrong(settings, transport))
 
-    await case(ProviderConformance(), right, caplog)
+    await run(case, right, caplog)
     caplog.clear()
     with pytest.raises((AssertionError, UnicodeDecodeError, pytest.fail.Exception)):
-        await case(ProviderConformance(), replace(right, account=reopen(), reopen=reopen), caplog)
+        await run(case, replace(right, account=reopen(), reopen=reopen), caplog)
 
 
 def test_what_cannot_be_had_is_skipped_with_its_reason(under_test: Callable[[str], UnderTest]) -> None:
