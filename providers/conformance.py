@@ -27,6 +27,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from providers.contract import (
+    Accept,
     ActionRequired,
     Approved,
     Ask,
@@ -36,7 +37,10 @@ from providers.contract import (
     Capture,
     Card,
     Declined,
+    Defend,
     DetailsRefused,
+    DisputeNews,
+    DisputeStatus,
     Event,
     Increment,
     Instrument,
@@ -55,8 +59,9 @@ from providers.registry import DEADLINE_S, Account, ConfigError
 
 # --- What an adapter brings -------------------------------------------------------------------------------------------
 
-Situation: TypeAlias = Literal["approved", "declined_soft", "declined_hard", "challenge", "card"]
-"""What an instrument gets at this PSP. ``card`` is a card number that is approved, the others are what is cheapest there."""
+Situation: TypeAlias = Literal["approved", "declined_soft", "declined_hard", "challenge", "card", "disputed"]
+"""What an instrument gets at this PSP. ``card`` is a card number that is approved, ``disputed`` is approved and then disputed;
+the others are what is cheapest there."""
 
 PREFIXES: Final[Mapping[Kind, str]] = {
     Kind.AUTHORIZE: "att_",
@@ -64,6 +69,8 @@ PREFIXES: Final[Mapping[Kind, str]] = {
     Kind.VOID: "vd_",
     Kind.REFUND: "re_",
     Kind.INCREMENT: "inc_",
+    Kind.DEFEND: "def_",
+    Kind.ACCEPT: "acc_",
 }
 """How the gateway's operation ids begin; an adapter may tell by it which references are ours."""
 
@@ -128,6 +135,8 @@ class UnderTest:
     """The headers and body of the first webhook that has such an event; waits for it, raises where none comes."""
     shopper: Callable[..., Awaitable[Mapping[str, str]]] | None = None
     """``shopper(next_action, passed=…)`` passes or fails a challenge and gives the query parameters of the return address."""
+    defense: Mapping[str, Any] = field(default_factory=dict)
+    """What contests a dispute there: ``text``, ``reason`` and ``documents`` of a :class:`Defend`."""
     return_url: str = "https://gateway.example/v1/return/t"
 
     # -- what this one can do
@@ -177,6 +186,8 @@ class UnderTest:
             Kind.VOID: Void,
             Kind.REFUND: Refund,
             Kind.INCREMENT: Increment,
+            Kind.DEFEND: Defend,
+            Kind.ACCEPT: Accept,
         }
         return shapes[kind](**(common | more))
 
@@ -601,6 +612,83 @@ class StoredCredentials(_Suite):
         psp.assert_happened(sent.outcome, EUR)
 
 
+class Disputes(_Suite):
+    """A shopper's bank takes the money back: it is told, and then contested or given up."""
+
+    async def disputed(self, psp: UnderTest) -> tuple[Sent, Event, DisputeNews]:
+        instrument = psp.instrument("disputed")
+        if psp.webhook is None:
+            pytest.skip(f"{psp.account.provider.name}: a dispute is told by webhook, and those do not come here")
+        payment = await psp.captured(instrument=instrument)
+
+        def ours(event: Event) -> bool:
+            return event.dispute is not None and event.provider_payment_id == payment.provider_id
+
+        headers, body = await psp.webhook(ours)
+        psp.account.provider.verify_webhook(headers, body)
+        event = next(each for each in psp.account.provider.parse_webhook(body) if ours(each))
+        assert event.dispute is not None
+        return payment, event, event.dispute
+
+    async def answer(self, psp: UnderTest, kind: Kind) -> tuple[Ask, Call]:
+        if kind is Kind.ACCEPT:
+            psp.needs(Capability.DISPUTE_ACCEPT)
+        elif not psp.defense:
+            pytest.skip(f"{psp.account.provider.name}: nothing is said that could contest a dispute")
+        else:
+            psp.needs(Capability.DISPUTE_DOCUMENTS if psp.defense.get("documents") else Capability.DISPUTE_TEXT)
+        payment, _, news = await self.disputed(psp)
+        said = psp.defense if kind is Kind.DEFEND else {}
+        ask = psp.ask(kind, payment, amount=news.amount, dispute_id=news.dispute_id, **said)
+        return ask, psp.call(ask)
+
+    async def test_a_dispute_is_told_with_its_payment_and_its_amount(self, psp: UnderTest) -> None:
+        _, event, news = await self.disputed(psp)
+
+        assert event.outcome is None
+        assert news.dispute_id
+        assert news.amount == EUR
+        assert news.status in {DisputeStatus.NEEDS_RESPONSE, DisputeStatus.INQUIRY}
+        assert news.reason
+
+    @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT], ids=str)
+    async def test_a_dispute_is_answered_once_and_a_replay_is_never_refused(self, kind: Kind, psp: UnderTest) -> None:
+        ask, call = await self.answer(psp, kind)
+
+        first = await psp.sent(ask, call)
+        again = await psp.sent(ask, first.call)
+
+        psp.assert_happened(first.outcome, ask.amount)
+        assert isinstance(again.outcome, Approved | Pending | Unknown), again.outcome
+
+    @pytest.mark.parametrize("fault", ["reset_after_effect", "error_after_effect", "garbage", "reset_before_effect"])
+    @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT], ids=str)
+    async def test_an_answer_about_a_dispute_that_is_lost_is_never_a_refusal(
+        self, kind: Kind, fault: str, psp: UnderTest
+    ) -> None:
+        ask, call = await self.answer(psp, kind)
+        psp.scripted(kind, fault, {})
+
+        sent = await psp.sent(ask, call, once=True)
+        again = await psp.sent(ask, sent.call, once=True)
+
+        assert isinstance(sent.outcome, Unknown), sent.outcome
+        assert isinstance(again.outcome, Approved | Pending | Unknown), again.outcome
+
+    async def test_a_dispute_that_was_given_up_is_lost(self, psp: UnderTest) -> None:
+        ask, call = await self.answer(psp, Kind.ACCEPT)
+        assert psp.webhook is not None
+        await psp.sent(ask, call)
+
+        def lost(event: Event) -> bool:
+            return event.dispute is not None and (event.dispute.dispute_id, event.dispute.status) == (
+                getattr(ask, "dispute_id", None),
+                DisputeStatus.LOST,
+            )
+
+        await psp.webhook(lost)
+
+
 # --- What an account can do, and what is looked up --------------------------------------------------------------------
 
 
@@ -985,6 +1073,7 @@ class ProviderConformance(
     Challenges,
     FollowUps,
     StoredCredentials,
+    Disputes,
     Abilities,
     Lookups,
     Replays,

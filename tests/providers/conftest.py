@@ -257,6 +257,7 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
         adyen_webhook_url=f"{receiver}/adyen",
         neutral_webhook_url=f"{receiver}/neutral",
         adyen_multiple_partial_captures=True,
+        refund_settles_after_s=0.05,
         webhook_delay_s=0,
     )
     try:
@@ -324,6 +325,7 @@ INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
         "declined_soft": Token("pm_card_visa_chargeDeclinedInsufficientFunds"),
         "declined_hard": Token("pm_card_visa_chargeDeclinedStolenCard"),
         "challenge": Token("pm_card_threeDSecure2Required"),
+        "disputed": Token("pm_card_createDispute"),
         "card": Card("4242424242424242", 3, 2030, "737", "Ada Lovelace"),
     },
     "adyen": {
@@ -331,6 +333,7 @@ INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
         "declined_soft": Card("4111111111111111", 3, 2030, "737", "NOT_ENOUGH_BALANCE"),
         "declined_hard": Card("4111111111111111", 3, 2030, "737", "CARD_EXPIRED"),
         "challenge": Token("test_4111111111111111"),
+        "disputed": Card("4111111111111111", 3, 2030, "737", "chargeback:10.4"),
         "card": Card("4111111111111111", 3, 2030, "737", "Ada Lovelace"),
     },
     "neutral": {
@@ -339,6 +342,14 @@ INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
         "declined_hard": Token("ct_stolen"),
         "challenge": Token("ct_ask_shopper"),
         "card": Card("4242424242424242", 3, 2030, "737"),
+    },
+}
+
+DEFENSES: dict[str, Mapping[str, Any]] = {
+    "stripe": {"text": {"product_description": "A chair", "uncategorized_text": "winning_evidence"}},
+    "adyen": {
+        "reason": "SupplyDefenseMaterial",
+        "documents": (contract.Document("DefenseMaterial", "application/pdf", b"%PDF-1.7"),),
     },
 }
 
@@ -384,6 +395,7 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
             books=lambda: sandbox.books(provider),
             webhook=webhook,
             shopper=shopper,
+            defense=DEFENSES.get(provider, {}),
         )
 
     return opened

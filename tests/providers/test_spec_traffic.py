@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from providers.conformance import (
     Authorizations,
     Challenges,
+    Disputes,
     Faults,
     FollowUps,
     Lookups,
@@ -153,7 +154,7 @@ class Adyen:
 DIALECTS: Final[Mapping[str, Callable[[Any], Any]]] = {"stripe": Stripe, "adyen": Adyen}
 
 
-class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Lookups, Replays, Faults, Webhooks):
+class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Disputes, Lookups, Replays, Faults, Webhooks):
     """Every part of the suite that speaks to a PSP."""
 
     provider: str
