@@ -257,7 +257,6 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
         adyen_webhook_url=f"{receiver}/adyen",
         neutral_webhook_url=f"{receiver}/neutral",
         adyen_multiple_partial_captures=True,
-        refund_settles_after_s=0.05,
         webhook_delay_s=0,
     )
     try:
