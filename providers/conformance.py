@@ -27,6 +27,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from providers.contract import (
+    Accept,
     ActionRequired,
     Approved,
     Ask,
@@ -36,7 +37,10 @@ from providers.contract import (
     Capture,
     Card,
     Declined,
+    Defend,
     DetailsRefused,
+    DisputeNews,
+    DisputeStatus,
     Event,
     Increment,
     Instrument,
@@ -55,8 +59,9 @@ from providers.registry import DEADLINE_S, Account, ConfigError
 
 # --- What an adapter brings -------------------------------------------------------------------------------------------
 
-Situation: TypeAlias = Literal["approved", "declined_soft", "declined_hard", "challenge", "card"]
-"""What an instrument gets at this PSP. ``card`` is a card number that is approved, the others are what is cheapest there."""
+Situation: TypeAlias = Literal["approved", "declined_soft", "declined_hard", "challenge", "card", "disputed"]
+"""What an instrument gets at this PSP. ``card`` is a card number that is approved, ``disputed`` is approved and then disputed;
+the others are what is cheapest there."""
 
 PREFIXES: Final[Mapping[Kind, str]] = {
     Kind.AUTHORIZE: "att_",
@@ -64,6 +69,8 @@ PREFIXES: Final[Mapping[Kind, str]] = {
     Kind.VOID: "vd_",
     Kind.REFUND: "re_",
     Kind.INCREMENT: "inc_",
+    Kind.DEFEND: "def_",
+    Kind.ACCEPT: "acc_",
 }
 """How the gateway's operation ids begin; an adapter may tell by it which references are ours."""
 
@@ -128,6 +135,8 @@ class UnderTest:
     """The headers and body of the first webhook that has such an event; waits for it, raises where none comes."""
     shopper: Callable[..., Awaitable[Mapping[str, str]]] | None = None
     """``shopper(next_action, passed=…)`` passes or fails a challenge and gives the query parameters of the return address."""
+    defense: Mapping[str, Any] = field(default_factory=dict)
+    """What contests a dispute there: ``text``, ``reason`` and ``documents`` of a :class:`Defend`."""
     return_url: str = "https://gateway.example/v1/return/t"
 
     # -- what this one can do
@@ -177,6 +186,8 @@ class UnderTest:
             Kind.VOID: Void,
             Kind.REFUND: Refund,
             Kind.INCREMENT: Increment,
+            Kind.DEFEND: Defend,
+            Kind.ACCEPT: Accept,
         }
         return shapes[kind](**(common | more))
 
@@ -233,8 +244,9 @@ class UnderTest:
         if self.webhook is None:
             pytest.skip(f"{self.account.provider.name}: webhooks do not come here")
         headers, body = await self.webhook(lambda event: self.concerns(event, sent))
-        event = next(each for each in self.account.provider.parse_webhook(body) if self.concerns(each, sent))
-        return event, headers, body
+        events = [each for each in self.account.provider.parse_webhook(body) if self.concerns(each, sent)]
+        assert events, "the webhook came and names another operation"
+        return events[0], headers, body
 
     def concerns(self, event: Event, sent: Sent) -> bool:
         """Whether an event is about this operation: by our reference, or by what names it or its payment there."""
@@ -600,6 +612,83 @@ class StoredCredentials(_Suite):
         psp.assert_happened(sent.outcome, EUR)
 
 
+class Disputes(_Suite):
+    """A shopper's bank takes the money back: it is told, and then contested or given up."""
+
+    async def disputed(self, psp: UnderTest) -> tuple[Sent, Event, DisputeNews]:
+        instrument = psp.instrument("disputed")
+        if psp.webhook is None:
+            pytest.skip(f"{psp.account.provider.name}: a dispute is told by webhook, and those do not come here")
+        payment = await psp.captured(instrument=instrument)
+
+        def ours(event: Event) -> bool:
+            return event.dispute is not None and event.provider_payment_id == payment.provider_id
+
+        headers, body = await psp.webhook(ours)
+        psp.account.provider.verify_webhook(headers, body)
+        event = next(each for each in psp.account.provider.parse_webhook(body) if ours(each))
+        assert event.dispute is not None
+        return payment, event, event.dispute
+
+    async def answer(self, psp: UnderTest, kind: Kind) -> tuple[Ask, Call]:
+        if kind is Kind.ACCEPT:
+            psp.needs(Capability.DISPUTE_ACCEPT)
+        elif not psp.defense:
+            pytest.skip(f"{psp.account.provider.name}: nothing is said that could contest a dispute")
+        else:
+            psp.needs(Capability.DISPUTE_DOCUMENTS if psp.defense.get("documents") else Capability.DISPUTE_TEXT)
+        payment, _, news = await self.disputed(psp)
+        said = psp.defense if kind is Kind.DEFEND else {}
+        ask = psp.ask(kind, payment, amount=news.amount, dispute_id=news.dispute_id, **said)
+        return ask, psp.call(ask)
+
+    async def test_a_dispute_is_told_with_its_payment_and_its_amount(self, psp: UnderTest) -> None:
+        _, event, news = await self.disputed(psp)
+
+        assert event.outcome is None
+        assert news.dispute_id
+        assert news.amount == EUR
+        assert news.status in {DisputeStatus.NEEDS_RESPONSE, DisputeStatus.INQUIRY}
+        assert news.reason
+
+    @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT], ids=str)
+    async def test_a_dispute_is_answered_once_and_a_replay_is_never_refused(self, kind: Kind, psp: UnderTest) -> None:
+        ask, call = await self.answer(psp, kind)
+
+        first = await psp.sent(ask, call)
+        again = await psp.sent(ask, first.call)
+
+        psp.assert_happened(first.outcome, ask.amount)
+        assert isinstance(again.outcome, Approved | Pending | Unknown), again.outcome
+
+    @pytest.mark.parametrize("fault", ["reset_after_effect", "error_after_effect", "garbage", "reset_before_effect"])
+    @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT], ids=str)
+    async def test_an_answer_about_a_dispute_that_is_lost_is_never_a_refusal(
+        self, kind: Kind, fault: str, psp: UnderTest
+    ) -> None:
+        ask, call = await self.answer(psp, kind)
+        psp.scripted(kind, fault, {})
+
+        sent = await psp.sent(ask, call, once=True)
+        again = await psp.sent(ask, sent.call, once=True)
+
+        assert isinstance(sent.outcome, Unknown), sent.outcome
+        assert isinstance(again.outcome, Approved | Pending | Unknown), again.outcome
+
+    async def test_a_dispute_that_was_given_up_is_lost(self, psp: UnderTest) -> None:
+        ask, call = await self.answer(psp, Kind.ACCEPT)
+        assert psp.webhook is not None
+        await psp.sent(ask, call)
+
+        def lost(event: Event) -> bool:
+            return event.dispute is not None and (event.dispute.dispute_id, event.dispute.status) == (
+                getattr(ask, "dispute_id", None),
+                DisputeStatus.LOST,
+            )
+
+        await psp.webhook(lost)
+
+
 # --- What an account can do, and what is looked up --------------------------------------------------------------------
 
 
@@ -717,6 +806,7 @@ FAULTS: Final[Mapping[str, _Fault]] = {
     "another amount": _Fault("wrong_amount"),
     "another currency": _Fault("wrong_currency"),
 }
+_LIES: Final = frozenset({"wrong_amount", "wrong_currency"})
 
 
 class Faults(_Suite):
@@ -736,6 +826,8 @@ class Faults(_Suite):
         else:
             sent = await psp.sent(ask, call, once=True)
         self.assert_agrees(psp, sent)
+        if fault.fault in _LIES and kind is not Kind.VOID:  # an authorization is released, not an amount
+            assert isinstance(sent.outcome, Unknown), f"another amount was believed: {sent.outcome}"
         if isinstance(sent.outcome, NotProcessed):
             return  # and the books agree: another account may be asked
         final = await self.settled(psp, sent)
@@ -807,8 +899,8 @@ class Currencies(_Suite):
         self, currency: str, odd_minor: int, psp: UnderTest
     ) -> None:
         money = Money(_MAJOR * 10 ** exponent(currency) + odd_minor, currency)
-        if why := psp.account.provider.refuses(money):
-            pytest.skip(f"{psp.account.provider.name}: {why}")
+        if why := psp.account.eligible(money, has_token=True, has_card=False):
+            pytest.skip(f"{psp.account.provider.name}: {psp.account.provider.refuses(money) or why}")
 
         sent = await psp.captured(amount=money)
 
@@ -820,7 +912,7 @@ class Currencies(_Suite):
 # --- Secrets ----------------------------------------------------------------------------------------------------------
 
 
-def _shows(text: str, secret: str) -> bool:
+def shows(text: str, secret: str) -> bool:
     """Whether a text holds a secret; a short one, such as a CVC, counts only where it stands alone."""
     return re.search(rf"(?<![0-9A-Za-z]){re.escape(secret)}(?![0-9A-Za-z])", text) is not None
 
@@ -832,7 +924,7 @@ class Scrubbing(_Suite):
         for each in shown:
             text = f"{each!r} {each}"
             for secret in (card.number, card.cvc, psp.api_key, psp.webhook_secret):
-                assert not secret or not _shows(text, secret)
+                assert not secret or not shows(text, secret)
 
     async def test_nothing_that_is_printed_or_logged_holds_the_card_or_a_key(
         self, psp: UnderTest, caplog: pytest.LogCaptureFixture
@@ -885,7 +977,7 @@ class Scrubbing(_Suite):
         with pytest.raises(ConfigError) as refused:
             psp.reopen(api_key="sk_test_of_nobody", enabled=tuple(never))
 
-        assert not _shows(f"{refused.value!r} {refused.value}", "sk_test_of_nobody")
+        assert not shows(f"{refused.value!r} {refused.value}", "sk_test_of_nobody")
 
 
 # --- Webhooks ---------------------------------------------------------------------------------------------------------
@@ -981,6 +1073,7 @@ class ProviderConformance(
     Challenges,
     FollowUps,
     StoredCredentials,
+    Disputes,
     Abilities,
     Lookups,
     Replays,

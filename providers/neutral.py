@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
@@ -146,7 +147,6 @@ class _Charge(msgspec.Struct):
     state: str
     currency: str
     value: str
-    held: str
     settle: Literal["now", "later"]
     refused_why: str | None = None
     send_shopper_to: str | None = None
@@ -334,6 +334,9 @@ def _money(money: Money) -> Mapping[str, str]:
     return {"value": _amount(money), "currency": money.currency}
 
 
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,4})?")
+
+
 def _decimals(currency: str) -> int:
     return UNITS.exponents.get(currency, exponent(currency))
 
@@ -401,22 +404,17 @@ def _other_money(call: Call, value: str, currency: str) -> Unknown | None:
 
 
 def _worth(value: str, currency: str) -> Money:
-    try:
-        units = Decimal(value).scaleb(_decimals(currency))
-        whole = int(units)
-    except (InvalidOperation, ValueError, OverflowError):
-        raise _UnreadableError("amount") from None
-    if whole != units:
+    units = Decimal(value).scaleb(_decimals(currency)) if _AMOUNT.fullmatch(value) else Decimal("NaN")
+    if units != units.to_integral_value():  # nothing equals NaN
         raise _UnreadableError("amount")
-    return from_provider(whole, currency, UNITS)
+    return from_provider(int(units), currency, UNITS)
 
 
 def _of_charge(charge: _Charge) -> Outcome:
-    held = Decimal(charge.held) if charge.held.replace(".", "").isdecimal() else Decimal(0)
     match charge.state:
         case "held" | "settled":
             return _approved(charge)
-        case "released" if held:  # it was approved, and given up afterwards
+        case "released" if charge.approval_code:  # it was approved, and given up afterwards
             return _approved(charge)
         case "released":
             return Declined(_CANCELLED, charge.charge_id, _facts(charge))

@@ -79,6 +79,22 @@ hypothesis.settings.load_profile("any_machine")
 pytest.register_assert_rewrite("providers.conformance")
 
 
+connect_anywhere: Any = socket.socket.connect
+
+
+def connect_here(self: socket.socket, address: Any) -> None:
+    """Connect within this machine; anywhere else fails the test, and no adapter can take that for an answer."""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("localhost", "127.0.0.1", "::1"):
+        self.close()
+        pytest.fail(f"a test tried to reach {address[0]}: only tests marked live may leave this machine")
+    connect_anywhere(self, address)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    live = item.get_closest_marker("live") is not None
+    socket.socket.connect = connect_anywhere if live else connect_here  # type: ignore[method-assign, assignment]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))

@@ -27,7 +27,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "serve": ("--port", "--host", "--workers", "GATEWAY_DATABASE_URL", "GATEWAY_REDIS_URL"),
     "worker": ("--help",),
     "migrate": ("GATEWAY_MIGRATE_DATABASE_URL",),
-    "sandbox": ("--stripe-port", "--adyen-port"),
+    "sandbox": ("--stripe-port", "--adyen-port", "--neutral-port"),
     "merchants": ("create",),
     "merchants create": ("merchant_id", "--name"),
     "keys": ("create", "revoke", "list"),

@@ -338,6 +338,7 @@ INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
         "declined_soft": Token("pm_card_visa_chargeDeclinedInsufficientFunds"),
         "declined_hard": Token("pm_card_visa_chargeDeclinedStolenCard"),
         "challenge": Token("pm_card_threeDSecure2Required"),
+        "disputed": Token("pm_card_createDispute"),
         "card": Card("4242424242424242", 3, 2030, "737", "Ada Lovelace"),
     },
     "adyen": {
@@ -345,6 +346,7 @@ INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
         "declined_soft": Card("4111111111111111", 3, 2030, "737", "NOT_ENOUGH_BALANCE"),
         "declined_hard": Card("4111111111111111", 3, 2030, "737", "CARD_EXPIRED"),
         "challenge": Token("test_4111111111111111"),
+        "disputed": Card("4111111111111111", 3, 2030, "737", "chargeback:10.4"),
         "card": Card("4111111111111111", 3, 2030, "737", "Ada Lovelace"),
     },
     "neutral": {
@@ -353,6 +355,14 @@ INSTRUMENTS: dict[str, dict[conformance.Situation, contract.Instrument]] = {
         "declined_hard": Token("ct_stolen"),
         "challenge": Token("ct_ask_shopper"),
         "card": Card("4242424242424242", 3, 2030, "737"),
+    },
+}
+
+DEFENSES: dict[str, Mapping[str, Any]] = {
+    "stripe": {"text": {"product_description": "A chair", "uncategorized_text": "winning_evidence"}},
+    "adyen": {
+        "reason": "SupplyDefenseMaterial",
+        "documents": (contract.Document("DefenseMaterial", "application/pdf", b"%PDF-1.7"),),
     },
 }
 
@@ -398,6 +408,7 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
             books=lambda: sandbox.books(provider),
             webhook=webhook,
             shopper=shopper,
+            defense=DEFENSES.get(provider, {}),
         )
 
     return opened

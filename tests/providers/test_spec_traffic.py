@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from providers.conformance import (
     Authorizations,
     Challenges,
+    Disputes,
     Faults,
     FollowUps,
     Lookups,
@@ -105,35 +106,37 @@ class Stripe:
 
 
 class Adyen:
-    """JSON bodies under ``/v72``, and notifications of one schema an event code."""
+    """JSON bodies: Checkout under ``/v72``, the Disputes API under its own path, and notifications of one schema a code."""
 
     def __init__(self, published: Any) -> None:
-        self.spec = published.adyen
+        self.documents = {"/v72": published.adyen, "/ca/services/DisputeService/v30": published.adyen_disputes}
+        self.checkout = published.adyen
         self.webhooks = published.adyen_webhooks
 
+    def described(self, exchange: Exchange) -> tuple[Any, str, Any]:
+        """The document that describes a request, where it does, and how."""
+        path = urlsplit(exchange.url).path
+        prefix = next(prefix for prefix in self.documents if path.startswith(prefix))
+        return self.documents[prefix], *self.documents[prefix].operation(exchange.method, path.removeprefix(prefix))
+
     def request(self, exchange: Exchange) -> None:
-        pointer, _ = self.spec.operation(exchange.method, self.path(exchange))
+        document, pointer, operation = self.described(exchange)
         body = json.loads(exchange.body)
-        schema = f"{pointer}/requestBody/content/application~1json/schema"
-        method = body.get("paymentMethod")
-        if method is not None:  # a oneOf over 50 methods, some of which take anything; ours is the card's
-            self.spec.schema("CardDetails").validate(method)
-        problems = [each for each in self.spec.at(schema).iter_errors(body) if list(each.path) != ["paymentMethod"]]
-        assert problems == []
-        name = self.spec.document
-        for step in pointer.split("/")[1:]:
-            name = name[step.replace("~1", "/")]
-        reference = name["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-        assert set(body) <= set(self.spec.document["components"]["schemas"][reference]["properties"])
+        if "paymentMethod" in body:  # a oneOf over 50 methods, some of which take anything; ours is the card's
+            self.checkout.schema("CardDetails").validate(body["paymentMethod"])
+        schema = document.at(f"{pointer}/requestBody/content/application~1json/schema")
+        assert [each for each in schema.iter_errors(body) if list(each.path) != ["paymentMethod"]] == []
+        name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert set(body) <= set(document.document["components"]["schemas"][name]["properties"])
 
     def answer(self, exchange: Exchange, reply: Reply) -> None:
-        pointer, operation = self.spec.operation(exchange.method, self.path(exchange))
-        body = json.loads(reply.body)
+        document, pointer, operation = self.described(exchange)
         if str(reply.status) in operation["responses"]:
-            self.spec.at(f"{pointer}/responses/{reply.status}/content/application~1json/schema").validate(body)
+            schema = document.at(f"{pointer}/responses/{reply.status}/content/application~1json/schema")
         else:
             assert reply.status in UNLISTED["adyen"]
-            self.spec.schema("ServiceError").validate(body)
+            schema = self.checkout.schema("ServiceError")
+        schema.validate(json.loads(reply.body))
 
     def webhook(self, body: bytes) -> None:
         told = json.loads(body)
@@ -145,15 +148,11 @@ class Adyen:
             assert problem.path[-1] == ADDED_DATA, problem.message
             assert "Additional properties" in problem.message
 
-    @staticmethod
-    def path(exchange: Exchange) -> str:
-        return urlsplit(exchange.url).path.removeprefix("/v72")
-
 
 DIALECTS: Final[Mapping[str, Callable[[Any], Any]]] = {"stripe": Stripe, "adyen": Adyen}
 
 
-class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Lookups, Replays, Faults, Webhooks):
+class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Disputes, Lookups, Replays, Faults, Webhooks):
     """Every part of the suite that speaks to a PSP."""
 
     provider: str
