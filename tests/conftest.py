@@ -311,6 +311,10 @@ class Psps:
     def fault(self, psp: str, operation: str, fault: str, **parameters: Any) -> None:
         self._control(psp, "POST", "faults", {"operation": operation, "fault": fault, **parameters})
 
+    def let_pass(self, psp: str, seconds: float) -> None:
+        """Move the PSP's own clock."""
+        self._control(psp, "POST", "clock", {"advance_s": seconds})
+
     def faults_applied(self, psp: str) -> dict[str, int]:
         applied: dict[str, int] = self._control(psp, "GET", "faults")["applied"]
         return applied

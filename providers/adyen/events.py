@@ -115,6 +115,7 @@ def translated(item: Item) -> Event:
         provider_payment_id=item.original_reference or item.psp_reference,
         outcome=outcome,
         occurred_at=_moment(item.event_date),
+        lapsed=item.event_code == "EXPIRE",
         dispute=dispute,
     )
 

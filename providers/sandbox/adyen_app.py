@@ -15,6 +15,7 @@ from providers.sandbox.adyen_objects import new_psp_reference
 from providers.sandbox.adyen_psp import AdyenPsp
 from providers.sandbox.answers import Answer, bad_gateway
 from providers.sandbox.books import Books
+from providers.sandbox.clock import Clock
 from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import Room, application
 from providers.sandbox.desk import Call, Desk, Verb, json_answer
@@ -109,7 +110,8 @@ class AdyenDialect:
 
 def adyen_app(config: SandboxConfig) -> Starlette:
     """Adyen's Checkout API under ``/v72``, its Disputes API, and the control paths under ``/_sandbox``."""
-    books = Books()
+    clock = Clock()
+    books = Books(clock.now)
     postman = Postman(
         url=config.adyen_webhook_url,
         sign=lambda body: {},  # Adyen signs within the body
@@ -123,6 +125,7 @@ def adyen_app(config: SandboxConfig) -> Starlette:
         merchant_account=config.adyen_merchant_account,
         hmac_key=config.adyen_hmac_key,
         multiple_captures=config.adyen_multiple_partial_captures,
+        now=clock.now,
     )
     desk = Desk(
         dialect=AdyenDialect(config.adyen_api_key, config.adyen_merchant_account),
@@ -131,6 +134,7 @@ def adyen_app(config: SandboxConfig) -> Starlette:
         faults=Faults("adyen"),
         keys=Keys(config.keys_max, compare=False, life_s=ADYEN_KEY_LIFE_S),
         postman=postman,
+        clock=clock,
     )
     return application(Room(desk, psp), _routes(desk, psp))
 

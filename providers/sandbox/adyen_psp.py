@@ -206,16 +206,20 @@ class AdyenPsp:
         """``act``, after everything that time has brought about since the last request."""
 
         def acted(call: Call) -> Answer:
-            now = self._now()
-            while self._offers and self._offers[0].created + OFFER_LIFE_S <= now:
-                self._lapse(self._offers.popleft(), "OFFER_CLOSED", call)
-            while self._uncaptured and self._uncaptured[0].created + AUTHORISATION_LIFE_S <= now:
-                self._lapse(self._uncaptured.popleft(), "EXPIRE", call)
+            self.lapse()
             return act(call)
 
         return acted
 
-    def _lapse(self, payment: Payment, event_code: str, call: Call) -> None:
+    def lapse(self) -> None:
+        """End the challenges that nobody came back from, and release what was not captured in time."""
+        now = self._now()
+        while self._offers and self._offers[0].created + OFFER_LIFE_S <= now:
+            self._lapse(self._offers.popleft(), "OFFER_CLOSED")
+        while self._uncaptured and self._uncaptured[0].created + AUTHORISATION_LIFE_S <= now:
+            self._lapse(self._uncaptured.popleft(), "EXPIRE")
+
+    def _lapse(self, payment: Payment, event_code: str) -> None:
         """End a challenge that is still open, or release what was not captured of an authorisation."""
         if event_code == "OFFER_CLOSED":
             lapses = payment.step is not None
@@ -226,15 +230,13 @@ class AdyenPsp:
         payment.cancelled = True
         if payment.captures == 0:
             self.books.mark_authorisation(payment.psp_reference, "expired")
-        self._notify(
-            call,
+        event, kind, body = self._notification(
             payment,
             event_code=event_code,
             psp_reference=payment.psp_reference,
             merchant_reference=payment.reference,
-            failure=None,
-            reason="",
         )
+        self.postman.post(event=event, kind=kind, body=body, fault=None, position=0)
 
     def _settle_authorisation(self, payment: Payment, call: Call) -> None:
         """Book the issuer's answer and tell it by webhook."""
@@ -534,20 +536,24 @@ class AdyenPsp:
             ),
         )
 
-    def _notify(
+    def _notify(self, call: Call, payment: Payment, **told: Any) -> None:
+        """Tell something of a payment with the answer to this request."""
+        call.events.append(self._notification(payment, **told))
+
+    def _notification(
         self,
-        call: Call,
         payment: Payment,
         *,
         event_code: str,
         psp_reference: str,
         merchant_reference: str,
-        failure: str | None,
-        reason: str,
+        failure: str | None = None,
+        reason: str = "",
         amount: int | None = None,
         currency: str | None = None,
         additional: dict[str, str] | None = None,
-    ) -> None:
+    ) -> tuple[str, str, bytes]:
+        """A signed notification: its event, its kind and its body."""
         item = notification_item(
             payment,
             event_code=event_code,
@@ -563,7 +569,7 @@ class AdyenPsp:
         )
         item["additionalData"]["hmacSignature"] = adyen_signature(item, self._hmac_key)
         body = {"live": "false", "notificationItems": [{"NotificationRequestItem": item}]}
-        call.events.append((psp_reference, event_code, orjson.dumps(body)))
+        return psp_reference, event_code, orjson.dumps(body)
 
     # -- stored payment methods
 

@@ -30,6 +30,9 @@ class Psp(Protocol):
     def clear(self) -> None:
         """Forget every object."""
 
+    def lapse(self) -> None:
+        """Bring about what the time has brought: authorizations run out, challenges close."""
+
     def complete_challenge(self, psp_id: str, *, succeeded: bool) -> str | None:
         """Finish a 3-D Secure challenge; gives where to send the shopper."""
 
@@ -141,7 +144,7 @@ def _control_routes(room: Room) -> list[Route]:
         ("DELETE", "/_sandbox/faults/{number:int}", remove_fault),
         ("DELETE", "/_sandbox/keys", forget_keys),
         ("GET", "/_sandbox/clock", clock),
-        ("POST", "/_sandbox/clock", _clock_setter(desk)),
+        ("POST", "/_sandbox/clock", _clock_setter(room)),
         ("POST", "/_sandbox/reset", reset),
         ("GET", "/_sandbox/3ds/{id}", _challenge_page(room)),
     ]
@@ -163,7 +166,9 @@ def _fault_scripter(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     return script
 
 
-def _clock_setter(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
+def _clock_setter(room: Room) -> Callable[[Request], Awaitable[Response]]:
+    desk = room.desk
+
     async def move(request: Request) -> Response:
         try:
             desk.clock.order(orjson.loads(await request.body()))
@@ -171,6 +176,7 @@ def _clock_setter(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
             return _problem(f"not JSON: {error}", 400)
         except BadTimeError as error:
             return _problem(str(error))
+        room.psp.lapse()
         return _json(desk.clock.as_json())
 
     return move

@@ -42,6 +42,9 @@ class NeutralPsp:
         self._now = now
         self.clear()
 
+    def lapse(self) -> None:
+        """Nothing runs out at this PSP: a charge is held until it is settled or released."""
+
     def clear(self) -> None:
         """Forget every object."""
         self._charges: dict[str, Charge] = {}

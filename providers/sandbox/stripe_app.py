@@ -17,6 +17,7 @@ from starlette.routing import Route
 from providers.sandbox import stripe_errors as errors
 from providers.sandbox.answers import Answer, bad_gateway
 from providers.sandbox.books import Books
+from providers.sandbox.clock import Clock
 from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import Room, application
 from providers.sandbox.desk import Call, Desk, Verb, json_answer
@@ -127,7 +128,8 @@ def _shown_key(authorization: str) -> str:
 
 def stripe_app(config: SandboxConfig) -> Starlette:
     """Stripe's API under ``/v1`` and the control paths under ``/_sandbox``."""
-    books = Books()
+    clock = Clock()
+    books = Books(clock.now)
 
     def sign(body: bytes) -> dict[str, str]:
         timestamp = int(time.time())
@@ -141,7 +143,7 @@ def stripe_app(config: SandboxConfig) -> Starlette:
         pause_s=config.webhook_pause_s,
     )
     features = Features(multicapture=config.stripe_multicapture, incremental=config.stripe_incremental_authorization)
-    psp = StripePsp(books, postman, settles_after_s=config.refund_settles_after_s, features=features, time=time.time)
+    psp = StripePsp(books, postman, settles_after_s=config.refund_settles_after_s, features=features, time=clock.now)
     desk = Desk(
         dialect=StripeDialect(config.stripe_api_key),
         books=books,
@@ -149,6 +151,7 @@ def stripe_app(config: SandboxConfig) -> Starlette:
         faults=Faults("stripe"),
         keys=Keys(config.keys_max, compare=True, life_s=STRIPE_KEY_LIFE_S),
         postman=postman,
+        clock=clock,
     )
     return application(Room(desk, psp), _routes(desk, psp))
 

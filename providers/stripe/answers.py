@@ -214,6 +214,7 @@ class Intent(msgspec.Struct):
     payment_method_options: _Options | None = None
     latest_charge: _Charge | str | None = None
     last_payment_error: ApiError | None = None
+    cancellation_reason: str | None = None
     next_action: dict[str, Any] | None = None
 
     @property

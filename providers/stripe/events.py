@@ -44,6 +44,10 @@ class _EventObject(msgspec.Struct):
     object: msgspec.Raw
 
 
+LAPSED: Final = frozenset({"automatic", "expired"})
+"""Reasons of a cancel that nobody asked for: https://docs.stripe.com/api/payment_intents/object, cancellation_reason."""
+
+
 class WebhookEvent(msgspec.Struct):
     """The envelope of an event."""
 
@@ -110,6 +114,7 @@ def _intent_event(kept: Event, body: msgspec.Raw) -> Event:
         provider_id=intent.charge_id or intent.id if kind is Kind.CAPTURE else intent.id,
         provider_payment_id=intent.id,
         outcome=outcome,
+        lapsed=intent.cancellation_reason in LAPSED,
     )
 
 

@@ -210,6 +210,31 @@ async def test_a_refund_that_fails_later_gives_its_amount_back(
     assert (after["status"], after["amount_refunded"]) == ("succeeded", 0)
 
 
+# --- Released by the provider -----------------------------------------------------------------------------------------
+
+
+@at_each
+async def test_an_authorization_that_runs_out_at_the_psp_ends_the_payment(
+    psp: str, open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway((psp,), listening=True) as inside:
+        merchant = inside.merchant
+        payment = await merchant.charged(capture_method="manual")
+        psps.let_pass(psp, 30 * 24 * 3600)
+
+        async def canceled() -> bool:
+            return bool((await merchant.payment(payment["id"]))["status"] == "canceled")
+
+        await flow.eventually(canceled, "the release was heard of")
+        released = await merchant.payment(payment["id"])
+        attempts = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "attempts"})).json()["attempts"]
+        late = await merchant.post(f"/v1/payments/{payment['id']}/capture")
+
+    assert (released["cancellation_reason"], released["amount_capturable"]) == ("authorization_expired", 0)
+    assert [attempt["status"] for attempt in attempts] == ["expired"]
+    assert (late.status_code, late.json()["code"]) == (409, "payment_state")
+
+
 # --- Conflicts --------------------------------------------------------------------------------------------------------
 
 
