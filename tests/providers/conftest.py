@@ -262,7 +262,6 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
         stripe_webhook_secret=STRIPE_SECRET,
         adyen_webhook_url=f"{receiver}/adyen",
         webhook_delay_s=0,
-        refund_settles_after_s=0.05,
     )
     try:
         await serve(settings, ready=started, stop=stop)
