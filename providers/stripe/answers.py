@@ -412,9 +412,7 @@ def _captured(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome:
     if intent.id != request["payment"]:
         return Unknown("mismatch_payment")
     if intent.several or "final_capture" in request["params"]:
-        if "final_capture" in request["params"] and intent.lacks("multicapture"):
-            return Declined(refused("multicapture_unavailable"), intent.id)
-        return _captured_in_part(call, intent)
+        return _captured_in_part(call, request, intent)
     if intent.status == "canceled":
         return Declined(refused(intent.status), intent.id)
     if intent.status != "succeeded":
@@ -426,15 +424,18 @@ def _captured(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome:
     return Approved(intent.charge_id or intent.id, call.amount, captured=True)
 
 
-def _captured_in_part(call: Call, intent: Intent) -> Outcome:
+def _captured_in_part(call: Call, request: Mapping[str, Any], intent: Intent) -> Outcome:
     """One of several captures: ``amount_received`` is their sum, so the metadata that a capture leaves has to name ours.
 
-    A replay is answered with what was true then. A lookup after a newer capture finds that one's name and proves nothing.
+    A replay is answered with what was true then. A lookup after a newer capture finds that one's name and proves nothing;
+    where nothing was received at all, a payment that is over, or whose card takes one capture only, proves that ours was not.
     """
-    ours = intent.metadata.get(CAPTURE) == call.operation_id
-    if not ours:
-        if intent.status == "canceled":
+    if intent.metadata.get(CAPTURE) != call.operation_id:
+        untouched = CAPTURE not in intent.metadata and not intent.amount_received
+        if untouched and intent.status == "canceled":
             return Declined(refused(intent.status), intent.id)
+        if untouched and "final_capture" in request["params"] and intent.lacks("multicapture"):
+            return Declined(refused("multicapture_unavailable"), intent.id)
         return Unknown("mismatch_operation")
     sent = to_provider(call.amount, UNITS)
     if intent.currency != call.amount.currency.lower():
@@ -460,9 +461,10 @@ def _incremented(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome
     if intent.id != request["payment"]:
         return Unknown("mismatch_payment")
     if intent.metadata.get(INCREMENT) != call.operation_id:
-        if intent.lacks("incremental_authorization"):
+        untouched = INCREMENT not in intent.metadata  # else ours may have come before the one that is named
+        if untouched and intent.lacks("incremental_authorization"):
             return Declined(refused("incremental_authorization_unavailable"), intent.id)
-        if intent.status in ("succeeded", "canceled"):  # too late for ours, wherever it is
+        if untouched and intent.status in ("succeeded", "canceled"):  # too late for ours, wherever it is
             return Declined(refused(intent.status), intent.id)
         return Unknown("mismatch_operation")
     if mismatch := _other_money(call, intent.amount, intent.currency):
@@ -500,7 +502,7 @@ def _defended(call: Call, request: Mapping[str, Any], body: bytes) -> Outcome:
         return Unknown("mismatch_operation")
     if dispute.metadata.get(OPERATION) == call.operation_id and dispute.evidence_details.submission_count:
         return _other_money(call, dispute.amount, dispute.currency) or Approved(dispute.id, call.amount)
-    if dispute.status in OVER:
+    if dispute.status in OVER and OPERATION not in dispute.metadata:  # nobody defended it, and now it is too late
         return Declined(refused(dispute.status), dispute.id)
     return Unknown("mismatch_operation")
 

@@ -271,7 +271,6 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
         neutral_webhook_url=f"{receiver}/neutral",
         adyen_multiple_partial_captures=True,
         webhook_delay_s=0,
-        refund_settles_after_s=0.05,
     )
     try:
         await serve(settings, ready=started, stop=stop)

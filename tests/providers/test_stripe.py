@@ -760,19 +760,31 @@ async def test_one_of_several_captures_is_believed_by_its_own_name_only(
         assert await sent(loopback, open_account, kit, body, Kind.CAPTURE, amount=half, final=final) == outcome
 
 
-async def test_a_part_of_a_cancelled_payment_was_never_captured(loopback: Any, open_account: Any, kit: Any) -> None:
-    over = part(status="canceled", metadata={})
+async def test_a_part_of_a_payment_that_ended_untouched_was_never_captured(
+    loopback: Any, open_account: Any, kit: Any
+) -> None:
+    """After any other capture nothing is proved: ours may have been the one before it."""
+    untouched = part(status="canceled", metadata={}, amount_received=0)
+    touched = part(status="canceled", metadata={"capture": "cap_2"})
 
-    found = await sent(loopback, open_account, kit, over, Kind.CAPTURE, final=False)
+    never = await sent(loopback, open_account, kit, untouched, Kind.CAPTURE, final=False)
+    perhaps = await sent(loopback, open_account, kit, touched, Kind.CAPTURE, final=False)
 
-    assert found.decline.code == "provider_refused"
+    assert never.decline.code == "provider_refused"
+    assert perhaps == Unknown("mismatch_operation")
+
+
+OTHERS = Unknown("mismatch_operation")
 
 
 async def test_more_captures_than_the_card_allows_were_never_taken(loopback: Any, open_account: Any, kit: Any) -> None:
     card = {"multicapture": {"status": "unavailable"}, "incremental_authorization": {"status": "unavailable"}}
     charge = {"id": "ch_1", "payment_method_details": {"type": "card", "card": card}}
-    held = intent(status="requires_capture", latest_charge=charge, payment_method_options=SEVERAL)
+    held = intent(status="requires_capture", amount_received=0, latest_charge=charge, payment_method_options=SEVERAL)
+    touched = {"metadata": {"capture": "cap_0", "increment": "inc_0"}}
 
+    assert await sent(loopback, open_account, kit, held | touched, Kind.CAPTURE, final=False) == OTHERS
+    assert await sent(loopback, open_account, kit, held | touched, Kind.INCREMENT) == OTHERS
     more = await sent(loopback, open_account, kit, held, Kind.CAPTURE, final=False)
     last = await sent(loopback, open_account, kit, held, Kind.CAPTURE)
     raised = await sent(loopback, open_account, kit, held, Kind.INCREMENT)
@@ -802,7 +814,9 @@ async def test_an_increment_by_the_table(
 async def test_a_payment_that_is_over_was_not_incremented(loopback: Any, open_account: Any, kit: Any) -> None:
     for status in ("succeeded", "canceled"):
         found = await sent(loopback, open_account, kit, intent(status=status), Kind.INCREMENT)
+        raised_since = intent(status=status, metadata={"increment": "inc_2"})
 
+        assert await sent(loopback, open_account, kit, raised_since, Kind.INCREMENT) == OTHERS
         assert (found.decline.code, found.decline.provider_code) == ("provider_refused", status)
 
 
@@ -841,6 +855,7 @@ DEFENCES = [
         Unknown("mismatch_operation"),
     ),
     (Kind.DEFEND, {"metadata": {}, "status": "won"}, "won"),
+    (Kind.DEFEND, {"metadata": {"operation": "def_2"}, "status": "won"}, Unknown("mismatch_operation")),
     (Kind.DEFEND, {"id": "dp_2"}, Unknown("mismatch_operation")),
     (Kind.DEFEND, {"amount": 1}, Unknown("mismatch_amount")),
     (Kind.ACCEPT, {"status": "lost"}, DONE),
