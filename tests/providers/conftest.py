@@ -436,8 +436,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"conformance {adapter.removeprefix('Test').lower()}: {count.total()} cases, {parts}"
         )
     if checked := config.stash.get(CHECKED, None):
+        checked["invalid"] += 0  # said in any case
         parts = ", ".join(f"{number} {what}" for what, number in sorted(checked.items()))
-        terminalreporter.write_line(f"held to the published specifications, 0 invalid: {parts}")
+        terminalreporter.write_line(f"held to the published specifications: {parts}")
 
 
 # --- What we ask --------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ EXCEPTIONS: Final[Mapping[str, tuple[Callable[[Reply], bool], str]]] = {
         "a scripted 502 is a page of the proxy in front of the PSP, not of the PSP",
     ),
 }
+INVALID: Final = "invalid"
 UNLISTED: Final[Mapping[str, frozenset[int]]] = {"adyen": frozenset({409, 429, 503})}
 """Statuses that the prose documents and the specification does not list: their bodies are held to ``ServiceError``."""
 ADDED_DATA: Final = "additionalData"
@@ -177,20 +178,28 @@ class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Disputes
     ) -> Iterator[None]:
         yield
         dialect = DIALECTS[self.provider](published)
+
+        def check(what: str, validate: Callable[..., None], *said: Any) -> None:
+            checked[f"{self.provider} {what}"] += 1
+            try:
+                validate(*said)
+            except BaseException:
+                checked[INVALID] += 1
+                raise
+
         for exchange in exchanges:
             if "/_sandbox/" in exchange.url:
                 continue  # the shopper's browser at the challenge page
-            dialect.request(exchange)
-            checked[f"{self.provider} requests"] += 1
+            check("requests", dialect.request, exchange)
             if exchange.reply is None:
                 continue
             why = next((name for name, (seems, _) in EXCEPTIONS.items() if seems(exchange.reply)), None)
             if why is None:
-                dialect.answer(exchange, exchange.reply)
-            checked[f"{self.provider} {'answers' if why is None else f'excepted: {why}'}"] += 1
+                check("answers", dialect.answer, exchange, exchange.reply)
+            else:
+                checked[f"{self.provider} excepted as {why}"] += 1
         for _, body in list(sandbox.webhooks[self.provider]):
-            dialect.webhook(body)
-            checked[f"{self.provider} webhooks"] += 1
+            check("webhooks", dialect.webhook, body)
 
 
 class TestStripe(Traffic):
