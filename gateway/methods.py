@@ -165,7 +165,7 @@ async def store_method(
     method: Method, key: Key, fingerprint: bytes, now: datetime, deps: Deps, unusable: Problem | None
 ) -> Answer:
     """Store a method, once a key. ``unusable`` is raised where the key is new: a replay outlives what made it so."""
-    shown = method_object(stored(method, key.livemode, now), None, deps.keys)
+    shown = method_object(stored(method, livemode=key.livemode, at=now), None, deps.keys)
     row = method_values(method, key.merchant_id, livemode=key.livemode, at=now)
 
     async def write(use: KeyUse) -> Written:
@@ -217,7 +217,7 @@ async def _once(
         await claim.let_go(decided=decided)
 
 
-def stored(method: Method, livemode: bool, at: datetime) -> StoredMethod:  # noqa: FBT001 - it goes beside a time
+def stored(method: Method, *, livemode: bool, at: datetime) -> StoredMethod:
     """The method as it stands once it is written."""
     names = (name for name in StoredMethod.__dataclass_fields__ if name in Method.__dataclass_fields__)
     return StoredMethod(
@@ -266,7 +266,7 @@ def verified_answer(method: Method, payment: Payment, keys: Keyring, ok: int) ->
         return plain
     told = {name: value for name, value in (card_json(payment.card) or {}).items() if value is not None}
     known = replace(
-        stored(method, payment.terms.livemode, payment.terms.created_at),
+        stored(method, livemode=payment.terms.livemode, at=payment.terms.created_at),
         id=payment.payment_method or method.id,
         card=({**(method.card or {}), **told}) or None,
         network_transaction_id=method.network_transaction_id or payment.network_transaction_id,

@@ -144,8 +144,8 @@ _PARKED = Statement(
     AND (updated_at < now() - make_interval(secs => :age::float8) OR cancel_requested) ORDER BY updated_at LIMIT :limit"""
 )
 _CANCEL_WANTED = Statement(
-    """SELECT id FROM payment WHERE cancel_requested AND amount > 0 AND status IN ('requires_action', 'requires_capture', 'succeeded')
-    AND NOT EXISTS (SELECT FROM operation WHERE payment_id = payment.id AND kind IN ('void', 'refund')
+    """SELECT id FROM payment WHERE cancel_requested AND status IN ('requires_action', 'requires_capture', 'succeeded')
+    AND NOT (amount = 0 AND status = 'succeeded') AND NOT EXISTS (SELECT FROM operation WHERE payment_id = payment.id AND kind IN ('void', 'refund')
     AND status IN ('created', 'sent', 'pending', 'unknown')) ORDER BY updated_at LIMIT :limit"""
 )
 _API_KEY = Statement(f"SELECT {columns(ApiKey)} FROM api_key WHERE id = :id")
