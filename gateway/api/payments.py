@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -41,7 +42,7 @@ from gateway.methods import card_from, card_method, unknown_customer
 from gateway.modify import FollowUp, modify
 from gateway.queries import StoredMethod
 from gateway.settle import MethodUse
-from gateway.vault import Wallet, open_card
+from gateway.vault import SealBroken, Wallet, open_card
 from idempotency.key import fingerprint
 from providers.contract import Kind
 
@@ -49,6 +50,8 @@ UNUSED_CARD_S: Final = 3600
 """A card waits for its confirm for 60 minutes, then it is wiped."""
 EXPANDABLE: Final = frozenset({"attempts", "refunds"})
 FILTERS: Final = ("status", "reference", "customer", "currency", "created[gte]", "created[lt]", "expand[]")
+
+log = structlog.get_logger()
 
 
 class Payments(Desk):
@@ -236,7 +239,12 @@ class Payments(Desk):
         card, vault = None, self._deps.keys.vault
         if method.sealed_card is not None and vault is not None:
             sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
-            card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
+            try:
+                card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
+            except SealBroken as error:  # moved, changed, or its key was taken away: it is for an operator
+                log.error("card_does_not_open", payment_method=method.id, why=str(error))
+                broken = Problem("internal_error", "The stored card cannot be opened.", "payment_method")
+                return replace(command, wallet=Wallet(), method_id=method.id, unusable=broken)
         use = MethodUse(spent=method.type == "card" and own, learns=method.reusable)
         terms = command.terms
         if command.new:

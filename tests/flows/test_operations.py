@@ -293,6 +293,10 @@ async def test_no_secret_is_written_anywhere_in_the_clear(
             await merchant.post("/v1/refunds", {"payment": paid["id"]})
         kept = await merchant.charged(payment_method_data=card(NUMBERS[0]), confirm=False)
         for number in NUMBERS:
+            await merchant.post("/v1/payment_methods", card(number))
+            verify = {"verify": True, "currency": "EUR", "routing": {"account": "adyen"}}
+            await merchant.post("/v1/payment_methods", card(number) | verify)
+        for number in NUMBERS:
             await merchant.charge(payment_method_data=card(number), metadata={"card": "none"})
         await merchant.charge(payment_method_data=card(NUMBERS[0]), currency="EURO")
         await merchant.post("/v1/payments", b'{"card": "' + NUMBERS[0].encode())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import pytest
 
 from gateway.ids import CUSTOMER, PAYMENT_METHOD, is_id
 
@@ -112,7 +115,7 @@ async def test_tokens_are_stored_charged_at_their_account_alone_and_never_shown(
         body = {"type": "token", "tokens": {"stripe": "pm_card_visa"}}
         method = (await inside.merchant.post("/v1/payment_methods", body)).json()
         payment = (await charge_with(inside.merchant, method)).json()
-        added = await inside.merchant.post(f"/v1/payment_methods/{method['id']}", {"tokens": {"adyen": "8415"}})
+        added = await inside.merchant.post(f"/v1/payment_methods/{method['id']}", {"tokens": {"adyen": "tok-adyen"}})
         wrong = await inside.merchant.post("/v1/payment_methods", body | {"tokens": {"nobody": "pm_card_visa"}})
         worse = await inside.merchant.post(f"/v1/payment_methods/{method['id']}", {"tokens": {NUMBER: "x"}})
 
@@ -120,7 +123,7 @@ async def test_tokens_are_stored_charged_at_their_account_alone_and_never_shown(
     assert (payment["status"], payment["account"]) == ("succeeded", "stripe")
     assert psps.requests("adyen") == []
     assert added.json()["tokens"] == ["adyen", "stripe"]
-    assert "8415" not in added.text
+    assert "tok-adyen" not in added.text
     assert problem(wrong) == problem(worse) == (422, "validation_failed", "tokens")
     assert "nobody" in wrong.json()["detail"]
     assert NUMBER not in worse.text
@@ -345,16 +348,25 @@ async def test_a_deleted_customer_leaves_no_personal_data_and_no_method_behind(
 # --- Verifying --------------------------------------------------------------------------------------------------------
 
 
-def verify(number: str = NUMBER, holder: str | None = None, **fields: Any) -> dict[str, Any]:
-    body = card(number, verify=True, currency="EUR", routing={"account": "adyen"}, **fields)
+at_each = pytest.mark.parametrize("psp", ["stripe", "adyen"])
+LOST: Final = {"stripe": {"number": "4000000000009987"}, "adyen": {"holder": "BLOCK_CARD"}}
+CHALLENGED: Final = {"stripe": "4000000000003220", "adyen": "5454545454545454"}
+
+
+def verify(psp: str, number: str = NUMBER, holder: str | None = None, **fields: Any) -> dict[str, Any]:
+    body = card(number, verify=True, currency="EUR", routing={"account": psp}, **fields)
     return body | {"card": body["card"] | ({"holder_name": holder} if holder else {})}
 
 
-async def test_a_verified_card_is_stored_and_no_money_moves(open_gateway: Open, psps: Psps, database: Database) -> None:
+@at_each
+async def test_a_verified_card_is_stored_and_no_money_moves(
+    psp: str, open_gateway: Open, psps: Psps, database: Database
+) -> None:
     async with open_gateway() as inside:
         merchant = inside.merchant
-        answer = await merchant.post("/v1/payment_methods", verify(customer="shopper-7"), key="method-1")
-        again = await merchant.post("/v1/payment_methods", verify(customer="shopper-7"), key="method-1")
+        body = verify(psp, customer="shopper-7")
+        answer = await merchant.post("/v1/payment_methods", body, key="method-1")
+        again = await merchant.post("/v1/payment_methods", body, key="method-1")
         method = answer.json()
         shown = (await merchant.get(f"/v1/payment_methods/{method['id']}")).json()
         (listed,) = (await merchant.get("/v1/payment_methods")).json()["data"]
@@ -362,32 +374,32 @@ async def test_a_verified_card_is_stored_and_no_money_moves(open_gateway: Open, 
         payments = (await merchant.get("/v1/payments")).json()["data"]
         refund = await merchant.post("/v1/refunds", {"payment": payment["id"]})
         confirm = await merchant.post(f"/v1/payments/{payment['id']}/confirm")
-        later = await charge_with(
-            merchant, method, off_session=True, customer="shopper-7", routing={"account": "adyen"}
-        )
+        moved = [entry["amount"] for entry in psps.charges() if entry["amount"]]
+        later = await charge_with(merchant, method, off_session=True, customer="shopper-7", routing={"account": psp})
 
     assert (answer.status_code, method["verification"]["status"]) == (201, "succeeded"), answer.text
     assert method["verification"] == {
         "payment": payment["id"],
         "status": "succeeded",
-        "account": "adyen",
+        "account": psp,
         "next_action": None,
         "decline": None,
     }
     assert (again.content, again.headers["Idempotent-Replayed"]) == (answer.content, "true")
     assert shown["verification"] == listed["verification"] == method["verification"]
+    assert (shown["tokens"], shown["card"]["funding"]) == ([psp], "credit")
     assert (payment["amount"], payment["status"], payment["payment_method"]) == (0, "succeeded", method["id"])
-    assert payments == []
+    assert (payments, moved) == ([], [])
     assert problem(refund) == problem(confirm) == (409, "payment_state", None)
     assert later.json()["status"] == "succeeded"
-    assert [entry["amount"] for entry in psps.books("adyen", "authorisations")] == [0, 1999]
     (row,) = database.rows("SELECT sealed_card IS NOT NULL AS card, sealed_cvc FROM payment_method")
     assert row == {"card": True, "sealed_cvc": None}
 
 
-async def test_a_declined_verification_says_why_and_the_card_stays_stored(open_gateway: Open) -> None:
+@at_each
+async def test_a_declined_verification_says_why_and_the_card_stays_stored(psp: str, open_gateway: Open) -> None:
     async with open_gateway() as inside:
-        body = verify(holder="BLOCK_CARD")
+        body = verify(psp, **LOST[psp])
         answer = await inside.merchant.post("/v1/payment_methods", body, key="method-1")
         again = await inside.merchant.post("/v1/payment_methods", body, key="method-1")
         shown = (await inside.merchant.get(f"/v1/payment_methods/{answer.json()['id']}")).json()
@@ -399,17 +411,18 @@ async def test_a_declined_verification_says_why_and_the_card_stays_stored(open_g
     assert (shown["verification"]["status"], shown["reusable"]) == ("failed", True)
 
 
+@at_each
 async def test_a_verification_whose_answer_is_lost_is_settled_under_its_key_with_one_method(
-    open_gateway: Open, psps: Psps, database: Database
+    psp: str, open_gateway: Open, psps: Psps, database: Database
 ) -> None:
-    psps.fault("adyen", "authorize", "garbage", times=3)
+    psps.fault(psp, "authorize", "garbage", times=3)
 
     async with open_gateway() as inside:
-        first = await inside.merchant.post("/v1/payment_methods", verify(), key="method-1")
-        for _ in range(2):
+        first = await inside.merchant.post("/v1/payment_methods", verify(psp), key="method-1")
+        for _ in range(3):
             await inside.work()
-        again = await inside.merchant.post("/v1/payment_methods", verify(), key="method-1")
-        replayed = await inside.merchant.post("/v1/payment_methods", verify(), key="method-1")
+        again = await inside.merchant.post("/v1/payment_methods", verify(psp), key="method-1")
+        replayed = await inside.merchant.post("/v1/payment_methods", verify(psp), key="method-1")
 
     assert (first.status_code, first.json()["verification"]["status"]) == (202, "processing"), first.text
     assert first.headers["Location"] == f"/v1/payment_methods/{first.json()['id']}"
@@ -417,14 +430,34 @@ async def test_a_verification_whose_answer_is_lost_is_settled_under_its_key_with
     assert again.json()["id"] == first.json()["id"]
     assert replayed.content == again.content
     assert database.value("SELECT count(*) FROM payment_method") == 1
-    assert len(psps.charges()) == 1
+
+
+@at_each
+async def test_a_verification_that_the_bank_wants_to_see_the_shopper_for_ends_when_they_come_back(
+    psp: str, open_gateway: Open, psps: Psps
+) -> None:
+    body = verify(psp, CHALLENGED[psp], return_url="https://shop.example/back")
+
+    async with open_gateway() as inside:
+        merchant = inside.merchant
+        answer = await merchant.post("/v1/payment_methods", body, key="method-1")
+        page = answer.json()["verification"]["next_action"]["redirect_to_url"]["url"]
+        sent_back = await asyncio.to_thread(psps.http.get, page, params={"result": "succeeded"})
+        parts = urlsplit(sent_back.headers["location"])
+        returned = await merchant.http.get(f"{parts.path}?{parts.query}")
+        again = await merchant.post("/v1/payment_methods", body, key="method-1")
+
+    assert (answer.status_code, answer.json()["verification"]["status"]) == (201, "requires_action"), answer.text
+    assert returned.status_code == 303, returned.text
+    assert (again.status_code, again.json()["id"]) == (201, answer.json()["id"])
+    assert (again.json()["verification"]["status"], again.json()["verification"]["next_action"]) == ("succeeded", None)
 
 
 async def test_a_verification_that_no_account_can_make_stores_nothing(
     open_gateway: Open, database: Database, psps: Psps
 ) -> None:
     async with open_gateway() as inside:
-        answer = await inside.merchant.post("/v1/payment_methods", verify() | {"routing": {"account": "nobody"}})
+        answer = await inside.merchant.post("/v1/payment_methods", verify("nobody"))
 
     assert problem(answer) == (422, "no_eligible_account", "routing.account")
     assert set(database.row_counts().values()) == {0}

@@ -232,6 +232,26 @@ async def test_a_card_and_its_waiting_code_are_wrapped_anew_together(open_gatewa
     assert (confirmed.status_code, confirmed.json()["status"]) == (200, "succeeded")
 
 
+async def test_a_key_that_was_taken_away_too_early_charges_nothing_and_loses_no_answer(
+    open_gateway: Open, database: Database, psps: Psps
+) -> None:
+    (method,) = store_cards(database, 1, OLD)
+    fields = {"payment_method_data": None, "payment_method": method, "key": "order-1"}
+
+    async with open_gateway(vault_key=setting(OLD)) as inside:
+        first = await inside.merchant.charge(**fields)
+    async with open_gateway(vault_key=setting(NEW)) as inside:
+        replayed = await inside.merchant.charge(**fields)
+        refused = await inside.merchant.charge(**fields | {"key": "order-2"})
+    async with open_gateway(vault_key=setting(NEW, OLD)) as inside:
+        again = await inside.merchant.charge(**fields | {"key": "order-2"})
+
+    assert replayed.content == first.content
+    assert (refused.status_code, refused.json()["code"]) == (500, "internal_error")
+    assert again.status_code == 201
+    assert len(psps.charges()) == 2
+
+
 async def test_a_record_that_does_not_open_is_named_left_alone_and_keeps_the_old_key_needed(
     processes: Processes, database: Database
 ) -> None:
