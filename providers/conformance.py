@@ -209,7 +209,11 @@ class UnderTest:
             kept.call = replace(kept.call, request=json.loads(json.dumps(request)))
 
         if once:
-            kept.outcome = await self.account.provider.send(call, keep)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    kept.outcome = await self.account.provider.send(call, keep)
+            except TimeoutError:
+                kept.outcome = Unknown("timeout", resend=True)
         else:
             kept.outcome = await self.account.send(call, keep, first_send=True, timeout_s=timeout_s)
         return kept
