@@ -235,8 +235,8 @@ class Sandbox:
         return self.control(provider, "books", method="GET")
 
     async def webhook(self, provider: str, found: Callable[[bytes], bool]) -> Any:
-        """The first webhook whose body is what was asked for; at most 3 s are waited for it."""
-        for _ in range(300):
+        """The first webhook whose body is what was asked for; at most 30 s are waited for it."""
+        for _ in range(3000):
             for headers, body in self.webhooks[provider]:
                 if found(body):
                     return headers, body
