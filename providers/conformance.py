@@ -135,6 +135,8 @@ class UnderTest:
     """The headers and body of the first webhook that has such an event; waits for it, raises where none comes."""
     shopper: Callable[..., Awaitable[Mapping[str, str]]] | None = None
     """``shopper(next_action, passed=…)`` passes or fails a challenge and gives the query parameters of the return address."""
+    advance: Callable[[float], None] | None = None
+    """Let so many seconds pass at the PSP at once."""
     defense: Mapping[str, Any] = field(default_factory=dict)
     """What contests a dispute there: ``text``, ``reason`` and ``documents`` of a :class:`Defend`."""
     return_url: str = "https://gateway.example/v1/return/t"
@@ -209,7 +211,11 @@ class UnderTest:
             kept.call = replace(kept.call, request=json.loads(json.dumps(request)))
 
         if once:
-            kept.outcome = await self.account.provider.send(call, keep)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    kept.outcome = await self.account.provider.send(call, keep)
+            except TimeoutError:
+                kept.outcome = Unknown("timeout", resend=True)
         else:
             kept.outcome = await self.account.send(call, keep, first_send=True, timeout_s=timeout_s)
         return kept
@@ -437,8 +443,10 @@ class Challenges(_Suite):
     async def test_coming_back_with_nothing_is_refused_before_any_call(self, psp: UnderTest) -> None:
         psp.needs(Capability.REDIRECT)
 
-        with pytest.raises(DetailsRefused):
-            psp.account.provider.completion(psp.call(psp.ask(Kind.AUTHORIZE)), {})
+        with pytest.raises(DetailsRefused) as refused:
+            psp.account.provider.completion(psp.call(psp.ask(Kind.AUTHORIZE)), {"stray": "4242424242424242"})
+
+        assert "4242424242424242" not in str(refused.value)
 
 
 # --- What follows a payment -------------------------------------------------------------------------------------------
@@ -703,10 +711,17 @@ class Abilities(_Suite):
 
         assert refusal == (None if psp.account.can(capability) else f"no_{capability}")
 
-    def test_a_note_is_about_something_that_can_be(self, psp: UnderTest) -> None:
+    def test_a_card_number_is_taken_only_where_the_account_takes_them(self, psp: UnderTest) -> None:
+        without_token = psp.account.eligible(EUR, has_token=False, has_card=True)
+
+        assert without_token == (None if psp.account.can(Capability.CARD_NUMBERS) else "no_token")
+        assert psp.account.eligible(EUR, has_token=False, has_card=False) == "no_token"
+
+    def test_a_capability_is_either_always_there_or_on_request(self, psp: UnderTest) -> None:
         able = psp.account.provider.capabilities
 
         assert not able.supported & able.on_request
+        assert set(able.notes) <= set(Capability)
         assert able.replay_horizon_s > 0
 
     def test_the_same_ask_gives_the_same_request_and_it_is_json(self, psp: UnderTest) -> None:
@@ -779,6 +794,17 @@ class Replays(_Suite):
         assert isinstance(first.outcome, Approved | Pending), first.outcome
         assert again.outcome == first.outcome
         psp.assert_effects(first, ask.amount)
+
+    async def test_to_the_end_of_the_replay_horizon_the_key_is_remembered(self, psp: UnderTest) -> None:
+        if psp.advance is None:
+            pytest.skip(f"{psp.account.provider.name}: time passes here as it does everywhere")
+        sent = await psp.captured()
+
+        psp.advance(psp.account.provider.capabilities.replay_horizon_s)
+        again = await psp.sent(sent.ask, sent.call)
+
+        assert again.outcome == sent.outcome
+        psp.assert_effects(sent, EUR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1054,8 +1080,10 @@ class Webhooks(_Suite):
     async def test_a_webhook_is_refused_without_its_secret(self, secrets: tuple[str, ...], psp: UnderTest) -> None:
         _, headers, body = await psp.told(await psp.captured())
 
-        with pytest.raises(WebhookRefused):
+        with pytest.raises(WebhookRefused) as refused:
             psp.reopen(webhook_secrets=secrets).provider.verify_webhook(headers, body)
+
+        assert not any(shows(str(refused.value), secret) for secret in (*secrets, psp.webhook_secret))
 
     async def test_during_a_rotation_either_secret_will_do(self, psp: UnderTest) -> None:
         _, headers, body = await psp.told(await psp.captured())

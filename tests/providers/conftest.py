@@ -235,8 +235,8 @@ class Sandbox:
         return self.control(provider, "books", method="GET")
 
     async def webhook(self, provider: str, found: Callable[[bytes], bool]) -> Any:
-        """The first webhook whose body is what was asked for; at most 3 s are waited for it."""
-        for _ in range(300):
+        """The first webhook whose body is what was asked for; at most 30 s are waited for it."""
+        for _ in range(3000):
             for headers, body in self.webhooks[provider]:
                 if found(body):
                     return headers, body
@@ -270,6 +270,7 @@ async def _run_sandbox(sandbox: Sandbox, ready: threading.Event, stop: asyncio.E
         adyen_webhook_url=f"{receiver}/adyen",
         neutral_webhook_url=f"{receiver}/neutral",
         adyen_multiple_partial_captures=True,
+        refund_settles_after_s=0.05,
         webhook_delay_s=0,
     )
     try:
@@ -407,6 +408,7 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
             books=lambda: sandbox.books(provider),
             webhook=webhook,
             shopper=shopper,
+            advance=lambda seconds: sandbox.control(provider, "clock", {"advance_s": seconds}),
             defense=DEFENSES.get(provider, {}),
         )
 

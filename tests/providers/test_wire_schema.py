@@ -1,15 +1,10 @@
 """What we send is what the PSPs' published specifications describe, and nothing else."""
 
-import json
-import re
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qsl
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
 
 from providers.contract import Document, Kind, Token
 from providers.money import Money
@@ -69,53 +64,6 @@ def asks(provider: Any, kit: Any) -> Any:
     ]
 
 
-def nested(body: Any) -> Any:
-    """`a[b][0]=c` as the values it means, still all text."""
-    found: dict[str, Any] = {}
-    for name, value in parse_qsl(body, keep_blank_values=True):
-        path = re.findall(r"[^\[\]]+", name)
-        into = found
-        for step in path[:-1]:
-            into = into.setdefault(step, {})
-        into[path[-1]] = value
-    return found
-
-
-def typed(value: Any, schema: Any) -> Any:
-    """The text of a form as the schema's types; a name the schema does not know is an error."""
-    for option in schema.get("anyOf", []):
-        try:
-            return typed(value, option)
-        except (KeyError, ValueError, TypeError):
-            continue
-    match schema.get("type"):
-        case "object" if not isinstance(value, dict):
-            raise TypeError(value)
-        case "object":
-            properties, more = schema.get("properties", {}), schema.get("additionalProperties")
-            rest = more if isinstance(more, dict) else None
-            return {name: typed(each, properties.get(name) or rest or properties[name]) for name, each in value.items()}
-        case "array":
-            return [typed(each, schema["items"]) for each in value.values()]
-        case "integer":
-            return int(value)
-        case "boolean":
-            return {"true": True, "false": False}[value]
-        case _:
-            return value
-
-
-@pytest.fixture(scope="module")
-def stripe_paths(specs: Any) -> Any:
-    return json.loads((specs / "stripe.openapi.json").read_text())["paths"]
-
-
-def stripe_operation(paths: Any, method: str, path: str) -> Any:
-    """The operation of the specification that a path is served by."""
-    template = re.sub(r"/(pi|seti)_1\b", "/{intent}", path)
-    return paths[re.sub(r"/dp_1\b", "/{dispute}", template)][method.lower()]
-
-
 def stripe_asks(kit: Any) -> Any:
     """What only Stripe's words have, beside what both PSPs are asked."""
     authorize, remembered = Kind.AUTHORIZE, {"setup_future_usage": "off_session"}
@@ -148,19 +96,19 @@ def stripe_made(path: str) -> Any:
     return made.get(path, {"id": "x", "object": "x", "data": [{"id": "pi_1", "metadata": {"operation": "att_1"}}]})
 
 
-def check_stripe(paths: Any, seen: Any) -> None:
+def check_stripe(published: Any, seen: Any) -> None:
     path, _, query = seen.path.partition("?")
-    operation = stripe_operation(paths, seen.method, path)
+    _, operation = published.stripe.operation(seen.method, path)
     if seen.method == "GET":
-        assert set(nested(query)) <= {parameter["name"] for parameter in operation["parameters"]}
+        assert set(published.form(query)) <= {parameter["name"] for parameter in operation["parameters"]}
         return
     schema = operation["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"]
-    Draft202012Validator(schema).validate(typed(nested(seen.body.decode()), schema))
+    Draft202012Validator(schema).validate(published.typed(published.form(seen.body.decode()), schema))
 
 
 @pytest.mark.parametrize("index", range(20))
 async def test_stripe_gets_what_its_specification_describes(
-    index: Any, stripe_paths: Any, loopback: Any, open_account: Any, kit: Any
+    index: Any, published: Any, loopback: Any, open_account: Any, kit: Any
 ) -> None:
     async def answer(line: Any) -> None:
         await line.answer(200, stripe_made(loopback.seen[-1].path))
@@ -178,12 +126,12 @@ async def test_stripe_gets_what_its_specification_describes(
     methods = [seen.method for seen in loopback.seen]
     assert {"POST", "GET"} == set(methods)
     for seen in loopback.seen:
-        check_stripe(stripe_paths, seen)
+        check_stripe(published, seen)
 
 
 @pytest.mark.parametrize("found", ["pi_1", "seti_1"])
 async def test_stripe_is_asked_for_a_completed_challenge_as_its_specification_describes(
-    found: Any, stripe_paths: Any, loopback: Any, open_account: Any, kit: Any
+    found: Any, published: Any, loopback: Any, open_account: Any, kit: Any
 ) -> None:
     loopback.will_answer(404)
     account = open_account("stripe", loopback.url)
@@ -192,7 +140,7 @@ async def test_stripe_is_asked_for_a_completed_challenge_as_its_specification_de
     await account.provider.send(replace(call, request=account.provider.completion(call, {})), kit.keep_nothing)
 
     (seen,) = loopback.seen
-    check_stripe(stripe_paths, seen)
+    check_stripe(published, seen)
 
 
 ADYEN_SCHEMAS = {
@@ -229,37 +177,23 @@ def adyen_asks(kit: Any) -> Any:
     ]
 
 
-@pytest.fixture(scope="module")
-def adyen_spec(specs: Any) -> Any:
-    documents = [
-        json.loads((specs / f"adyen.{name}.openapi.json").read_text()) for name in ("checkout-v72", "disputes-v30")
-    ]
-    return {
-        "components": {"schemas": {**documents[1]["components"]["schemas"], **documents[0]["components"]["schemas"]}}
-    }
-
-
-def check_adyen(adyen_spec: Any, seen: Any) -> None:
+def check_adyen(published: Any, seen: Any) -> None:
     name = ADYEN_SCHEMAS[seen.path]
-    schemas = adyen_spec["components"]["schemas"]
-    resource: Any = DRAFT202012.create_resource(adyen_spec)
-    registry: Any = Registry().with_resource("urn:adyen", resource)
+    document = published.adyen_disputes if "DisputeService" in seen.path else published.adyen
+    schema = document.document["components"]["schemas"][name]
     body = seen.json
     method = body.pop("paymentMethod", None)
     if method is not None:  # a oneOf over 50 methods; ours is the card's
-        card = {"$ref": "urn:adyen#/components/schemas/CardDetails"}
-        Draft202012Validator(card, registry=registry).validate(method)
-    assert set(body) <= set(schemas[name]["properties"])
+        document.schema("CardDetails").validate(method)
+    assert set(body) <= set(schema["properties"])
     for field, value in body.items():
-        each = {"$ref": f"urn:adyen#/components/schemas/{name}/properties/{field}"}
-        Draft202012Validator(each, registry=registry).validate(value)
-    required = set(schemas[name]["required"]) - {"paymentMethod"}
-    assert required <= set(body)
+        document.at(f"/components/schemas/{name}/properties/{field}").validate(value)
+    assert set(schema["required"]) - {"paymentMethod"} <= set(body)
 
 
 @pytest.mark.parametrize("index", range(18))
 async def test_adyen_gets_what_its_specification_describes(
-    index: Any, adyen_spec: Any, loopback: Any, open_account: Any, kit: Any
+    index: Any, published: Any, loopback: Any, open_account: Any, kit: Any
 ) -> None:
     async def keep(_request: Any) -> None:
         pass
@@ -270,12 +204,12 @@ async def test_adyen_gets_what_its_specification_describes(
 
     assert loopback.seen
     for seen in loopback.seen:
-        check_adyen(adyen_spec, seen)
+        check_adyen(published, seen)
 
 
 @pytest.mark.parametrize("name", ["redirectResult", "threeDSResult"])
 async def test_adyen_gets_the_details_of_a_challenge_as_its_specification_describes_them(
-    name: Any, adyen_spec: Any, loopback: Any, open_account: Any, kit: Any
+    name: Any, published: Any, loopback: Any, open_account: Any, kit: Any
 ) -> None:
     loopback.will_answer(200, {"resultCode": "Pending", "pspReference": "PSP1PAYMENT"})
     account = open_account("adyen", loopback.url)
@@ -285,7 +219,7 @@ async def test_adyen_gets_the_details_of_a_challenge_as_its_specification_descri
     await account.provider.send(finishing, kit.keep_nothing)
 
     (seen,) = loopback.seen
-    check_adyen(adyen_spec, seen)
+    check_adyen(published, seen)
     assert set(seen.json["details"]) <= set(
-        adyen_spec["components"]["schemas"]["PaymentCompletionDetails"]["properties"]
+        published.adyen.document["components"]["schemas"]["PaymentCompletionDetails"]["properties"]
     )

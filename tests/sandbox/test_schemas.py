@@ -1,45 +1,21 @@
 """The sandbox's answers and webhooks against the PSPs' official OpenAPI documents."""
 
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 import stripe
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # it ships no types
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
-
-
-def nullable(part: Any) -> Any:
-    """OpenAPI 3.0's nullable as JSON Schema says it."""
-    if isinstance(part, list):
-        return [nullable(each) for each in part]
-    if not isinstance(part, dict):
-        return part
-    rest = {name: nullable(value) for name, value in part.items() if name != "nullable"}
-    return {"anyOf": [rest, {"type": "null"}]} if part.get("nullable") is True else rest
-
-
-def validator(document: dict[str, Any], pointer: str) -> Draft202012Validator:
-    resource = DRAFT202012.create_resource(document)
-    registry: Registry[Any] = Registry().with_resource("urn:psp", resource)
-    return Draft202012Validator({"$ref": f"urn:psp#{pointer}"}, registry=registry)
 
 
 @pytest.fixture(scope="module")
-def stripe_schema(specs: Path) -> Any:
-    spec = json.loads((specs / "stripe.openapi.json").read_text())
-    document = {"components": {"schemas": nullable(spec["components"]["schemas"])}}
-    return lambda name: validator(document, f"/components/schemas/{name}")
+def stripe_schema(published: Any) -> Any:
+    return published.stripe.schema
 
 
 @pytest.fixture(scope="module")
-def adyen_schema(specs: Path) -> Any:
-    document = json.loads((specs / "adyen.checkout-v72.openapi.json").read_text())
-    return lambda name: validator(document, f"/components/schemas/{name}")
+def adyen_schema(published: Any) -> Any:
+    return published.adyen.schema
 
 
 def test_stripe_objects(sandbox: Any, stripe_schema: Any) -> None:
@@ -170,8 +146,8 @@ def test_stripe_errors(sandbox: Any, stripe_schema: Any) -> None:
         stripe_schema("error").validate(caught.value.json_body)
 
 
-def test_stripe_events(sandbox: Any, stripe_schema: Any, specs: Path) -> None:
-    spec = json.loads((specs / "stripe.openapi.json").read_text())
+def test_stripe_events(sandbox: Any, stripe_schema: Any, published: Any) -> None:
+    spec = published.stripe.document
     endpoint = spec["paths"]["/v1/webhook_endpoints"]["post"]["requestBody"]["content"]
     fields = endpoint["application/x-www-form-urlencoded"]["schema"]["properties"]
     known = fields["enabled_events"]["items"]["enum"]
@@ -277,8 +253,7 @@ DISPUTE_CALLS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-def test_adyen_disputes(sandbox: Any, specs: Path) -> None:
-    document = json.loads((specs / "adyen.disputes-v30.openapi.json").read_text())
+def test_adyen_disputes(sandbox: Any, published: Any) -> None:
     sandbox.pay(holder="chargeback")
     dispute = sandbox.mailbox.adyen_items("CHARGEBACK")[0]["pspReference"]
 
@@ -289,15 +264,15 @@ def test_adyen_disputes(sandbox: Any, specs: Path) -> None:
             headers={"X-API-Key": "adyen_test_sandbox"},
         )
         assert answer.status_code == 200
-        validator(document, f"/components/schemas/{schema}").validate(answer.json())
+        published.adyen_disputes.schema(schema).validate(answer.json())
 
 
 def test_the_sdk_sends_what_the_documents_allow(adyen_schema: Any, new_adyen_payment: Any) -> None:
     adyen_schema("PaymentRequest").validate(new_adyen_payment())
 
 
-def test_adyen_webhooks(sandbox: Any, specs: Path) -> None:
-    document = json.loads((specs / "adyen.webhooks-v1.openapi.json").read_text())
+def test_adyen_webhooks(sandbox: Any, published: Any) -> None:
+    document = published.adyen_webhooks.document
     eur = {"value": 400, "currency": "EUR"}
     pre_auth = {"additionalData": {"manualCapture": "true", "authorisationType": "PreAuth"}}
     sandbox.pay(key="0", holder="DECLINED")
@@ -323,7 +298,7 @@ def test_adyen_webhooks(sandbox: Any, specs: Path) -> None:
         code = body["notificationItems"][0]["NotificationRequestItem"]["eventCode"]
         schema = document["webhooks"][f"/{code}"]["post"]["requestBody"]["content"]
         pointer = schema["application/json"]["schema"]["$ref"].removeprefix("#")
-        for problem in validator(document, pointer).iter_errors(body):
+        for problem in published.adyen_webhooks.at(pointer).iter_errors(body):
             # Adyen's own examples break this one rule of its documents, see specs/README.md.
             assert problem.path[-1] == "additionalData", problem.message
             assert "Additional properties" in problem.message
