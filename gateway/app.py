@@ -90,7 +90,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             keys=keys,
             instruments=instruments,
             clock=lambda: datetime.now(UTC),
-            public_url=settings.public_url,
+            public_url=settings.public_url.rstrip("/"),
         )
 
         async def apply(account: str, event: Event) -> Applied:

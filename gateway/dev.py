@@ -427,6 +427,7 @@ class _Supervisor:
             "PYTHONUNBUFFERED": "1",
             "GATEWAY_DEV": "1",
             "GATEWAY_CONFIG": str(accounts),
+            "GATEWAY_PUBLIC_URL": self._ports.api_url,
             "GATEWAY_SECRET_KEY": known["secret_key"],
             "GATEWAY_VAULT_KEY": known["vault_key"],
             # Always ours: a real key from the user's shell must never meet a sandbox, or worse.
@@ -479,6 +480,7 @@ provider = "stripe"
 api_key_env = "STRIPE_API_KEY"
 webhook_secret_env = "STRIPE_WEBHOOK_SECRET"
 base_url = "{ports.stripe_url}"
+enabled = ["incremental_authorization", "several_captures"]
 
 [accounts.adyen]
 merchant = "{MERCHANT}"

@@ -161,11 +161,10 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the merchant asked for, fixed when the payment is created but for two things.
+    """What the merchant asked for, fixed when the payment is created but for three things.
 
-    An authorization that is changed changes ``amount``, and ``off_session`` ends when the shopper comes to authenticate.
-
-    An ``amount`` of zero is a verification of a payment method.
+    An authorization that is changed changes ``amount``, ``off_session`` ends when the shopper comes to authenticate, and a
+    payment that named nobody takes the ``customer`` of the method it is confirmed with. An ``amount`` of zero is a verification of a payment method.
     """
 
     id: str

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     )
     public_url: str = Field(
         default="http://127.0.0.1:8080",
-        description="Where shoppers' browsers reach this gateway, for return addresses.",
+        description="Where shoppers' browsers reach this gateway: they come back from a challenge to /v1/return/… there.",
     )
     dev: bool = Field(
         default=False,

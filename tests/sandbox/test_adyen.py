@@ -572,16 +572,27 @@ def test_a_scheme_may_reject_what_had_worked(sandbox: Any, holder: str, verb: st
     assert [entry["status"] for entry in sandbox.books("adyen")[book] if entry["reference"] == "op-1"] == ["failed"]
 
 
+class Noting(Postman):
+    """A postman who keeps what Adyen tells by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(url=None, sign=lambda body: {}, delay_s=0, attempts_max=1, pause_s=0)
+        self.told: list[tuple[str, str, bytes]] = []
+
+    def post(self, *, event: str, kind: str, body: bytes, fault: Any, position: int) -> None:
+        self.told.append((event, kind, body))
+
+
 class Soon:
     """An Adyen whose time the test moves; it needs no server."""
 
     def __init__(self, *, multiple_captures: bool = False) -> None:
         self.now = 1_800_000_000.0
         self.items: list[dict[str, Any]] = []
-        self.books = Books()
+        self.books, self.postman = Books(), Noting()
         self.psp = AdyenPsp(
             self.books,
-            Postman(url=None, sign=lambda body: {}, delay_s=0, attempts_max=1, pause_s=0),
+            self.postman,
             merchant_account=MERCHANT,
             hmac_key="00",
             multiple_captures=multiple_captures,
@@ -589,11 +600,13 @@ class Soon:
         )
 
     def ask(self, act: Any, path_id: str = "", **params: Any) -> tuple[Any, list[str]]:
-        """The answer, and the codes of the events that were told with it."""
+        """The answer, and the codes of the events that were told before and with it."""
+        self.postman.told.clear()
         call = Call({"merchantAccount": MERCHANT, **params}, path_id, None, "r", "http://x", None, lambda: None)
         answer = self.psp.timely(act)(call)
-        self.items = [json.loads(body)["notificationItems"][0]["NotificationRequestItem"] for _, _, body in call.events]
-        return json.loads(answer.body), [kind for _, kind, _ in call.events]
+        told = [*self.postman.told, *call.events]
+        self.items = [json.loads(body)["notificationItems"][0]["NotificationRequestItem"] for _, _, body in told]
+        return json.loads(answer.body), [kind for _, kind, _ in told]
 
 
 def test_an_authorisation_lapses_in_time(new_adyen_payment: Any) -> None:
