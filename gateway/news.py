@@ -19,7 +19,7 @@ from gateway.disputes import Dispute, told
 from gateway.ids import DISPUTE, new_id
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, record
-from providers.contract import Approved, DisputeNews, Event, Kind, Outcome
+from providers.contract import ActionRequired, Approved, DisputeNews, Event, Kind, Outcome
 from webhooks.inbox import Applied
 
 NOT_FOUND: Final = Applied("operation_not_found", again=True)
@@ -42,6 +42,8 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if operation.account != account:
         log.error("webhook_of_another_account", account=account, operation=operation.id)
         return Applied("another_account")
+    if operation.challenged and isinstance(event.outcome, ActionRequired):
+        return Applied("challenge_known")  # late: the shopper may be back, and what they brought on its way
     operation = _meant(payment, operation, event)
     if isinstance(event.outcome, Approved) and operation.kind is not Kind.VOID:
         amount = event.outcome.amount

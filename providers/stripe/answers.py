@@ -546,7 +546,7 @@ def of_intent(intent: Intent) -> Outcome:
         case "requires_capture":
             return _approved(intent, intent.amount, captured=False)
         case "requires_action" if intent.next_action:
-            return ActionRequired(intent.id, intent.next_action)
+            return ActionRequired(intent.id, _next_action(intent.next_action))
         case "processing":
             return Pending(intent.id)
         case "canceled":
@@ -556,6 +556,14 @@ def of_intent(intent: Intent) -> Outcome:
             return Declined(decline_of(error), intent.id, error.card)
         case status:
             return Unknown("status", provider_code=status)
+
+
+def _next_action(action: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A redirect by its address alone: where it leads back to is between Stripe and us. All else is for Stripe's own script."""
+    redirect = action.get("redirect_to_url")
+    if action.get("type") != "redirect_to_url" or not isinstance(redirect, dict):
+        return action
+    return {"type": "redirect_to_url", "redirect_to_url": {"url": redirect.get("url")}}
 
 
 def _approved(intent: Intent, amount: int, *, captured: bool) -> Approved:
@@ -591,7 +599,7 @@ def of_setup(setup: Setup, amount: Money) -> Outcome:
                 three_d_secure=_three_d_secure(setup.attempt.three_d_secure),
             )
         case "requires_action" if setup.next_action:
-            return ActionRequired(setup.id, setup.next_action)
+            return ActionRequired(setup.id, _next_action(setup.next_action))
         case "processing":
             return Pending(setup.id)
         case "canceled":

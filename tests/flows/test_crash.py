@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -85,6 +86,36 @@ async def test_the_worker_alone_settles_what_a_killed_process_has_left(
     assert len(psps.charges()) == 2
     assert database.value("SELECT count(*) FROM operation WHERE sealed_request IS NOT NULL") == 0
     assert database.value("SELECT count(*) FROM change WHERE source = 'sweep'") == 2
+
+
+@pytest.mark.parametrize("psp", AT_EACH)
+async def test_a_process_killed_while_it_passes_on_a_shoppers_return_leaves_it_to_the_worker(
+    psp: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+) -> None:
+    """The shopper has done their part and never comes again."""
+    number = {"stripe": "4000000000003220", "adyen": "5454545454545454"}[psp]
+    server = processes.server().start()
+
+    async with server.merchant() as merchant:
+        answer = await merchant.charge(payment_method_data=flow.card(number), routing={"account": psp})
+        page = answer.json()["next_action"]["redirect_to_url"]["url"]
+        sent_back = await asyncio.to_thread(psps.http.get, page, params={"result": "succeeded"})
+        parts = urlsplit(sent_back.headers["location"])
+        psps.fault(psp, "any", "latency", latency_ms=1500)
+        psps.fault(psp, "any", "drop_webhook", times=None)
+        asked = len(psps.requests(psp))
+        returning = asyncio.create_task(merchant.http.get(f"{parts.path}?{parts.query}"))
+        await flow.eventually(lambda: len(psps.requests(psp)) > asked, "the return is at the PSP")
+        server.process.kill()
+        with contextlib.suppress(httpx.TransportError):
+            await returning
+        processes.worker()
+        await flow.eventually(
+            lambda: database.value("SELECT count(*) FROM payment WHERE status = 'succeeded'") == 1, "it was settled"
+        )
+
+    assert len(psps.charges()) == 1
+    assert database.value("SELECT count(*) FROM operation WHERE sealed_request IS NOT NULL") == 0
 
 
 async def test_a_worker_that_is_killed_in_the_middle_of_its_work_leaves_it_to_the_next_one(

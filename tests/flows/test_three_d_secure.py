@@ -8,7 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from gateway import news
 from gateway.sweep import end_abandoned, end_lapsed
+from providers.contract import ActionRequired, Event, Kind
 
 if TYPE_CHECKING:
     import httpx
@@ -210,6 +212,34 @@ async def test_a_completion_whose_answer_is_lost_is_settled_by_sending_it_again(
     assert (unknown["status"], unknown["processing_reason"]) == ("processing", "outcome_unknown")
     assert paid["status"] == "succeeded"
     assert len(psps.charges()) == 1
+
+
+async def test_late_news_of_a_challenge_does_not_take_back_that_the_shopper_has_returned(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        payment = await challenged(inside.merchant, "stripe", flow)
+        address = await visit(psps, payment, "succeeded")
+        found = await inside.house.deps.queries.payment(payment["id"])
+        assert found is not None
+        assert found.open_attempt is not None
+        psps.fault("stripe", "lookup", "latency", latency_ms=700)
+        returning = asyncio.create_task(come_back(inside.merchant, address))
+        await flow.eventually(lambda: bool(psps.requests("stripe", "lookup")), "the return is at the PSP")
+        event = Event(
+            "evt_late",
+            "payment_intent.requires_action",
+            Kind.AUTHORIZE,
+            found.open_attempt.id,
+            outcome=ActionRequired(payment["provider_payment_id"], payment["next_action"]),
+        )
+        late = await news.apply("stripe", event, inside.house.deps)
+        meanwhile = await inside.merchant.payment(payment["id"])
+        await returning
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert late.result == "challenge_known"
+    assert (meanwhile["status"], paid["status"]) == ("processing", "succeeded")
 
 
 async def test_a_return_address_that_is_not_ours_says_nothing(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
