@@ -61,6 +61,8 @@ SECRETS: Final[Mapping[str, str]] = {
     "FLOWS_STRIPE_WEBHOOK_SECRET": "whsec_flows",
     "FLOWS_ADYEN_API_KEY": "adyen_test_sandbox",
     "FLOWS_ADYEN_HMAC_KEY": "44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056",
+    "FLOWS_NEUTRAL_TOKEN": "neutral_test_sandbox",
+    "FLOWS_NEUTRAL_WEBHOOK_SECRET": "neutral_flows",
     "GATEWAY_SECRET_KEY": base64.b64encode(b"s" * 32).decode(),
     "GATEWAY_VAULT_KEY": base64.b64encode(b"v" * 32).decode(),
 }
@@ -284,7 +286,10 @@ def database(databases: Databases) -> Iterator[Database]:
 
 @dataclass(frozen=True)
 class Psps:
-    """Both sandbox PSPs, in a process of their own, seen through their control paths."""
+    """The sandbox PSPs, in a process of their own, seen through their control paths.
+
+    The third, neutral one is asked only where an account of a test names it.
+    """
 
     urls: Mapping[str, str]
     http: httpx.Client
@@ -298,15 +303,15 @@ class Psps:
         return entries
 
     def charges(self) -> list[dict[str, Any]]:
-        """Every authorization that either of them has made."""
-        return [*self.books("stripe", "authorisations"), *self.books("adyen", "authorisations")]
+        """Every authorization that any of them has made."""
+        return [entry for psp in self.urls for entry in self.books(psp, "authorisations")]
 
     def requests(self, psp: str, operation: str | None = None) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self._control(psp, "GET", "requests")["requests"]
         return [entry for entry in entries if operation in {None, entry["operation"]}]
 
     def nobody_was_asked(self) -> bool:
-        return not self.requests("stripe") and not self.requests("adyen")
+        return not any(self.requests(psp) for psp in self.urls)
 
     def fault(self, psp: str, operation: str, fault: str, **parameters: Any) -> None:
         self._control(psp, "POST", "faults", {"operation": operation, "fault": fault, **parameters})
@@ -342,17 +347,17 @@ _SANDBOX: Final = (
 
 @pytest.fixture(scope="session")
 def running_psps(tmp_path_factory: pytest.TempPathFactory, api_port: int) -> Iterator[Psps]:
-    ports = {"stripe": free_port(), "adyen": free_port()}
+    ports = {"stripe": free_port(), "adyen": free_port(), "neutral": free_port()}
     config = {
-        "stripe_port": ports["stripe"],
-        "adyen_port": ports["adyen"],
+        **{f"{psp}_port": port for psp, port in ports.items()},
+        **{f"{psp}_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/{psp}" for psp in ports},
         "stripe_api_key": SECRETS["FLOWS_STRIPE_API_KEY"],
         "stripe_webhook_secret": SECRETS["FLOWS_STRIPE_WEBHOOK_SECRET"],
         "adyen_api_key": SECRETS["FLOWS_ADYEN_API_KEY"],
         "adyen_hmac_key": SECRETS["FLOWS_ADYEN_HMAC_KEY"],
         "adyen_merchant_account": MERCHANT_ACCOUNT,
-        "stripe_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/stripe",
-        "adyen_webhook_url": f"http://{HOST}:{api_port}/v1/webhooks/adyen",
+        "neutral_token": SECRETS["FLOWS_NEUTRAL_TOKEN"],
+        "neutral_webhook_secret": SECRETS["FLOWS_NEUTRAL_WEBHOOK_SECRET"],
         "adyen_multiple_partial_captures": True,
         "webhook_delay_s": 0.05,
         "refund_settles_after_s": 0.1,
@@ -542,6 +547,7 @@ _CREDENTIALS: Final[Mapping[str, str]] = {
     "stripe": 'api_key_env = "FLOWS_STRIPE_API_KEY"\nwebhook_secret_env = "FLOWS_STRIPE_WEBHOOK_SECRET"\n',
     "adyen": 'api_key_env = "FLOWS_ADYEN_API_KEY"\nhmac_key_env = "FLOWS_ADYEN_HMAC_KEY"\n'
     f'merchant_account = "{MERCHANT_ACCOUNT}"\n',
+    "neutral": 'api_key_env = "FLOWS_NEUTRAL_TOKEN"\nwebhook_secret_env = "FLOWS_NEUTRAL_WEBHOOK_SECRET"\n',
 }
 
 
