@@ -20,7 +20,7 @@ from gateway.books import ABANDONED_S, Request, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.lifecycle import Change, Operation, OperationStatus, Payment
-from gateway.modify import compose, open_operation, seal
+from gateway.modify import carry_out, open_operation
 from gateway.settle import DECISIONS_MAX, call_of, open_certainly, read, record, send
 from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, NotProcessed, Unknown
 
@@ -104,13 +104,7 @@ async def abandon(payment: Payment, operation: Operation, deps: Deps) -> bool:
         change = lifecycle.abandoned(payment, void, deps.clock())
     except lifecycle.Refused:
         return False
-    request = compose(payment, void, deps)
-    opened = (void, seal(payment, void, request, deps))
-    if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
-        return False
-    outcome = await send(change.payment, void, request, deps, first_send=True)
-    await record(change.payment, void, outcome, source="sweep", deps=deps)
-    return True
+    return await carry_out(payment, change, void, deps)
 
 
 async def end_lapsed(deps: Deps, limit: int) -> list[tuple[str, str]]:

@@ -318,6 +318,17 @@ def seal(payment: Payment, operation: Operation, request: Mapping[str, Any], dep
     return Request(deps.keys.seal_request(request, payment.terms.merchant_id, operation.id, holds_card=False))
 
 
+async def carry_out(payment: Payment, change: Change, operation: Operation, deps: Deps) -> bool:
+    """Open, send and record an operation that the worker asks for by itself. ``False`` where another writer came first."""
+    request = compose(payment, operation, deps)
+    opened = (operation, seal(payment, operation, request, deps))
+    if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
+        return False
+    outcome = await send(change.payment, operation, request, deps, first_send=True)
+    await record(change.payment, operation, outcome, source="sweep", deps=deps)
+    return True
+
+
 async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -> Answer:
     """Write the outcome, what it does to the reserved amount, and the answer if it is decided, in one commit."""
     operation_id = work.operation.id

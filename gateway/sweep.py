@@ -17,7 +17,7 @@ from gateway import complete, lifecycle
 from gateway.books import TakenOver, Written
 from gateway.deps import Deps
 from gateway.lifecycle import Change, Operation, Payment, Status
-from gateway.modify import compose, open_operation, seal
+from gateway.modify import carry_out, open_operation
 from gateway.settle import call_of, read, record, send, take_over
 from providers.contract import Capability, Declined, Kind, Outcome, Unknown
 from providers.declines import Action, Decline
@@ -151,13 +151,7 @@ async def _give_back(payment: Payment, deps: Deps) -> bool:
     else:
         operation = open_operation(payment, Kind.VOID, payment.terms.amount, deps)
         change = lifecycle.cancel_opened(payment, operation, payment.cancellation_reason, now)
-    request = compose(payment, operation, deps)
-    opened = (operation, seal(payment, operation, request, deps))
-    if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
-        return False
-    outcome = await send(change.payment, operation, request, deps, first_send=True)
-    await record(change.payment, operation, outcome, source="sweep", deps=deps)
-    return True
+    return await carry_out(payment, change, operation, deps)
 
 
 async def wipe(deps: Deps) -> int:
