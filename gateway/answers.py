@@ -74,7 +74,7 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
         "cancel_requested": payment.cancel_requested,
         "cancellation_reason": payment.cancellation_reason,
         "decline": _decline(payment.decline),
-        "next_action": None if payment.next_action is None else dict(payment.next_action),
+        "next_action": _next_action(payment),
         "payment_method": payment.payment_method,
         "card": card_json(payment.card),
         "captures": [capture_object(op, terms.currency) for op in payment.operations if op.kind is Kind.CAPTURE],
@@ -119,6 +119,12 @@ def history_object(row: Mapping[str, Any]) -> dict[str, Any]:
         "reason": row["reason"],
         "operation": row["operation_id"],
     }
+
+
+def _next_action(payment: Payment) -> dict[str, Any] | None:
+    """What the shopper has to do. While what they brought back is on its way, there is nothing."""
+    waits = payment.status is Status.REQUIRES_ACTION and payment.next_action is not None
+    return dict(payment.next_action or {}) if waits else None
 
 
 def _processing_reason(payment: Payment) -> Reason | None:

@@ -276,15 +276,21 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
                 "idempotency_unavailable", "Nothing happened. Send the same request with the same key again."
             )
         case _ if isinstance(error, DATABASE_LOST):
-            log.error("database_lost", path=scope["path"], error=type(error).__name__)
+            log.error("database_lost", path=_route(scope), error=type(error).__name__)
             in_doubt = isinstance(error, InDoubt) and scope["method"] != "GET"
             code = "outcome_in_doubt" if in_doubt else "database_unavailable"
             return Problem(code, "Send the same request with the same key again.")
         case _:
-            log.error("request_failed", path=scope["path"], error=type(error).__name__, where=place(error))
+            log.error("request_failed", path=_route(scope), error=type(error).__name__, where=place(error))
             return Problem(
                 "internal_error", "Send the same request with the same key again; if it stays, tell us the request_id."
             )
+
+
+def _route(scope: Scope) -> str:
+    """What was asked, for the log: never the token of a return address."""
+    path: str = scope["path"]
+    return "/v1/return/{token}" if path.startswith("/v1/return/") else path
 
 
 def _request_id(scope: Scope) -> str:

@@ -40,6 +40,8 @@ LADDER_S: Final = (2, 5, 15, 60, 300, 900, 3600)
 """Seconds until an operation of unknown outcome is looked at again, by how often that was done; then the last one."""
 ABANDONED_S: Final = 1800
 """A challenge that nobody finishes ends after 30 minutes: by then the shopper is gone."""
+GRACE_S: Final = 120
+"""What a challenge that goes on (a second step, details that were not taken) has left at least."""
 LAPSED_S: Final = 24 * 3600
 """A payment that was declined waits a day for another try; then the decline is final."""
 LOOK_EVERY_S: Final = 2
@@ -135,7 +137,7 @@ _ENDED: Final = """UPDATE operation SET status = :e_status, decline = :e_decline
     due_at = now() + make_interval(secs => :e_due::float8),
     sealed_request = NULL, holds_card = false, updated_at = :p_updated_at FROM {source}
     WHERE operation.payment_id = :p_id AND operation.id = ANY(:e_ids::text[])"""
-_RETURNED: Final = """UPDATE operation SET status = 'sent', epoch = epoch + 1, tries = 0, sealed_request = :b_sealed,
+_RETURNED: Final = """UPDATE operation SET status = 'sent', challenged = true, epoch = epoch + 1, tries = 0, sealed_request = :b_sealed,
     holds_card = false, updated_at = :p_updated_at, lease_until = now() + make_interval(secs => :b_lease::float8),
     due_at = now() + make_interval(secs => :b_lease::float8) FROM {source} WHERE operation.id = :b_id"""
 _DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
@@ -233,6 +235,10 @@ _CLAIM: Final = Statement(
     (SELECT id FROM operation WHERE due_at <= now() AND status = ANY(:statuses::text[]) ORDER BY due_at LIMIT :limit
     FOR UPDATE SKIP LOCKED) RETURNING payment_id, id"""
 )
+_ADOPT: Final = Statement(
+    """UPDATE operation SET due_at = now(), challenged = true WHERE kind = 'authorize' AND status = 'requires_action'
+    AND due_at IS NULL AND updated_at < now() - make_interval(secs => :age::float8) RETURNING id"""
+)
 _SETTLED: Final = Statement(
     "UPDATE operation SET due_at = NULL WHERE id = :id AND status = ANY(:statuses::text[]) RETURNING id"
 )
@@ -246,14 +252,14 @@ _WIPE_REQUESTS: Final = Statement(
 )
 
 
-def due_after(operation: Operation) -> int | None:
-    """Seconds until the worker looks at an operation again; ``None`` where only news from outside can move it."""
+def due_after(operation: Operation, at: datetime) -> int | None:
+    """Seconds from ``at`` until the worker looks at an operation again; ``None`` where only news from outside can move it."""
     match operation.status:
         case OperationStatus.UNKNOWN | OperationStatus.CREATED:
             return LADDER_S[min(operation.tries, len(LADDER_S) - 1)]
-        case OperationStatus.REQUIRES_ACTION:
-            return ABANDONED_S
-        case OperationStatus.DECLINED | OperationStatus.EXPIRED:
+        case OperationStatus.REQUIRES_ACTION:  # counted from the attempt, however often the shopper comes back early
+            return max(GRACE_S, ABANDONED_S - int((at - (operation.created_at or at)).total_seconds()))
+        case OperationStatus.DECLINED | OperationStatus.EXPIRED | OperationStatus.NOT_PROCESSED:
             return LAPSED_S if operation.kind is Kind.AUTHORIZE else None
         case _:
             return None
@@ -310,9 +316,9 @@ class Books:
         payment = change.payment
         ended = _newly_ended(before, payment, settled)
         pieces: dict[str, Any] = {
-            "settle": settled and _settle_values(settled),
+            "settle": settled and _settle_values(settled, payment.updated_at),
             "operation": opened and _operation_values(opened[0], payment, opened[1]),
-            "ended": ended and _ended_values(ended),
+            "ended": ended and _ended_values(ended, payment.updated_at),
             "answer": answer and _answer_values(*answer),
             "method": method and _method_values(method, payment),
             "learned": learned,
@@ -400,6 +406,10 @@ class Books:
         rows = await _CLAIM.rows(self._pool, {"statuses": list(statuses), "again": again_s, "limit": limit})
         return [(row["payment_id"], row["id"]) for row in rows]
 
+    async def adopt_challenges(self, age_s: float) -> None:
+        """Make due what a process of an older version has left waiting for its shopper: it knew no such time."""
+        await _ADOPT.rows(self._pool, {"age": age_s})
+
     async def forget_due(self, operation: Operation) -> None:
         """Nothing is to be done any more about an operation that has ended."""
         await _SETTLED.row(self._pool, {"id": operation.id, "statuses": list(FINAL)})
@@ -445,14 +455,14 @@ def _newly_ended(before: Payment, after: Payment, settled: Operation | None) -> 
     return [op for op in after.operations if op.status in _ENDS and op.id in live]
 
 
-def _ended_values(ended: list[Operation]) -> dict[str, Any]:
+def _ended_values(ended: list[Operation], at: datetime) -> dict[str, Any]:
     first = ended[0]
     return {
         "e_ids": [op.id for op in ended],
         "e_status": first.status,
         "e_decline": decline_json(first.decline),
         "e_reason": first.reason,
-        "e_due": due_after(first),
+        "e_due": due_after(first, at),
     }
 
 
@@ -496,7 +506,7 @@ WIPED: Final = FINAL | {OperationStatus.REQUIRES_ACTION}
 """Statuses after which a sealed request is never sent again, so it is wiped with the same commit."""
 
 
-def _settle_values(operation: Operation) -> dict[str, Any]:
+def _settle_values(operation: Operation, at: datetime) -> dict[str, Any]:
     return {
         "s_id": operation.id,
         "s_epoch": operation.epoch,
@@ -505,7 +515,7 @@ def _settle_values(operation: Operation) -> dict[str, Any]:
         "s_decline": decline_json(operation.decline),
         "s_reason": operation.reason,
         "s_challenged": operation.challenged,
-        "s_due": due_after(operation),
+        "s_due": due_after(operation, at),
         "s_wipe": operation.status in WIPED,
     }
 

@@ -178,13 +178,16 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
         raise Problem(
             "validation_failed", "The payment has no payment method; send one to confirm it.", "payment_method"
         )
-    route = _route(payment.terms, wallet, deps)
+    # The customer is that of the method, where none was named.
+    terms = replace(lifecycle.with_shopper(payment), customer=command.terms.customer)
+    command = replace(command, terms=terms)
+    route = _route(terms, wallet, deps)
     refusal = _refusal(command, route, deps)
     if refusal is not None:
         raise refusal
     payment = replace(
         payment,
-        terms=replace(payment.terms, customer=command.terms.customer),  # that of the method, where none was named
+        terms=terms,
         card=payment.card if command.method_id == payment.payment_method else _display(command.card),
         payment_method=command.method_id,
     )
@@ -270,8 +273,8 @@ def _compose(
         description=terms.description,
         statement_descriptor=terms.statement_descriptor,
         customer=terms.customer,
-        off_session=terms.off_session and not payment.steps_up,
-        three_d_secure="required" if payment.steps_up or terms.three_d_secure == "required" else "automatic",
+        off_session=terms.off_session,
+        three_d_secure="required" if terms.three_d_secure == "required" else "automatic",
         adjustable=bool(terms.adjustable),
         several_captures=terms.capture_method == "manual" and account.can(Capability.SEVERAL_CAPTURES),
         setup_future_usage=terms.setup_future_usage,

@@ -22,11 +22,13 @@ from gateway.errors import Problem
 from gateway.lifecycle import Change, Operation, OperationStatus, Payment
 from gateway.modify import carry_out, open_operation
 from gateway.settle import DECISIONS_MAX, call_of, open_certainly, read, record, send
-from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, NotProcessed, Unknown
+from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, Outcome, Unknown
 
 WAIT_S: Final = 12.0
 """How long a second return waits for what the first one is told: a call on a PSP ends within 10 s."""
 LOOK_S: Final = 0.2
+CHANGES_MAX: Final = 100
+"""A payment with a longer history is not asked about again for every visit to its return address; the sweep ends it."""
 LAPSE_AGAIN_S: Final = 3600
 """A payment that could not be ended for want of another try is looked at again an hour later."""
 
@@ -36,12 +38,12 @@ log = structlog.get_logger()
 async def complete(payment: Payment, operation: Operation, details: Mapping[str, str], deps: Deps) -> Payment:
     """Pass on what the shopper brought back from a challenge, and answer how the payment stands after it.
 
-    Safe to call any number of times with the same details, also at once: an attempt that was completed stays so. Raises
+    Safe to call any number of times with the same details, also at once: they are sent under one key. Raises
     :class:`Problem` (422) where something is missing from the details, and where the account is gone (409).
     """
     for _ in range(DECISIONS_MAX):
         operation = payment.operation(operation.id)
-        if operation.status is not OperationStatus.REQUIRES_ACTION:
+        if operation.status is not OperationStatus.REQUIRES_ACTION or payment.version > CHANGES_MAX:
             return await _told(payment, operation, deps)
         request = _completion(payment, operation, details, deps)
         try:
@@ -53,8 +55,6 @@ async def complete(payment: Payment, operation: Operation, details: Mapping[str,
         write = partial(deps.books.write, payment, change, source="return", returned=(sent, Request(sealed)))
         if await open_certainly(write, payment.terms.id, "", deps) is Written.DONE:
             outcome = await send(change.payment, sent, request, deps, first_send=True)
-            if isinstance(outcome, NotProcessed):  # these details were not taken: the challenge is as open as it was
-                outcome = ActionRequired(operation.provider_id, payment.next_action or {})
             recorded = await record(change.payment, sent, outcome, source="return", deps=deps)
             return change.payment if recorded is None else recorded.payment
         payment = await read(payment.terms.id, deps)  # another return, or other news, came first
@@ -81,8 +81,9 @@ async def _told(payment: Payment, operation: Operation, deps: Deps) -> Payment:
     return payment
 
 
-async def end_abandoned(deps: Deps, limit: int) -> list[tuple[str, str]]:
+async def claim_abandoned(deps: Deps, limit: int) -> list[tuple[str, str]]:
     """The attempts whose challenge nobody has finished in time, claimed for :func:`abandon`."""
+    await deps.books.adopt_challenges(ABANDONED_S)
     return await deps.books.claim_due([OperationStatus.REQUIRES_ACTION], ABANDONED_S, limit)
 
 
@@ -91,14 +92,11 @@ async def abandon(payment: Payment, operation: Operation, deps: Deps) -> bool:
 
     Returns whether anything changed. What the account does not answer is tried again with the next claim.
     """
-    account = deps.accounts.get(operation.account)
-    if account is None or operation.status is not OperationStatus.REQUIRES_ACTION:
+    if operation.account not in deps.accounts or operation.status is not OperationStatus.REQUIRES_ACTION:
         return False
-    if account.can(Capability.LOOKUP):
-        found = await account.lookup(call_of(payment, operation, {}))
-        if not isinstance(found, Unknown | ActionRequired):
-            recorded = await record(payment, operation, found, source="sweep", deps=deps)
-            return recorded is not None and recorded.change is not None
+    found = await finished(payment, operation, deps)
+    if found is not None:
+        return await told(payment, operation, found, deps)
     void = open_operation(payment, Kind.VOID, payment.terms.amount, deps)
     try:
         change = lifecycle.abandoned(payment, void, deps.clock())
@@ -107,9 +105,24 @@ async def abandon(payment: Payment, operation: Operation, deps: Deps) -> bool:
     return await carry_out(payment, change, void, deps)
 
 
-async def end_lapsed(deps: Deps, limit: int) -> list[tuple[str, str]]:
-    """The declined attempts that nobody followed with another try in time, claimed for :func:`lapse`."""
-    ended = [OperationStatus.DECLINED, OperationStatus.EXPIRED]
+async def finished(payment: Payment, operation: Operation, deps: Deps) -> Outcome | None:
+    """What the account says came of a challenge, or ``None`` where it is open still, or the account cannot tell."""
+    account = deps.accounts.get(operation.account)
+    if account is None or not account.can(Capability.LOOKUP):
+        return None
+    found = await account.lookup(call_of(payment, operation, {}))
+    return None if isinstance(found, Unknown | ActionRequired) else found
+
+
+async def told(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps) -> bool:
+    """Record what the account says came of a challenge. Returns whether it was news."""
+    recorded = await record(payment, operation, outcome, source="sweep", deps=deps)
+    return recorded is not None and recorded.change is not None
+
+
+async def claim_lapsed(deps: Deps, limit: int) -> list[tuple[str, str]]:
+    """The attempts that ended without approval and that nobody followed with another try, claimed for :func:`lapse`."""
+    ended = [OperationStatus.DECLINED, OperationStatus.EXPIRED, OperationStatus.NOT_PROCESSED]
     return await deps.books.claim_due(ended, LAPSE_AGAIN_S, limit)
 
 

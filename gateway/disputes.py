@@ -1,7 +1,8 @@
 """A dispute: what a provider says of one, and what of it is news. Pure.
 
 A provider tells of a dispute by webhook, in any order and more than once. The newest telling by the provider's own clock wins;
-of two that bear the same time (Adyen's clock knows seconds) the one that is further along. Nothing a dispute says moves an amount
+of two that bear the same time (Adyen's clock knows seconds) the one that is further along. What is lost stays lost, unless it is
+reversed. Nothing a dispute says moves an amount
 of its payment: what moves money there is the provider's report.
 """
 
@@ -31,6 +32,13 @@ AFTER: Final[Mapping[Kind, DisputeStatus]] = {
 """Where a dispute stands once the provider has taken our answer."""
 
 
+TAKEN: Final[Mapping[Kind, frozenset[DisputeStatus]]] = {
+    Kind.DEFEND: frozenset({DisputeStatus.UNDER_REVIEW, DisputeStatus.WON}),
+    Kind.ACCEPT: frozenset({DisputeStatus.LOST}),
+}
+"""Statuses that say our answer was taken, where nothing else did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dispute:
     """A dispute as it stands. ``amount`` in minor units of ``currency``; ``news_at`` is when the provider said so."""
@@ -55,6 +63,8 @@ def told(dispute: Dispute, news: DisputeNews, at: datetime, now: datetime) -> Di
     """The dispute after ``news`` that the provider dates ``at``; ``None`` where that says nothing new."""
     if (at, _FURTHER[news.status]) < (dispute.news_at, _FURTHER[dispute.status]):
         return None
+    if dispute.status is DisputeStatus.LOST and news.status is not DisputeStatus.WON:
+        return None  # only a reversal takes that back: a case that was reviewed again opens under another name
     after = replace(
         dispute,
         status=news.status,
@@ -67,6 +77,10 @@ def told(dispute: Dispute, news: DisputeNews, at: datetime, now: datetime) -> Di
     return None if replace(after, news_at=dispute.news_at) == dispute else replace(after, updated_at=now)
 
 
-def answered(dispute: Dispute, kind: Kind, now: datetime) -> Dispute:
-    """The dispute once its provider has taken our defense, or that we accept it."""
-    return replace(dispute, status=AFTER[kind], updated_at=now)
+def answered(dispute: Dispute, kind: Kind, asked_at: datetime | None, now: datetime) -> Dispute:
+    """The dispute once its provider has taken our defense, or that we accept it.
+
+    What the provider dates before we asked (``asked_at``, to its second) was said before, however late it comes.
+    """
+    since = dispute.news_at if asked_at is None else max(dispute.news_at, asked_at.replace(microsecond=0))
+    return replace(dispute, status=AFTER[kind], news_at=since, updated_at=now)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, assert_never
@@ -84,6 +84,8 @@ IN_FLIGHT: Final = frozenset({S.CREATED, S.SENT, S.UNKNOWN})
 OPEN: Final = IN_FLIGHT | {S.REQUIRES_ACTION, S.PENDING}
 """The operation may still move money. While an authorization is open, no other account is asked."""
 
+FORGOTTEN: Final = timedelta(hours=1)
+"""How long an answer to a dispute whose outcome is unknown keeps another one from being given."""
 ANSWERS_DISPUTE: Final = frozenset({Kind.DEFEND, Kind.ACCEPT})
 """What is asked about a dispute: it moves none of the payment's amounts."""
 
@@ -342,6 +344,7 @@ def _authorize_news(
 ) -> Change | NoChange:
     if operation.status is S.AUTHORIZED and (payment.amount_capturing or payment.amount_captured):
         return NoChange("a capture of ours accounts for it")
+    outcome = _in_challenge(payment, operation, outcome)
     after = _attempt_after(operation, outcome, automatic=payment.terms.capture_method == "automatic")
     if isinstance(after, NoChange):
         return _learned(payment, operation, outcome, now) or after
@@ -354,7 +357,8 @@ def _authorize_news(
         account=after.account,
         provider=after.provider,
         provider_payment_id=after.provider_id,  # never that of an earlier attempt, perhaps at another account
-        next_action=None,
+        # While nobody knows what came of a return, the challenge may turn out to be open still.
+        next_action=payment.next_action if after.challenged and after.status is S.UNKNOWN else None,
         processing_reason=None,
     )
     match outcome:
@@ -373,6 +377,28 @@ def _authorize_news(
         case _:
             assert_never(outcome)
     return _change(payment, changed, after, news, after.reason or after.status)
+
+
+def _in_challenge(payment: Payment, operation: Operation, outcome: Outcome) -> Outcome:
+    """What an outcome means once the shopper was challenged: the provider knows the attempt, whatever comes of the next request.
+
+    Details that it does not take leave the challenge as open as it was. A request that did not reach it is sent again by the worker.
+    A cancel that is heard while the challenge is closed because nobody finished it says that it has expired.
+    """
+    match outcome:
+        case NotProcessed(reason="rejected") if operation.challenged and payment.next_action is not None:
+            return ActionRequired(operation.provider_id, payment.next_action)
+        case NotProcessed() if operation.challenged:
+            return Unknown(outcome.reason, provider_code=outcome.provider_code)
+        case Declined(decline=Decline(code="cancelled")) if operation.challenged and _abandoning(payment):
+            return replace(outcome, decline=_LATE)
+        case _:
+            return outcome
+
+
+def _abandoning(payment: Payment) -> bool:
+    """Whether the challenge of this round is being closed because nobody finished it."""
+    return not payment.cancel_requested and _closing(payment)
 
 
 def _attempt_after(operation: Operation, outcome: Outcome, *, automatic: bool) -> Operation | NoChange:
@@ -564,10 +590,12 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
                 amount_refunding=payment.amount_refunding - amount,
                 amount_refunded=payment.amount_refunded + taken,
             )
-        case Kind.INCREMENT if succeeded:
-            return replace(payment, amount_authorized=amount, terms=replace(payment.terms, amount=amount))
+        case Kind.INCREMENT if succeeded and payment.status is Status.REQUIRES_CAPTURE:
+            # What was captured meanwhile was authorized, whatever is left of it now.
+            held = max(amount, payment.amount_captured + payment.amount_capturing)
+            return replace(payment, amount_authorized=held, terms=replace(payment.terms, amount=held))
         case Kind.VOID:
-            return _released(payment, after, succeeded=succeeded, driven=driven)
+            return _void_ended(payment, after, succeeded=succeeded, driven=driven)
         case Kind.INCREMENT | Kind.DEFEND | Kind.ACCEPT:
             return payment
         case Kind.AUTHORIZE:
@@ -576,7 +604,7 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
             assert_never(after.kind)
 
 
-def _released(payment: Payment, void: Operation, *, succeeded: bool, driven: bool) -> Payment:
+def _void_ended(payment: Payment, void: Operation, *, succeeded: bool, driven: bool) -> Payment:
     """A void has ended: of an authorization, or of a challenge that nobody finished."""
     if void.round != payment.round:  # what it was to release ended by itself, and the payment was tried again since
         return payment
@@ -585,22 +613,26 @@ def _released(payment: Payment, void: Operation, *, succeeded: bool, driven: boo
         if payment.cancel_requested or held:
             return _voided(payment)
         return payment if payment.open_attempt is None else _expired(payment)
-    # Captured before it could be released. Who asked and hears so now may refund it; a cancel that was promised
-    # before is kept: then the worker does.
-    promised = payment.cancel_requested and not driven and not succeeded and payment.amount_captured > 0
+    # It was captured before it could be released, or may have been. Who asked and hears so now may refund it; a cancel
+    # that was promised before is kept: then the worker does.
+    waits = payment.amount_captured > 0 or payment.open_attempt is not None
+    promised = payment.cancel_requested and not driven and not succeeded and waits
     return replace(payment, cancel_requested=promised)
 
 
 def _expired(payment: Payment) -> Payment:
     """The challenge that nobody finished is closed at its account: the round is over."""
-    late = Decline("authentication_expired", "soft", Action.ASK_NEW_METHOD)
     operations = tuple(
-        replace(op, status=S.EXPIRED, decline=late, reason=late.code)
+        replace(op, status=S.EXPIRED, decline=_LATE, reason=_LATE.code)
         if op.kind is Kind.AUTHORIZE and op.status in OPEN
         else op
         for op in payment.operations
     )
-    return _declined(replace(payment, operations=operations, decline=late))
+    return _declined(replace(payment, operations=operations, decline=_LATE))
+
+
+_LATE: Final = Decline("authentication_expired", "soft", Action.ASK_NEW_METHOD)
+"""Nobody finished the challenge."""
 
 
 def _voided(payment: Payment) -> Payment:
@@ -635,7 +667,6 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
     changed = _asking(
         payment,
         operation,
-        terms=replace(payment.terms, off_session=payment.terms.off_session and not payment.steps_up),
         next_action=None,
         version=payment.version + 1,
         updated_at=now,
@@ -648,6 +679,13 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
     return _change(payment, changed, operation, "Confirmed", "confirmed")
 
 
+def with_shopper(payment: Payment) -> Terms:
+    """The terms on which a payment is confirmed: the shopper has come to authenticate where it waited for that."""
+    if not payment.steps_up:
+        return payment.terms
+    return replace(payment.terms, off_session=False, three_d_secure="required")
+
+
 def returned(payment: Payment, operation: Operation, now: datetime) -> Change:
     """The shopper is back from a challenge, and what they brought is on its way to the account.
 
@@ -657,14 +695,13 @@ def returned(payment: Payment, operation: Operation, now: datetime) -> Change:
         raise Refused("payment_state", f"The payment is {payment.status}: there is no challenge to complete.")
     if _closing(payment):
         raise Refused("payment_state", "The payment is being canceled.")
-    after = replace(operation, status=S.SENT, epoch=operation.epoch + 1)
+    after = replace(operation, status=S.SENT, epoch=operation.epoch + 1, challenged=True)
     changed = replace(
         payment,
         version=payment.version + 1,
         updated_at=now,
         status=Status.PROCESSING,
         processing_reason=None,
-        next_action=None,
         operations=_with(payment.operations, after),
     )
     return _change(payment, changed, after, "Returned", "shopper_returned")
@@ -687,7 +724,7 @@ def abandoned(payment: Payment, operation: Operation, now: datetime) -> Change:
 def lapsed(payment: Payment, operation: Operation, now: datetime) -> Change | NoChange:
     """A payment that nobody tried to pay again after the attempt ``operation`` ends: its decline is final."""
     waits = payment.status is Status.REQUIRES_PAYMENT_METHOD or payment.steps_up
-    if not waits or payment.attempts[-1].id != operation.id:
+    if not waits or operation.round != payment.round:
         return NoChange("the payment does not wait for another try")
     changed = replace(payment, version=payment.version + 1, updated_at=now, status=Status.FAILED, next_action=None)
     return _change(payment, changed, None, "Lapsed", "no_other_try")
@@ -730,10 +767,13 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
         raise Refused("payment_state", "The payment is being canceled.")
     if any(op.kind is Kind.CAPTURE and op.final and op.status in OPEN for op in payment.operations):
         raise Refused("payment_state", "A capture that releases the rest is on its way.")
-    if any(op.kind is Kind.INCREMENT and op.status in OPEN for op in payment.operations):
+    changing = [op for op in payment.operations if op.kind is Kind.INCREMENT and op.status in OPEN]
+    if any(op.status in IN_FLIGHT for op in changing):
         raise Refused("payment_state", "The authorized amount is being changed.")
-    if operation.amount > payment.amount_capturable:
-        raise Refused("amount_too_large", f"At most {payment.amount_capturable} can be captured.", param="amount")
+    # A change that the provider has taken and not yet told of may be either way: what fits both is certain.
+    certain = min([payment.amount_capturable, *(op.amount for op in changing)])
+    if operation.amount > certain:
+        raise Refused("amount_too_large", f"At most {certain} can be captured.", param="amount")
     changed = replace(
         payment,
         version=payment.version + 1,
@@ -790,7 +830,10 @@ def dispute_answered(payment: Payment, operation: Operation, now: datetime) -> C
     """Defend or accept a dispute. Raises :class:`Refused` while an answer to it is on its way."""
     dispute = (operation.metadata or {}).get("dispute")
     for op in payment.operations:
-        if op.kind in ANSWERS_DISPUTE and op.status in OPEN and (op.metadata or {}).get("dispute") == dispute:
+        ours = op.kind in ANSWERS_DISPUTE and (op.metadata or {}).get("dispute") == dispute
+        # One that has stayed unknown for an hour must not use up the time there is to answer.
+        forgotten = op.status is S.UNKNOWN and op.created_at is not None and now - op.created_at > FORGOTTEN
+        if ours and op.status in OPEN and not forgotten:
             raise Refused("payment_state", "An answer to this dispute is on its way.")
     changed = replace(payment, version=payment.version + 1, updated_at=now, operations=(*payment.operations, operation))
     return _change(payment, changed, operation, "DisputeAnswered", f"{operation.kind}_requested")
@@ -838,8 +881,8 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
                 raise AssertionError("an authorization is released by a void")
             if payment.amount_capturing or payment.amount_captured:
                 raise Refused("payment_state", "A payment with a capture cannot be canceled; refund it instead.")
-            if any(op.kind in {Kind.VOID, Kind.INCREMENT} and op.status in OPEN for op in payment.operations):
-                raise Refused("payment_state", "The payment is being canceled, or its amount changed.")
+            if _voiding(payment):
+                raise Refused("payment_state", "The payment is being canceled.")
             changed = replace(changed, cancel_requested=True, operations=(*payment.operations, operation))
         case Status.SUCCEEDED | Status.CANCELED | Status.FAILED:
             raise Refused("payment_state", f"A payment that is {payment.status} cannot be canceled.")
@@ -850,7 +893,12 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
 
 def _closing(payment: Payment) -> bool:
     """Whether it is to be released, or its challenge is being closed."""
-    return payment.cancel_requested or any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations)
+    return payment.cancel_requested or _voiding(payment)
+
+
+def _voiding(payment: Payment) -> bool:
+    """Whether a void is on its way. One of an earlier round has nothing to say about this one."""
+    return any(op.kind is Kind.VOID and op.round == payment.round and op.status in OPEN for op in payment.operations)
 
 
 def _change(before: Payment, after: Payment, operation: Operation | None, news: str, reason: str) -> Change:

@@ -53,6 +53,10 @@ def migrate(settings: Settings) -> str:
                 connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
                 connection.commit()
     except OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise ConfigError(
+                "a table is in use and could not be changed in time; run: gateway migrate again"
+            ) from None
         raise ConfigError(
             f"GATEWAY_MIGRATE_DATABASE_URL: the database cannot be reached ({type(error.orig).__name__})"
         ) from None

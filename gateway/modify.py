@@ -17,7 +17,7 @@ from gateway import lifecycle
 from gateway.answers import Answer, follow_up_answer
 from gateway.books import KeyUse, Request, Written
 from gateway.deps import Deps
-from gateway.disputes import Dispute, answered
+from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.errors import Problem
 from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
@@ -116,6 +116,7 @@ async def _open(command: FollowUp, deps: Deps) -> Work | Answer:
     """Reserve and commit. Another writer may come first: then the payment is read and judged again."""
     for _ in range(DECISIONS_MAX):
         payment = await read(command.payment_id, deps)
+        await _answerable(command, deps)
         try:
             change, work = _ask(payment, command, deps)
         except lifecycle.Refused as refused:
@@ -139,6 +140,13 @@ async def _open(command: FollowUp, deps: Deps) -> Work | Answer:
             case Written.STALE:
                 continue
     raise Problem("payment_changed", "The payment kept changing. Send the same request again.")
+
+
+async def _answerable(command: FollowUp, deps: Deps) -> None:
+    """Refuse to answer a dispute that is over, as it stands now. Raises :class:`Problem` (409)."""
+    dispute = None if command.dispute is None else await deps.queries.dispute(command.dispute.id)
+    if dispute is not None and dispute.status not in ANSWERABLE:
+        raise Problem("payment_state", f"A dispute that is {dispute.status} cannot be answered any more.")
 
 
 def _ask(payment: Payment, command: FollowUp, deps: Deps) -> tuple[Change, Work | None]:
@@ -334,7 +342,8 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
     operation_id = work.operation.id
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
-        answer = follow_up_answer(payment, payment.operation(operation_id), deps.keys, _dispute(command, payment))
+        operation = payment.operation(operation_id)
+        answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, payment, operation))
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
     recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
@@ -348,9 +357,12 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
     return follow_up_answer(work.payment, unknown, deps.keys, command.dispute)
 
 
-def _dispute(command: FollowUp, payment: Payment) -> Dispute | None:
-    """The dispute as it stands once its provider has taken what the command says about it."""
-    return None if command.dispute is None else answered(command.dispute, command.kind, payment.updated_at)
+def _dispute(command: FollowUp, payment: Payment, operation: Operation | None) -> Dispute | None:
+    """The dispute that the command is about, as it stands: answered only once its provider has taken the answer."""
+    done = operation is not None and operation.status is OperationStatus.SUCCEEDED
+    if command.dispute is None or operation is None or not done:
+        return command.dispute
+    return answered(command.dispute, command.kind, operation.created_at, payment.updated_at)
 
 
 async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer:
@@ -379,7 +391,7 @@ async def _present(
 ) -> Answer:
     """The operation as it stands; a decided one becomes the key's answer, unless it is ``stored`` already."""
     operation = None if operation_id is None else payment.operation(operation_id)
-    answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, payment))
+    answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, payment, operation))
     if stored or not answer.decided:
         return answer
     return await decided_once(answer, command.key, command.fingerprint, deps)

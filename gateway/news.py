@@ -15,11 +15,13 @@ import structlog
 from gateway import lifecycle
 from gateway.books import Written
 from gateway.deps import Deps
-from gateway.disputes import Dispute, told
+from gateway.disputes import ANSWERABLE, TAKEN, Dispute, told
 from gateway.ids import DISPUTE, new_id
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, record
-from providers.contract import ActionRequired, Approved, DisputeNews, Event, Kind, Outcome
+from providers.contract import ActionRequired, Approved, Declined, DisputeNews, Event, Kind, Outcome
+from providers.declines import Action, Decline
+from providers.money import Money
 from webhooks.inbox import Applied
 
 NOT_FOUND: Final = Applied("operation_not_found", again=True)
@@ -35,7 +37,7 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         return Applied("kept")
     found = await _find(account, event, deps)
     if found is None and event.kind is Kind.VOID and isinstance(event.outcome, Approved):
-        return await _released(account, event, deps)
+        return await _released_there(account, event, deps)
     if found is None:
         return NOT_FOUND
     payment, operation = found
@@ -60,19 +62,21 @@ async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, de
     return Applied("applied" if recorded.change is not None else "no_news")
 
 
-async def _released(account: str, event: Event, deps: Deps) -> Applied:
+async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
     """A release that names no operation of ours: the authorization ran out, or somebody canceled it at the provider."""
     for _ in range(DECISIONS_MAX):
         found = await _authorization(account, event, deps)
         if found is None:
             return NOT_FOUND
         payment, attempt = found
-        ours = [op for op in payment.operations if op.kind is Kind.VOID and op.status in OPEN]
+        ours = [
+            op for op in payment.operations if op.kind is Kind.VOID and op.round == payment.round and op.status in OPEN
+        ]
         if ours and event.outcome is not None:  # whoever asked for it, what ours is to release is released
             return await _recorded(payment, ours[-1], event.outcome, deps)
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
-        if isinstance(change, NoChange):
-            return Applied("no_news")
+        if isinstance(change, NoChange):  # a capture on its way tells which of the two was first
+            return Applied("no_news", again=payment.amount_capturing > 0)
         if await deps.books.write(payment, change, source="webhook") is Written.DONE:
             return Applied("applied")
     return Applied("not_recorded", again=True)
@@ -99,8 +103,24 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
             return Applied("no_news")
         change = lifecycle.disputed(payment, after.status, now)
         if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:
+            await _answers_told(change.payment, after, deps)
             return Applied("applied")
     return Applied("not_recorded", again=True)
+
+
+async def _answers_told(payment: Payment, dispute: Dispute, deps: Deps) -> None:
+    """What a dispute's new status says about answers of ours whose own outcome was never told."""
+    if dispute.status in ANSWERABLE:
+        return
+    for op in payment.operations:
+        ours = op.kind in lifecycle.ANSWERS_DISPUTE and (op.metadata or {}).get("dispute") == dispute.id
+        if not ours or op.status is not OperationStatus.UNKNOWN:
+            continue
+        amount = Money(op.amount, payment.terms.currency)
+        over = Declined(Decline("provider_refused", "hard", Action.DO_NOT_RETRY, f"dispute_{dispute.status}"))
+        outcome = Approved(dispute.provider_dispute_id, amount) if dispute.status in TAKEN[op.kind] else over
+        recorded = await record(payment, op, outcome, source="webhook", deps=deps)
+        payment = payment if recorded is None else recorded.payment
 
 
 async def _disputed_payment(account: str, event: Event, known: Dispute | None, deps: Deps) -> Payment | None:

@@ -18,7 +18,10 @@ from idempotency.key import Key
 
 @dataclass(frozen=True, slots=True)
 class UsedKey:
-    """What a key was used for, and its answer where it is decided."""
+    """What a key was used for, and its answer where it is decided.
+
+    ``payment_id`` is a method's or a customer's id where the key stored one of those.
+    """
 
     fingerprint: bytes
     payment_id: str
@@ -290,11 +293,11 @@ class Queries:
         row = await _DISPUTE_AT.row(self._pool, params)
         return None if row is None else dispute_from(row)
 
-    async def dispute_of(self, dispute_id: str, merchant_id: str, *, livemode: bool) -> tuple[Payment, Dispute] | None:
-        """A merchant's dispute in one mode with its payment. Another merchant's is not there."""
-        dispute = await self.dispute(dispute_id)
-        payment = None if dispute is None else await self.payment_of(dispute.payment_id, merchant_id, livemode=livemode)
-        return None if dispute is None or payment is None else (payment, dispute)
+    async def dispute_of(self, dispute_id: str, merchant_id: str, *, livemode: bool) -> Dispute | None:
+        """A merchant's dispute in one mode. Another merchant's is not there."""
+        row = await _DISPUTE.row(self._pool, {"id": dispute_id})
+        theirs = row is not None and (row["merchant_id"], row["livemode"]) == (merchant_id, livemode)
+        return dispute_from(row) if row is not None and theirs else None
 
     async def disputes(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[Dispute]:
         """A page of disputes, newest first; ``before`` is the id to go on from."""

@@ -41,6 +41,7 @@ STATE: Final = (
     "cancellation_reason",
     "payment_method_id",
     "customer",
+    "options",
     "account",
     "provider",
     "provider_payment_id",
@@ -68,6 +69,7 @@ def state_values(payment: Payment, prefix: str) -> dict[str, Any]:
         f"{prefix}route": payment.route,
         f"{prefix}amount": payment.terms.amount,
         f"{prefix}off_session": payment.terms.off_session,
+        f"{prefix}options": {name: value for name in OPTIONS if (value := getattr(payment.terms, name)) is not None},
         f"{prefix}amount_authorized": payment.amount_authorized,
         f"{prefix}amount_capturing": payment.amount_capturing,
         f"{prefix}amount_captured": payment.amount_captured,
@@ -105,7 +107,6 @@ def payment_values(payment: Payment, prefix: str) -> dict[str, Any]:
         f"{prefix}capture_method": terms.capture_method,
         f"{prefix}reference": terms.reference,
         f"{prefix}metadata": terms.metadata,
-        f"{prefix}options": {name: value for name in OPTIONS if (value := getattr(terms, name)) is not None},
         f"{prefix}personal": personal if terms.billing_details or terms.shopper else None,
         f"{prefix}created_at": terms.created_at,
     }

@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 from gateway import lifecycle
 from gateway.books import LeaseLost, Request, TakenOver, Written
 from gateway.deps import Deps
-from gateway.disputes import Dispute, answered
+from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
 from gateway.method_books import settled_values
 from gateway.sql import DATABASE_LOST, InDoubt
@@ -239,7 +239,9 @@ async def _dispute(change: Change, operation: Operation, outcome: Outcome, deps:
     if operation.kind not in lifecycle.ANSWERS_DISPUTE or not isinstance(outcome, Approved):
         return None
     dispute = await deps.queries.dispute((operation.metadata or {})["dispute"])
-    return None if dispute is None else answered(dispute, operation.kind, change.payment.updated_at)
+    if dispute is None or dispute.status not in ANSWERABLE:  # the provider has told more already
+        return None
+    return answered(dispute, operation.kind, operation.created_at, change.payment.updated_at)
 
 
 def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: str) -> bool:
@@ -257,7 +259,7 @@ def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps)
     if not isinstance(outcome, Approved):
         return
     before = payment.operation(operation.id).status
-    if before is OperationStatus.VOIDED and not outcome.captured:
+    if before is OperationStatus.VOIDED and payment.terms.capture_method == "manual" and not outcome.captured:
         return  # it is only older than our void
     if before in _DEAD or (operation.kind is Kind.VOID and payment.amount_captured):
         deps.instruments.contradictions.labels(operation.account).inc()

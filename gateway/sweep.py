@@ -86,12 +86,12 @@ async def _ask(payment: Payment, holding: TakenOver, request: Mapping[str, Any] 
 
 async def end_abandoned(deps: Deps) -> int:
     """End challenges that nobody finished within 30 minutes. Returns how many payments changed."""
-    return await _each_attempt(await complete.end_abandoned(deps, BATCH), complete.abandon, deps)
+    return await _each_attempt(await complete.claim_abandoned(deps, BATCH), complete.abandon, deps)
 
 
 async def end_lapsed(deps: Deps) -> int:
     """End declined payments that nobody tried to pay again within a day. Returns how many ended."""
-    return await _each_attempt(await complete.end_lapsed(deps, BATCH), complete.lapse, deps)
+    return await _each_attempt(await complete.claim_lapsed(deps, BATCH), complete.lapse, deps)
 
 
 async def _each_attempt(
@@ -144,7 +144,11 @@ async def _each(payment_ids: list[str], work: Callable[[Payment], Awaitable[bool
 
 
 async def _give_back(payment: Payment, deps: Deps) -> bool:
-    now = deps.clock()
+    now, attempt = deps.clock(), payment.open_attempt
+    if attempt is not None:
+        found = await complete.finished(payment, attempt, deps)
+        if found is not None:  # the shopper had finished: the next round gives back what came of it
+            return await complete.told(payment, attempt, found, deps)
     if payment.status is Status.SUCCEEDED:
         operation = open_operation(payment, Kind.REFUND, payment.amount_refundable, deps)
         change = lifecycle.refund_opened(payment, operation, now)

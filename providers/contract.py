@@ -254,10 +254,15 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class NotProcessed:
-    """Nothing happened there, for certain. ``reason`` is ours, ``provider_code`` is theirs where they gave one."""
+    """Nothing happened there, for certain. ``reason`` is ours, ``provider_code`` is theirs where they gave one.
+
+    ``conclusive``: also where the same request may have left before. The PSP keeps the first answer under a key, so this one would
+    not be given if an earlier send had been obeyed.
+    """
 
     reason: Literal["not_sent", "rejected", "rate_limited", "credentials"]
     provider_code: str | None = None
+    conclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

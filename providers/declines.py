@@ -73,26 +73,41 @@ class Decline:
         return MESSAGES.get(self.code, "Your card was declined.")
 
     def advised(self, told: NetworkAdvice | None) -> Decline:
-        """The same decline once the network's advice is heard: it stands above the table of the provider's codes.
+        """The same decline once the network's advice is heard. Advice makes a decline stricter, and never milder.
 
-        ``try_again_later`` alone never turns down another account: issuers attach it to nearly every soft decline, and the
-        table knows which of these another acquirer may get approved. What must wait, and what is wrong with the card, is
-        so at every account.
+        "Never" makes it hard, wrong data ask for another card, and what must wait is not taken elsewhere: that holds at every
+        account. ``try_again_later`` alone changes nothing: issuers attach it to nearly every soft decline, and the table knows
+        which of these another acquirer may get approved. Of several advices the strictest counts, in whatever order they come.
         """
-        match told:
-            case None:
-                return self
-            case NetworkAdvice(advice=Advice.NEVER):
-                return replace(self, type="hard", action=Action.DO_NOT_RETRY, network_advice=told.advice)
-            case NetworkAdvice(advice=Advice.DATA):
-                return replace(self, action=Action.ASK_NEW_METHOD, network_advice=told.advice)
-            case NetworkAdvice(advice=Advice.WAIT, wait_s=wait_s):
-                return replace(self, type="soft", action=Action.RETRY_LATER, network_advice=told.advice, wait_s=wait_s)
-            case _:
-                now = self.action in {Action.RETRY_OTHER_NOW, Action.STEP_UP_3DS}
-                action = self.action if now else Action.RETRY_LATER
-                return replace(self, type="soft", action=action, network_advice=told.advice)
+        if told is None:
+            return self
+        action = max(self.action, _AT_LEAST[told.advice], key=_STRICTER.index)
+        waits = action is Action.RETRY_LATER
+        return replace(
+            self,
+            type="hard" if told.advice is Advice.NEVER else self.type,
+            action=action,
+            network_advice=max(filter(None, (self.network_advice, told.advice)), key=_GRAVER.index),
+            wait_s=max(filter(None, (self.wait_s, told.wait_s)), default=None) if waits else None,
+        )
 
+
+_STRICTER: Final = (
+    Action.RETRY_OTHER_NOW,
+    Action.STEP_UP_3DS,
+    Action.RETRY_LATER,
+    Action.ASK_NEW_METHOD,
+    Action.DO_NOT_RETRY,
+)
+"""What a decline permits, from the mildest to the strictest."""
+_GRAVER: Final = (Advice.LATER, Advice.WAIT, Advice.DATA, Advice.NEVER)
+_AT_LEAST: Final[Mapping[Advice, Action]] = {
+    Advice.LATER: Action.RETRY_OTHER_NOW,
+    Advice.WAIT: Action.RETRY_LATER,
+    Advice.DATA: Action.ASK_NEW_METHOD,
+    Advice.NEVER: Action.DO_NOT_RETRY,
+}
+"""How strict an advice makes a decline at least."""
 
 MESSAGES: Final[Mapping[str, str]] = {
     "amount_invalid": "This amount cannot be charged to your card.",

@@ -414,9 +414,7 @@ def _of_charge(charge: _Charge) -> Outcome:
     match charge.state:
         case "held" | "settled":
             return _approved(charge)
-        case "released" if charge.approval_code:  # it was approved, and given up afterwards
-            return _approved(charge)
-        case "released":
+        case "released":  # also where it was approved before: nothing is held any more
             return Declined(_CANCELLED, charge.charge_id, _facts(charge))
         case "refused":
             return Declined(look_up(DECLINES, charge.refused_why), charge.charge_id, _facts(charge))

@@ -173,7 +173,7 @@ class _Sending:
     async def once(self) -> Outcome:
         """Send once. What may have happened before is never forgotten."""
         outcome = await self._provider.send(self._call, self._kept)
-        if isinstance(outcome, NotProcessed) and self._maybe_left:
+        if isinstance(outcome, NotProcessed) and self._maybe_left and not outcome.conclusive:
             outcome = Unknown("earlier_send", provider_code=outcome.provider_code)
         self._maybe_left = self._maybe_left or isinstance(outcome, Unknown)
         return outcome

@@ -14,7 +14,7 @@ from gateway.api import asking, reading
 from gateway.api.asking import Desk
 from gateway.api.auth import Principal
 from gateway.api.schemas import Body, DisputeAccept, DisputeEvidence
-from gateway.disputes import ANSWERABLE, Dispute
+from gateway.disputes import Dispute
 from gateway.errors import Problem
 from gateway.ids import DISPUTE, PAYMENT, is_id
 from gateway.modify import Evidence, FollowUp, modify
@@ -60,9 +60,6 @@ class Disputes(Desk):
     ) -> Response:
         route = f"POST /v1/disputes/{{id}}/{'evidence' if kind is Kind.DEFEND else 'accept'}"
         print_ = fingerprint(self._deps.keys.fingerprint, route, dispute.id, raw)
-        used = await self._deps.queries.used_key(key)
-        if used is None and dispute.status not in ANSWERABLE:
-            raise Problem("payment_state", f"A dispute that is {dispute.status} cannot be answered any more.")
         command = FollowUp(key, print_, dispute.payment_id, kind, dispute=dispute, evidence=evidence)
         answer = await modify(command, self._deps)
         return self._answer(kind, answer)
@@ -74,7 +71,7 @@ class Disputes(Desk):
             found = await self._deps.queries.dispute_of(dispute_id, who.merchant_id, livemode=who.livemode)
         if found is None:
             raise Problem("not_found", "There is no such dispute.")
-        return found[1]
+        return found
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, str | None]:

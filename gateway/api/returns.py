@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from gateway.complete import complete
 from gateway.deps import Deps
 from gateway.errors import Problem
+from gateway.sql import DATABASE_LOST
 
 _HEADERS: Final = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 """What the browser brought must neither be kept nor told to the merchant's page."""
@@ -43,6 +44,8 @@ class Returns:
         payment, operation = found
         try:
             await complete(payment, operation, dict(request.query_params), self._deps)
+        except DATABASE_LOST as error:  # what was brought is lost, or on its way: the shopper is sent on all the same
+            log.error("return_not_passed_on", payment=payment.terms.id, error=type(error).__name__)
         except Problem as problem:  # it came back without what completes it: the challenge goes on waiting
             log.info("return_not_completed", payment=payment.terms.id, operation=operation.id, code=problem.code)
         if payment.terms.return_url is None:

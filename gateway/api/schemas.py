@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -50,8 +51,19 @@ def _metadata(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _url(value: str) -> str:
-    if not value.startswith(("https://", "http://")):
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"https", "http"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # an address in brackets that is none, or a host name that would change when it is normalized
+        good = False
+    if not good or not value.isprintable() or " " in value:
         raise PydanticCustomError("url", "must be an absolute URL that starts with https://")
+    return value
+
+
+def _token(value: str) -> str:
+    if value.endswith("/"):
+        raise PydanticCustomError("token", "must be what the account calls the payment method")
     return value
 
 
@@ -64,6 +76,7 @@ def _base64(value: str) -> str:
 
 
 Short = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Token = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_token)]
 Long = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 Amount = Annotated[
@@ -100,7 +113,7 @@ class CardIn(Body):
 
 
 Tokens = Annotated[
-    dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Short],
+    dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], Token],
     Field(min_length=1, max_length=20, examples=[{"stripe": "pm_card_visa"}]),
 ]
 

@@ -90,6 +90,10 @@ class DisputeAnswer(msgspec.Struct, rename="camel"):
 
 def paid(call: Call, payment: Payment) -> Outcome:
     """A result code, by the table. What is not in it is ``Unknown``."""
+    if call.request["verb"] == "details" and not _named(call, payment):
+        # The shopper brought what belongs to another payment, or an answer that does not say whose it is.
+        another = payment.merchant_reference is not None
+        return NotProcessed("rejected", "another_payment", conclusive=True) if another else Unknown("unnamed")
     if payment.merchant_reference not in (None, call.operation_id):
         return Unknown("mismatch_operation")
     if mismatch := _other_money(call, payment.amount):
@@ -111,6 +115,17 @@ def paid(call: Call, payment: Payment) -> Outcome:
             return Pending(psp)
         case _:
             return Unknown("result", provider_code=payment.result_code)
+
+
+def _named(call: Call, payment: Payment) -> bool:
+    """Whether the answer to a completion names our attempt. The request did not: it held only what the shopper brought.
+
+    A further action is as good as none of money, so it need not say.
+    """
+    if payment.merchant_reference is not None:
+        return payment.merchant_reference == call.operation_id
+    same = call.provider_id is not None and payment.psp_reference == call.provider_id
+    return same or RESULTS.get(payment.result_code) == "action"
 
 
 def received(call: Call, modification: Modification) -> Outcome:
@@ -152,7 +167,9 @@ def failure(error: Any, call: Call) -> Outcome:
         case "credentials" | "rate_limited":
             return NotProcessed(verdict, code or None)
         case "declined" | "refused" if authorize and call.request["verb"] == "details":
-            return NotProcessed("rejected", code)  # of what the shopper brought back: the challenge stays open
+            # Of what the shopper brought back: the challenge stays open. Adyen keeps the first answer under a key, so this one
+            # says that it never obeyed them.
+            return NotProcessed("rejected", code, conclusive=True)
         case "declined" if authorize:
             found = look_up(DECLINES, CARD_ERRORS[code])
             return Declined(replace(found, provider_code=code))
@@ -246,7 +263,7 @@ def decline(code: str | None, data: Mapping[str, Any]) -> Decline:
     """The refusal by Adyen's code, and what the card network advises above it."""
     network_code = _leading(data, "refusalReasonRaw")
     advice = ADVICE["mastercard"].get(_leading(data, "merchantAdviceCode") or "")
-    if advice is None and (text(data, "paymentMethod") or "").startswith("visa"):
+    if advice is None and (text(data, "paymentMethod") or "").startswith(("visa", "electron")):
         advice = ADVICE["visa"].get(network_code or "")
     return replace(look_up(DECLINES, code).advised(advice), network_code=network_code)
 
@@ -270,8 +287,8 @@ def card_facts(data: Mapping[str, Any]) -> CardFacts | None:
         brand=BRANDS.get(brand or "", brand),
         bin=text(data, "cardBin"),
         last4=last4,
-        exp_month=int(month) if month.isdecimal() else None,
-        exp_year=int(year) if year.isdecimal() else None,
+        exp_month=int(month) if re.fullmatch("[0-9]{1,2}", month) else None,
+        exp_year=int(year) if re.fullmatch("[0-9]{4}", year) else None,
         funding=(text(data, "fundingSource") or "").lower() or None,
         country=text(data, "cardIssuingCountry") or text(data, "issuerCountry"),
     )

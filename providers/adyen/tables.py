@@ -40,6 +40,7 @@ CAPABILITIES: Final = Capabilities(
     replay_horizon_s=6 * 24 * 3600,
     notes={
         Capability.CARD_NUMBERS: "needs a merchant account that may send raw card data",
+        Capability.PARTIAL_CAPTURE: "the rest is released, but not where several captures are switched on: there it lapses",
         Capability.SEVERAL_CAPTURES: "Adyen switches multiple partial captures on; without it the first capture releases the rest",
         Capability.INCREMENT: "as a pre-authorization; schemes, merchant category and issuer may refuse it; the answer comes by webhook",
         Capability.DECREMENT: "as a pre-authorization; the answer comes by webhook",

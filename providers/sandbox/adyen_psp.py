@@ -458,7 +458,10 @@ class AdyenPsp:
             call,
             payment,
             psp_reference=modification,
-            merchant_reference=reference or payment.reference,
+            # A technical cancel is told under the reference of the payment, as in Adyen's own example of it.
+            merchant_reference=payment.reference
+            if event_code == "TECHNICAL_CANCEL"
+            else reference or payment.reference,
             amount=amount,
             currency=currency,
         )

@@ -90,6 +90,8 @@ ERRORS: Final[Mapping[Kind, Mapping[tuple[int, str], Verdict]]] = {
 }
 
 _BAD_REQUEST: Final = 400
+CHARGE_PARAMS: Final = frozenset({"amount", "currency"})
+"""A currency or an amount that Stripe does not take at all is refused in the same way, before anything is done."""
 AMOUNT_PARAMS: Final = frozenset({"amount", "amount_to_capture"})
 """Stripe refuses to refund more than is left by a 400 that names the parameter but no code."""
 SPENT: Final = "It may not be used again"
@@ -198,7 +200,18 @@ class _Options(msgspec.Struct):
     card: _CardOptions | None = None
 
 
-class Intent(msgspec.Struct):
+class _Marked(msgspec.Struct, kw_only=True):
+    """An object with metadata, which Stripe may also leave null."""
+
+    marks: dict[str, str] | None = msgspec.field(name="metadata", default=None)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata: what the merchant has set, and ours."""
+        return self.marks or {}
+
+
+class Intent(_Marked):
     """A PaymentIntent."""
 
     id: str
@@ -207,7 +220,6 @@ class Intent(msgspec.Struct):
     currency: str
     status: str
     amount_received: int = 0
-    metadata: dict[str, str] = {}
     customer: str | None = None
     payment_method: str | None = None
     setup_future_usage: str | None = None
@@ -250,13 +262,12 @@ class _Attempt(msgspec.Struct):
     payment_method_details: _Method | None = None
 
 
-class Setup(msgspec.Struct):
+class Setup(_Marked):
     """A SetupIntent."""
 
     id: str
     object: Literal["setup_intent"]
     status: str
-    metadata: dict[str, str] = {}
     customer: str | None = None
     payment_method: _Method | str | None = None
     latest_attempt: _Attempt | str | None = None
@@ -290,15 +301,14 @@ class _State(msgspec.Struct):
     status: str
 
 
-class RefundObject(msgspec.Struct):
+class RefundObject(_Marked):
     """A Refund."""
 
     id: str
     object: Literal["refund"]
     amount: int
     currency: str
-    status: str
-    metadata: dict[str, str] = {}
+    status: str | None = None
     payment_intent: str | None = None
     failure_reason: str | None = None
 
@@ -320,7 +330,7 @@ class _DisputedMethod(msgspec.Struct):
     card: _DisputedCard | None = None
 
 
-class DisputeObject(msgspec.Struct):
+class DisputeObject(_Marked):
     """A Dispute."""
 
     id: str
@@ -329,15 +339,13 @@ class DisputeObject(msgspec.Struct):
     currency: str
     status: str
     reason: str | None = None
-    metadata: dict[str, str] = {}
     payment_intent: str | None = None
     evidence_details: _EvidenceDetails = _EvidenceDetails()
     payment_method_details: _DisputedMethod | None = None
 
 
-class _Listed(msgspec.Struct):
+class _Listed(_Marked):
     id: str
-    metadata: dict[str, str] = {}
 
 
 class Page(msgspec.Struct):
@@ -369,7 +377,7 @@ def read(body: bytes | msgspec.Raw, shape: type[_T]) -> _T:
     """The body as ``shape``. Raises :class:`UnreadableError`, which never repeats the body."""
     try:
         return msgspec.json.decode(body, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableError(type(error).__name__) from None
 
 
@@ -635,8 +643,15 @@ def _three_d_secure(told: _Authentication | None) -> ThreeDSecure | None:
 
 
 def _capture_before(intent: Intent) -> datetime | None:
-    lapses = intent.card and intent.card.capture_before
-    return datetime.fromtimestamp(lapses, UTC) if lapses else None
+    return moment(intent.card.capture_before if intent.card else None)
+
+
+def moment(seconds: int | None) -> datetime | None:
+    """A time of Stripe's, or ``None`` where there is none, or none that a calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def of_refund(refund: RefundObject) -> Outcome:
@@ -692,10 +707,11 @@ def failure_of(status: int, details: ApiError, kind: Kind) -> NotProcessed | Dec
 
 
 def _nameless(details: ApiError, kind: Kind) -> str | None:
-    """A word for the refusals that come without a code and yet are certain."""
-    if kind is Kind.AUTHORIZE:
-        return "payment_method_spent" if SPENT in (details.message or "") else None
-    return f"{details.param}_invalid" if details.param in AMOUNT_PARAMS else None
+    """A word for the refusals that come without a code and yet are certain: a parameter that is wrong by itself."""
+    if kind is Kind.AUTHORIZE and SPENT in (details.message or ""):
+        return "payment_method_spent"
+    wrong = CHARGE_PARAMS if kind is Kind.AUTHORIZE else AMOUNT_PARAMS
+    return f"{details.param}_invalid" if details.param in wrong else None
 
 
 def decline_of(error: ApiError) -> Decline:
@@ -708,14 +724,13 @@ def decline_of(error: ApiError) -> Decline:
 
 
 def _advice(error: ApiError) -> list[NetworkAdvice]:
-    """What is advised, the last word last: the network knows more than Stripe, and "never" is said once and for all."""
+    """What is advised, by Stripe and by the card's network."""
     told = [_STRIPE_ADVICE.get(error.advice_code or "")]
     if error.brand == "mastercard":
         told.append(_MASTERCARD_ADVICE.get(error.network_advice_code or ""))
     if error.brand == "visa":
         told.append(_VISA_ADVICE.get(error.network_decline_code or ""))
-    given = [advice for advice in told if advice is not None]
-    return [advice for advice in given if advice.advice is Advice.NEVER][:1] or given
+    return [advice for advice in told if advice is not None]
 
 
 def refused(code: str) -> Decline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +19,7 @@ from providers.stripe.answers import (
     RefundObject,
     Setup,
     UnreadableError,
+    moment,
     of_intent,
     of_refund,
     of_setup,
@@ -94,7 +94,7 @@ def event_in(body: bytes) -> WebhookEvent:
 
 def translated(event: WebhookEvent) -> Event:
     """The event in our words. One without use for us, or unreadable, is kept as it is."""
-    kept = Event(event.id, event.type, occurred_at=datetime.fromtimestamp(event.created, UTC))
+    kept = Event(event.id, event.type, occurred_at=moment(event.created))
     reader = _READERS.get(event.type)
     try:
         return kept if reader is None else reader(kept, event.data.object)
@@ -187,7 +187,7 @@ def _dispute_event(kept: Event, body: msgspec.Raw) -> Event:
         amount=from_provider(dispute.amount, dispute.currency, UNITS),
         reason=dispute.reason if dispute.reason in REASONS else "general",
         network_reason_code=card.network_reason_code if card else None,
-        respond_by=datetime.fromtimestamp(due, UTC) if due else None,
+        respond_by=moment(due),
     )
     return replace(kept, provider_id=dispute.id, provider_payment_id=dispute.payment_intent, dispute=news)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from gateway import news
+from providers.contract import DisputeNews, DisputeStatus, Event
+from providers.money import Money
 
 if TYPE_CHECKING:
     from tests.conftest import Kit, Merchant, Open, Psps
@@ -109,6 +114,68 @@ async def test_a_dispute_that_is_accepted_is_lost(psp: str, open_gateway: Open, 
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "lost"
     assert lost["status"] == "lost"
+
+
+async def test_a_won_dispute_stays_won_although_the_answer_to_its_defense_was_lost(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",), listening=True) as inside:
+        merchant = inside.merchant
+        _, dispute = await disputed(merchant, "stripe", flow)
+        psps.fault("stripe", "defend", "garbage")
+        answer = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
+        await reached(merchant, dispute["id"], "won", flow)
+        await inside.work()
+        after = (await merchant.get(f"/v1/disputes/{dispute['id']}")).json()
+        replay = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "needs_response")
+    assert after["status"] == "won"
+    assert replay.status_code == 200
+
+
+async def test_what_is_accepted_is_lost_only_once_the_provider_has_taken_it_and_late_news_does_not_reopen_it(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("adyen",), listening=True) as inside:
+        merchant, deps = inside.merchant, inside.house.deps
+        _, dispute = await disputed(merchant, "adyen", flow)
+        psps.fault("adyen", "accept", "status", status=500)
+        unknown = await merchant.post(f"/v1/disputes/{dispute['id']}/accept", key="accept-1")
+        await inside.work()
+        lost = await reached(merchant, dispute["id"], "lost", flow)
+        known = await deps.queries.dispute(dispute["id"])
+        assert known is not None
+        event = Event(
+            "late-1",
+            "CHARGEBACK",
+            occurred_at=known.news_at + timedelta(seconds=1),
+            dispute=DisputeNews(known.provider_dispute_id, DisputeStatus.NEEDS_RESPONSE, Money(1999, "EUR")),
+        )
+        late = await news.apply("adyen", event, deps)
+        after = (await merchant.get(f"/v1/disputes/{dispute['id']}")).json()
+
+    assert (unknown.status_code, unknown.json()["status"]) == (202, "needs_response")
+    assert late.result == "no_news"
+    assert after["status"] == lost["status"] == "lost"
+
+
+async def test_an_answer_that_stays_unknown_does_not_use_up_the_time_to_answer(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("adyen",), listening=True) as inside:
+        merchant = inside.merchant
+        _, dispute = await disputed(merchant, "adyen", flow)
+        path = f"/v1/disputes/{dispute['id']}"
+        psps.fault("adyen", "defend", "status", status=500)
+        first = await merchant.post(f"{path}/evidence", {"reason": "Nonsense"})
+        await inside.work()
+        early = await merchant.post(f"{path}/evidence", EVIDENCE["adyen"])
+        inside.database.rows("UPDATE operation SET created_at = created_at - interval '2 hours' WHERE kind = 'defend'")
+        second = await merchant.post(f"{path}/evidence", EVIDENCE["adyen"])
+
+    assert (first.status_code, early.status_code) == (202, 409)
+    assert second.status_code == 200, second.text
 
 
 async def test_evidence_that_the_account_cannot_take_is_refused_before_it_is_asked(

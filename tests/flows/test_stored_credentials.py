@@ -95,6 +95,23 @@ async def test_an_issuer_that_wants_to_see_the_shopper_makes_the_payment_wait_fo
     assert len(psps.charges()) == 1
 
 
+async def test_a_payment_that_was_stepped_up_asks_the_next_account_for_3_d_secure_too(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe", "adyen")) as inside:
+        merchant = inside.merchant
+        psps.fault("stripe", "authorize", "decline", code="authentication_required")
+        waiting = (await merchant.charge(off_session=True, recurring="unscheduled")).json()
+        psps.fault("stripe", "any", "status", status=401)
+        answer = await merchant.post(
+            f"/v1/payments/{waiting['id']}/confirm", {"payment_method_data": flow.card("4111111111111111")}
+        )
+
+    assert waiting["status"] == "requires_action"
+    assert (answer.json()["account"], answer.json()["status"]) == ("adyen", "requires_action")
+    assert answer.json()["next_action"]["type"] == "redirect_to_url"
+
+
 async def test_an_account_that_cannot_take_a_foreign_network_id_is_refused_by_name(
     open_gateway: Open, psps: Psps
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from gateway import news
-from gateway.sweep import end_abandoned, end_lapsed
-from providers.contract import ActionRequired, Event, Kind
+from gateway import complete, news
+from gateway.sql import DatabaseAway
+from gateway.sweep import end_abandoned, end_lapsed, honour_cancels
+from providers.contract import ActionRequired, Declined, Event, Kind, NotProcessed
+from providers.declines import Action, Decline
 
 if TYPE_CHECKING:
     import httpx
@@ -343,3 +346,212 @@ async def test_a_declined_payment_that_nobody_pays_again_has_failed_after_a_day(
     assert ended == [1, 0]
     assert (failed["status"], failed["decline"]["code"]) == ("failed", "insufficient_funds")
     assert (confirm.status_code, confirm.json()["code"]) == (409, "payment_state")
+
+
+async def test_a_decline_followed_by_an_account_that_was_away_is_final_after_a_day(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe", "adyen"), unreachable=("adyen",)) as inside:
+        psps.fault("stripe", "authorize", "decline", code="processing_error")
+        answer = await inside.merchant.charge()
+        inside.database.let_time_pass()
+        await end_lapsed(inside.house.deps)
+        failed = await inside.merchant.payment(answer.json()["id"])
+
+    assert answer.json()["status"] == "requires_payment_method"
+    assert failed["status"] == "failed"
+
+
+# --- Returns that go wrong ---------------------------------------------------------------------------------------------
+
+
+async def worked(inside: Inside, rounds: int = 3) -> None:
+    """The worker's rounds, its cancels included."""
+    for _ in range(rounds):
+        await honour_cancels(inside.house.deps)
+        await inside.work()
+
+
+async def test_nothing_happened_is_said_only_of_ones_own_request(
+    open_gateway: Open, psps: Psps, flow: type[Kit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen process wakes up and is refused a connection, while the worker has charged and lost the answer."""
+    async with open_gateway(("adyen",)) as inside:
+        payment = await challenged(inside.merchant, "adyen", flow)
+        address = await visit(psps, payment, "succeeded")
+
+        async def frozen(*_args: object, **_options: object) -> NotProcessed:
+            psps.fault("adyen", "any", "garbage", status=500)
+            await inside.work()
+            return NotProcessed("not_sent")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(complete, "send", frozen)
+            await come_back(inside.merchant, address)
+        meanwhile = await inside.merchant.payment(payment["id"])
+        await inside.work()
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert (meanwhile["status"], meanwhile["processing_reason"]) == ("processing", "outcome_unknown")
+    assert paid["status"] == "succeeded"
+    assert len(psps.charges()) == 1
+
+
+@pytest.mark.parametrize("status", [429, 401])
+async def test_a_return_that_the_psp_did_not_take_is_passed_on_by_the_worker(
+    status: int, open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("adyen",)) as inside:
+        payment = await challenged(inside.merchant, "adyen", flow)
+        address = await visit(psps, payment, "succeeded")
+        psps.fault("adyen", "any", "status", status=status)
+        await come_back(inside.merchant, address)
+        await worked(inside)
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert paid["status"] == "succeeded"
+    assert len(psps.charges()) == 1
+
+
+@pytest.mark.parametrize("dies", ["before_the_call", "after_the_call"])
+async def test_wrong_details_and_a_crash_leave_the_challenge_open(
+    dies: str, open_gateway: Open, psps: Psps, flow: type[Kit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(*_args: object, **_options: object) -> None:
+        raise RuntimeError
+
+    async with open_gateway(("adyen",)) as inside:
+        payment = await challenged(inside.merchant, "adyen", flow)
+        bare = await visit_never(inside, payment, "adyen")
+        with monkeypatch.context() as patch:
+            if dies == "before_the_call":
+                patch.setattr(complete, "send", killed)
+            else:
+                psps.fault("adyen", "any", "garbage", status=500)
+            await inside.merchant.http.get(f"{bare}?redirectResult=nonsense")
+        unknown = await inside.merchant.payment(payment["id"])
+        await worked(inside)
+        waiting = await inside.merchant.payment(payment["id"])
+        await come_back(inside.merchant, await visit(psps, payment, "succeeded"))
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert (unknown["status"], unknown["next_action"]) == ("processing", None)
+    assert (waiting["status"], waiting["next_action"]) == ("requires_action", payment["next_action"])
+    assert paid["status"] == "succeeded"
+    assert len(psps.charges()) == 1
+
+
+async def test_what_another_payments_shopper_brought_back_completes_nothing(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    """The shopper of a cheap payment passes its challenge, and opens the address of a dear one with the result."""
+    async with open_gateway(("adyen",)) as inside:
+        dear = await challenged(inside.merchant, "adyen", flow, amount=199_900)
+        cheap = await challenged(inside.merchant, "adyen", flow, amount=100)
+        result = urlsplit(await visit(psps, cheap, "succeeded")).query
+        await inside.merchant.http.get(f"{await visit_never(inside, dear, 'adyen')}?{result}")
+        still = await inside.merchant.payment(dear["id"])
+        await inside.merchant.http.get(f"{await visit_never(inside, cheap, 'adyen')}?{result}")
+        paid = await inside.merchant.payment(cheap["id"])
+
+    assert (still["status"], still["amount_received"]) == ("requires_action", 0)
+    assert (paid["status"], paid["amount_received"]) == ("succeeded", 100)
+    assert [charge["amount"] for charge in psps.charges()] == [100]
+
+
+async def test_a_cancel_that_was_promised_is_kept_although_the_shopper_had_finished(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        payment = await challenged(inside.merchant, "stripe", flow)
+        address = await visit(psps, payment, "succeeded")
+        psps.fault("stripe", "void", "status", status=500)
+        promised = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
+        await inside.work()
+        await come_back(inside.merchant, address)
+        await worked(inside)
+        ended = await inside.merchant.payment(payment["id"])
+
+    assert (promised.status_code, promised.json()["cancel_requested"]) == (202, True)
+    assert ended["status"] == "canceled" or ended["amount_refunded"] == 1999
+
+
+async def test_a_cancel_that_joins_the_closing_of_a_challenge_is_kept(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        payment = await challenged(inside.merchant, "stripe", flow)
+        inside.database.let_time_pass()
+        psps.fault("stripe", "void", "status", status=500)
+        await end_abandoned(inside.house.deps)
+        await visit(psps, payment, "succeeded")
+        promised = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
+        await worked(inside, rounds=5)
+        ended = await inside.merchant.payment(payment["id"])
+
+    assert promised.status_code == 202, promised.text
+    assert ended["status"] == "canceled" or ended["amount_refunded"] == 1999
+
+
+async def test_coming_back_early_does_not_put_off_the_end(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        payment = await challenged(inside.merchant, "stripe", flow)
+        bare = await visit_never(inside, payment, "stripe")
+        inside.database.rows("UPDATE operation SET created_at = created_at - interval '25 minutes'")
+        for _ in range(2):
+            await inside.merchant.http.get(bare)
+        (attempt,) = inside.database.operations(payment["id"])
+
+    assert attempt["status"] == "requires_action"
+    assert attempt["due_at"] - attempt["created_at"] < timedelta(minutes=31)
+
+
+async def test_a_challenge_that_an_older_version_left_behind_ends(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        await challenged(inside.merchant, "stripe", flow)
+        inside.database.rows(
+            "UPDATE operation SET due_at = NULL, challenged = false, updated_at = updated_at - interval '2 hours'"
+        )
+        ended = await end_abandoned(inside.house.deps)
+
+    assert ended == 1
+
+
+async def test_an_old_closing_says_nothing_about_a_newer_try(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        merchant = inside.merchant
+        payment = await challenged(merchant, "stripe", flow)
+        inside.database.let_time_pass()
+        psps.fault("stripe", "void", "status", status=500)
+        await end_abandoned(inside.house.deps)
+        await visit(psps, payment, "failed")
+        found = await inside.house.deps.queries.payment(payment["id"])
+        assert found is not None
+        attempt = found.attempts[-1]
+        failed = Declined(Decline("authentication_failed", "soft", Action.ASK_NEW_METHOD), attempt.provider_id)
+        event = Event("evt_1", "payment_intent.payment_failed", Kind.AUTHORIZE, attempt.id, outcome=failed)
+        await news.apply("stripe", event, inside.house.deps)
+        again = await merchant.post(
+            f"/v1/payments/{payment['id']}/confirm", {"payment_method_data": flow.card(CHALLENGED["stripe"])}
+        )
+        await come_back(merchant, await visit(psps, again.json(), "succeeded"))
+        paid = await merchant.payment(payment["id"])
+
+    assert paid["status"] == "succeeded"
+
+
+async def test_a_browser_is_sent_on_although_the_database_is_away(
+    open_gateway: Open, psps: Psps, flow: type[Kit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_args: object, **_options: object) -> None:
+        raise DatabaseAway
+
+    async with open_gateway(("stripe",)) as inside:
+        payment = await challenged(inside.merchant, "stripe", flow)
+        address = await visit(psps, payment, "succeeded")
+        monkeypatch.setattr(complete, "open_certainly", away)
+        answer = await come_back(inside.merchant, address)
+
+    assert answer.status_code == 303

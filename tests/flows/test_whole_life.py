@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from gateway import news
+from providers.contract import Approved, Event, Kind
+from providers.money import Money
+
 if TYPE_CHECKING:
     import httpx
 
@@ -233,6 +237,59 @@ async def test_an_authorization_that_runs_out_at_the_psp_ends_the_payment(
     assert (released["cancellation_reason"], released["amount_capturable"]) == ("authorization_expired", 0)
     assert [attempt["status"] for attempt in attempts] == ["expired"]
     assert (late.status_code, late.json()["code"]) == (409, "payment_state")
+
+
+async def test_a_release_heard_while_a_capture_was_on_its_way_is_not_forgotten(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_gateway(("stripe",), listening=True) as inside:
+        merchant = inside.merchant
+        payment = await merchant.charged(capture_method="manual")
+        psps.fault("stripe", "capture", "status", status=500)
+        await merchant.post(f"/v1/payments/{payment['id']}/capture")
+        psps.let_pass("stripe", 8 * 24 * 3600)
+
+        async def canceled() -> bool:
+            await inside.work()
+            return bool((await merchant.payment(payment["id"]))["status"] == "canceled")
+
+        await flow.eventually(canceled, "the release was heard of, and the capture told")
+        released = await merchant.payment(payment["id"])
+
+    assert (released["amount_capturable"], released["amount_received"]) == (0, 0)
+
+
+async def test_a_change_of_the_amount_that_is_never_told_keeps_nobody_from_ending_the_payment(
+    open_gateway: Open, psps: Psps
+) -> None:
+    async with open_gateway(("adyen",)) as inside:
+        merchant, answers = inside.merchant, {}
+        for verb, fields in (("capture", {"amount": 1999}), ("cancel", {})):
+            payment = await merchant.charged(capture_method="manual", incremental_authorization=True)
+            path = f"/v1/payments/{payment['id']}"
+            await merchant.post(f"{path}/increment", {"amount": 2500})
+            if verb == "capture":
+                answers["too much"] = (await merchant.post(f"{path}/capture", {"amount": 2000})).status_code
+            answers[verb] = (await merchant.post(f"{path}/{verb}", fields)).status_code
+
+    assert answers == {"too much": 422, "capture": 202, "cancel": 202}
+
+
+async def test_a_released_payment_keeps_its_amount_whatever_is_told_of_a_change(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("adyen",)) as inside:
+        merchant, deps = inside.merchant, inside.house.deps
+        payment = await merchant.charged(capture_method="manual", incremental_authorization=True)
+        await merchant.post(f"/v1/payments/{payment['id']}/increment", {"amount": 2500})
+        change, psp = inside.database.operations(payment["id"])[-1], payment["provider_payment_id"]
+        told = {"provider_id": psp, "provider_payment_id": psp}
+        gone = Event("e1", "EXPIRE", Kind.VOID, lapsed=True, outcome=Approved(psp, Money(1999, "EUR")), **told)
+        late = Approved("x", Money(2500, "EUR"))
+        raised = Event("e2", "AUTHORISATION_ADJUSTMENT", Kind.INCREMENT, change["id"], outcome=late)
+        results = [(await news.apply("adyen", event, deps)).result for event in (gone, raised)]
+        after = await merchant.payment(payment["id"])
+
+    assert results == ["applied", "applied"]
+    assert (after["status"], after["amount"]) == ("canceled", 1999)
 
 
 # --- Conflicts --------------------------------------------------------------------------------------------------------

@@ -902,7 +902,8 @@ class Life(RuleBasedStateMachine):
         payment, attempt = self.payment, self.payment.open_attempt
         live = [one for one in payment.attempts if one.status in {S.AUTHORIZED, S.CAPTURED}]
         assert payment.processing_reason is None or payment.status is Status.PROCESSING
-        assert (payment.next_action is not None) == (payment.status is Status.REQUIRES_ACTION)
+        returned = attempt is not None and attempt.challenged and attempt.status in {S.SENT, S.UNKNOWN}
+        assert (payment.next_action is not None) == (payment.status is Status.REQUIRES_ACTION or returned)
         if attempt is not None:
             assert not live
             waits = {

@@ -1,6 +1,7 @@
 """Every documented code has our word, an unknown one keeps its own, and the shopper learns little."""
 
 import csv
+import itertools
 from importlib.resources import files
 from typing import Any
 
@@ -77,7 +78,10 @@ NEVER, DATA, WAIT, LATER = (
         ("generic_decline", LATER, "soft", Action.RETRY_OTHER_NOW, None),
         ("generic_decline", None, "soft", Action.RETRY_OTHER_NOW, None),
         ("expired_card", NEVER, "hard", Action.DO_NOT_RETRY, None),
-        ("expired_card", LATER, "soft", Action.RETRY_LATER, None),
+        ("expired_card", LATER, "hard", Action.ASK_NEW_METHOD, None),
+        ("stolen_card", LATER, "hard", Action.DO_NOT_RETRY, None),
+        ("lost_card", WAIT, "hard", Action.DO_NOT_RETRY, None),
+        ("expired_card", WAIT, "hard", Action.ASK_NEW_METHOD, None),
     ],
 )
 def test_the_networks_advice_stands_above_the_providers_code(
@@ -88,6 +92,15 @@ def test_the_networks_advice_stands_above_the_providers_code(
     assert (advised.type, advised.action, advised.wait_s) == (type_, action, wait_s)
     assert advised.provider_code == code
     assert advised.network_advice == (None if advice is None else advice.advice)
+
+
+def test_of_several_advices_the_strictest_counts_in_any_order() -> None:
+    plain = look_up(stripe.DECLINES, "generic_decline")
+
+    for one, other in itertools.permutations((NEVER, DATA, WAIT, LATER), 2):
+        both, swapped = plain.advised(one).advised(other), plain.advised(other).advised(one)
+        assert both == swapped
+    assert plain.advised(DATA).advised(LATER).action is Action.ASK_NEW_METHOD
 
 
 @pytest.mark.parametrize("network", ["stripe", "mastercard", "visa"])

@@ -209,14 +209,14 @@ async def test_a_reference_that_was_released_first_is_never_charged_afterwards(a
     assert sandbox.books("neutral")["authorisations"] == []
 
 
-async def test_what_was_released_had_been_approved(account: Any) -> None:
+async def test_what_was_released_is_held_no_more_although_it_had_been_approved(account: Any) -> None:
     held = await send(account, authorize())
     await send(account, void(held.provider_id), key="void")
 
     found = await account.lookup(call_for(account, authorize()))
 
-    assert isinstance(found, Approved)
-    assert found.captured is False
+    assert isinstance(found, Declined)
+    assert found.decline.code == "cancelled"
 
 
 async def test_a_challenge_that_was_ended_is_cancelled(account: Any) -> None:

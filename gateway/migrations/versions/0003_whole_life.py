@@ -1,19 +1,29 @@
-"""A payment's whole life: challenges that are completed, authorizations that are changed, disputes."""
+"""A payment's whole life: challenges that are completed, authorizations that are changed, disputes.
+
+Expand only: a process of the version before goes on working on the new schema. Each statement commits by itself, so that no lock is
+held longer than its own statement needs, and one that cannot have its lock within a few seconds gives up, so that it never stands in
+the way of payments. All of it may be run again where it was interrupted.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 from alembic import op
 
 revision = "0003"
 down_revision = "0002"
 
-EXPAND = """
-ALTER TABLE payment ADD COLUMN three_d_secure JSONB, ADD COLUMN capture_before TIMESTAMP WITH TIME ZONE;
-ALTER TABLE operation ADD COLUMN challenged BOOLEAN DEFAULT false NOT NULL;
-ALTER TABLE operation DROP CONSTRAINT operation_kind;
-ALTER TABLE operation ADD CONSTRAINT operation_kind
-    CHECK (kind IN ('authorize', 'capture', 'void', 'refund', 'increment', 'defend', 'accept'));
-CREATE TABLE dispute (
+STATEMENTS: Final = (
+    "SET lock_timeout = '3s'",
+    """ALTER TABLE payment ADD COLUMN IF NOT EXISTS three_d_secure JSONB,
+    ADD COLUMN IF NOT EXISTS capture_before TIMESTAMP WITH TIME ZONE""",
+    "ALTER TABLE operation ADD COLUMN IF NOT EXISTS challenged BOOLEAN DEFAULT false NOT NULL",
+    # Every row that fits the old check fits the new one: it may be checked afterwards, beside the payments that go on.
+    """ALTER TABLE operation DROP CONSTRAINT IF EXISTS operation_kind, ADD CONSTRAINT operation_kind
+    CHECK (kind IN ('authorize', 'capture', 'void', 'refund', 'increment', 'defend', 'accept')) NOT VALID""",
+    "ALTER TABLE operation VALIDATE CONSTRAINT operation_kind",
+    """CREATE TABLE IF NOT EXISTS dispute (
     id TEXT COLLATE "C" NOT NULL,
     merchant_id TEXT COLLATE "C" NOT NULL,
     livemode BOOLEAN NOT NULL,
@@ -33,19 +43,15 @@ CREATE TABLE dispute (
     PRIMARY KEY (id),
     CONSTRAINT dispute_once UNIQUE (account, provider_dispute_id),
     FOREIGN KEY(payment_id) REFERENCES payment (id)
-);
-CREATE INDEX dispute_by_merchant ON dispute (merchant_id, livemode, id);
-CREATE INDEX dispute_by_payment ON dispute (payment_id);
-"""
-
-# A challenge that was open before this version has no time at which it is abandoned.
-CHALLENGES = """
-UPDATE operation SET due_at = updated_at + interval '30 minutes', challenged = true
-    WHERE kind = 'authorize' AND status = 'requires_action';
-"""
+)""",
+    "CREATE INDEX IF NOT EXISTS dispute_by_merchant ON dispute (merchant_id, livemode, id)",
+    "CREATE INDEX IF NOT EXISTS dispute_by_payment ON dispute (payment_id)",
+    "RESET lock_timeout",
+)
 
 
 def upgrade() -> None:
-    """Expand only: what runs on the schema before this goes on running."""
-    op.execute(EXPAND)
-    op.execute(CHALLENGES)
+    """Add what is new, one statement and one commit at a time."""
+    with op.get_context().autocommit_block():
+        for statement in STATEMENTS:
+            op.execute(statement)
