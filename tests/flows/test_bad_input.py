@@ -226,6 +226,31 @@ REQUESTS: Final = [
         json.dumps({"payment": NO_SUCH_PAYMENT, "amount": 0}).encode(),
         "/v1/refunds",
     ),
+    # 3-D Secure, changed amounts, disputes.
+    wrong("a return address without a host", "return_url", return_url="https://"),
+    wrong("a return address in half a bracket", "return_url", return_url="https://[::1"),
+    wrong("a return address with a tab", "return_url", return_url="https://shop\t.example/"),
+    wrong("a return address that changes when it is read", "return_url", return_url="https://\u2100.example/"),
+    wrong("an origin without a host", "shopper.origin", shopper={"origin": "https://["}),
+    wrong("an unknown kind of 3-D Secure", "three_d_secure", three_d_secure="always"),
+    wrong("3-D Secure without the shopper", None, three_d_secure="required", off_session=True),
+    wrong("a changeable amount that is captured at once", None, incremental_authorization=True),
+    wrong(
+        "a token that ends in a slash",
+        "payment_method_data.tokens",
+        payment_method_data={"type": "token", "tokens": {"stripe": "cus_1/"}},
+    ),
+    Bad(
+        "a change of no payment", 404, "not_found", None, b'{"amount": 1}', f"/v1/payments/{NO_SUCH_PAYMENT}/increment"
+    ),
+    Bad("details of no payment", 404, "not_found", None, b'{"details": {}}', f"/v1/payments/{NO_SUCH_PAYMENT}/details"),
+    Bad("a dispute that is not there", 404, "not_found", None, b"", f"/v1/disputes/dp_{'0' * 32}", "GET"),
+    Bad("evidence in no dispute", 404, "not_found", None, b"{}", f"/v1/disputes/{NUMBER}/evidence"),
+    Bad(
+        "acceptance without a key", 400, "idempotency_key_missing", None, b"{}", "/v1/disputes/x/accept", headers=NO_KEY
+    ),
+    Bad("disputes, an unknown status", 422, "validation_failed", "status", b"", "/v1/disputes?status=angry", "GET"),
+    Bad("disputes of no payment", 422, "validation_failed", "payment", b"", f"/v1/disputes?payment={NUMBER}", "GET"),
     # Lists.
     filtered("limit 0", "limit=0", "limit"),
     filtered("limit 101", "limit=101", "limit"),

@@ -1010,6 +1010,35 @@ async def test_an_attempt_that_is_not_found_is_still_unknown(
     assert len(loopback.seen) == asked
 
 
+async def test_what_others_left_without_metadata_hides_nothing(loopback: Any, open_account: Any, kit: Any) -> None:
+    """Stripe may leave metadata null, and a refund's status."""
+    account = open_account("stripe", loopback.url)
+    ours = {"id": "re_1", "object": "refund", "amount": 1999, "currency": "eur", "status": "succeeded"}
+    ours |= {"metadata": {"operation": "re_1"}, "payment_intent": "pi_1"}
+    other = {"id": "re_2", "object": "refund", "amount": 1, "currency": "eur", "status": None, "metadata": None}
+    call = replace(kit.call(account, kit.ask("stripe", Kind.REFUND)), operation_id="re_1")
+    loopback.will(*pages({"data": [other, ours]}))
+
+    found = await account.provider.lookup(call)
+    loopback.will(*pages({"data": [{"id": "pi_x", "metadata": None}, *listed("att_1")["data"]]}, intent(id="pi_att_1")))
+    attempt = await account.provider.lookup(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)))
+
+    assert isinstance(found, Approved)
+    assert isinstance(attempt, Approved)
+
+
+@pytest.mark.parametrize("param", ["currency", "amount"])
+async def test_a_currency_or_an_amount_that_stripe_does_not_take_leaves_nothing_in_doubt(
+    param: Any, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    error = {"type": "invalid_request_error", "param": param, "message": "Invalid currency: xyz."}
+    loopback.will_answer(400, {"error": error})
+    account = open_account("stripe", loopback.url)
+    call = kit.call(account, kit.ask("stripe", Kind.AUTHORIZE, instrument=Token("pm_1")))
+
+    assert await account.provider.send(call, kit.keep_nothing) == NotProcessed("rejected", f"{param}_invalid")
+
+
 async def test_an_attempt_without_an_id_is_cancelled_by_its_name(loopback: Any, open_account: Any, kit: Any) -> None:
     kept: list[Any] = []
 
