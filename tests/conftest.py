@@ -28,7 +28,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl
 
 import httpx
@@ -293,6 +293,8 @@ class Psps:
 
     urls: Mapping[str, str]
     http: httpx.Client
+    REAL: ClassVar = ("stripe", "adyen")
+    """Those that play a PSP that there is."""
 
     def reset(self) -> None:
         for psp in self.urls:

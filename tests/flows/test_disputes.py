@@ -199,7 +199,7 @@ async def test_evidence_that_the_account_cannot_take_is_refused_before_it_is_ask
         "stripe": (422, "capability_missing", "stripe", "dispute_documents"),
         "adyen": (422, "capability_missing", "adyen", "dispute_text"),
     }
-    assert [request for psp in psps.urls for request in psps.requests(psp, "defend")] == []
+    assert [request for psp in psps.REAL for request in psps.requests(psp, "defend")] == []
 
 
 async def test_another_merchants_dispute_is_not_there_and_wrong_evidence_names_its_field(

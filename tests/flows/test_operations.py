@@ -164,10 +164,10 @@ async def _all_kinds(merchant: Merchant, psps: Psps, flow: type[Kit]) -> None:
     await merchant.charge(payment_method_data=flow.card("4000000000000002"), reference="cascade")
     await merchant.charged(confirm=False)
     for verb in ("capture", "cancel"):
-        for psp in psps.urls:
+        for psp in psps.REAL:
             held = await merchant.charged(capture_method="manual", routing={"account": psp})
             await merchant.post(f"/v1/payments/{held['id']}/{verb}")
-    for psp in psps.urls:
+    for psp in psps.REAL:
         paid = await merchant.charged(routing={"account": psp})
         await merchant.post("/v1/refunds", {"payment": paid["id"], "amount": 500})
         psps.fault(psp, "authorize", "garbage")
@@ -207,7 +207,7 @@ async def test_the_history_of_every_payment_leads_to_its_state(
         assert (payment["amount_capturing"], payment["amount_refunding"]) == (0, 0)
     assert database.value("SELECT count(*) FROM operation WHERE sealed_request IS NOT NULL OR holds_card") == 0
     assert database.value("SELECT count(*) FROM payment_method WHERE sealed_cvc IS NOT NULL AND wipe_at IS NULL") == 0
-    for psp in psps.urls:
+    for psp in psps.REAL:
         ours = database.value(
             "SELECT coalesce(sum(amount_captured), 0)::bigint FROM payment WHERE account = %(psp)s", psp=psp
         )
@@ -282,7 +282,7 @@ async def test_no_secret_is_written_anywhere_in_the_clear(
     server = processes.server().start()
     processes.worker()
     async with server.merchant() as merchant:
-        for psp in psps.urls:
+        for psp in psps.REAL:
             psps.fault(psp, "authorize", "garbage")
             await merchant.charge(payment_method_data=card(NUMBERS[0]), routing={"account": psp})
             psps.fault(psp, "authorize", "error_after_effect", status=500)

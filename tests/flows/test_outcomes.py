@@ -215,7 +215,7 @@ async def test_a_call_that_times_out_after_its_effect_is_settled_to_the_truth_by
     processes: Processes, psps: Psps, flow: type[Kit]
 ) -> None:
     """Two calls of ten seconds, at once: one at each account, both charged there and never answered."""
-    for psp in psps.urls:
+    for psp in psps.REAL:
         psps.fault(psp, "authorize", "timeout_after_effect")
         psps.fault(psp, "any", "drop_webhook", times=None)
     server = processes.server().start()
@@ -223,7 +223,7 @@ async def test_a_call_that_times_out_after_its_effect_is_settled_to_the_truth_by
 
     async with server.merchant() as merchant:
         answers = await asyncio.gather(
-            *(merchant.charge(key=f"order-{psp}", routing={"account": psp}, reference=psp) for psp in psps.urls),
+            *(merchant.charge(key=f"order-{psp}", routing={"account": psp}, reference=psp) for psp in psps.REAL),
         )
         payments = [answer.json() for answer in answers]
 
@@ -233,16 +233,16 @@ async def test_a_call_that_times_out_after_its_effect_is_settled_to_the_truth_by
 
         await flow.eventually(settled, "both payments succeeded")
         again = [
-            await merchant.charge(key=f"order-{psp}", routing={"account": psp}, reference=psp) for psp in psps.urls
+            await merchant.charge(key=f"order-{psp}", routing={"account": psp}, reference=psp) for psp in psps.REAL
         ]
 
-    for psp, answer, replay in zip(psps.urls, answers, again, strict=True):
+    for psp, answer, replay in zip(psps.REAL, answers, again, strict=True):
         assert answer.status_code == 202, (psp, answer.text)
         assert answer.json()["processing_reason"] == "outcome_unknown"
         assert (replay.status_code, replay.json()["id"]) == (201, answer.json()["id"])
         assert (replay.json()["account"], replay.json()["attempt_count"]) == (psp, 1)
     assert len(psps.charges()) == 2
-    for psp in psps.urls:  # the lease was held while the call lasted: nobody else sent it meanwhile
+    for psp in psps.REAL:  # the lease was held while the call lasted: nobody else sent it meanwhile
         first, second, *_ = (entry["arrived"] for entry in psps.requests(psp, "authorize"))
         assert second - first > LEASE_S
 

@@ -821,6 +821,8 @@ class Life(RuleBasedStateMachine):
     def learn(self, about: Operation, outcome: Outcome, *, driven: bool) -> None:
         payment, following = self.payment, None
         plan = payment.plan({about.id: outcome})
+        driven = driven and not about.challenged  # after a challenge nobody else is asked
+        plan = plan.held() if about.challenged else plan
         if driven and plan.account is not None and about.kind is Kind.AUTHORIZE:
             following = self.next(Kind.AUTHORIZE, account=plan.account)
         plan = plan.held() if driven and following is None else plan
