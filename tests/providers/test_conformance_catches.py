@@ -433,7 +433,7 @@ CAUGHT: Final[list[tuple[type[NeutralProvider], Case]]] = [
     ),
     (
         BreaksOnAnOddEvent,
-        lambda suite, psp, _: suite.test_whatever_an_authentic_webhook_says_it_is_kept_or_refused(psp),
+        lambda suite, psp, _: suite.test_whatever_an_authentic_webhook_says_it_is_kept_or_refused(Kind.REFUND, psp),
     ),
 ]
 
