@@ -41,6 +41,7 @@ from providers.contract import (
     DetailsRefused,
     DisputeNews,
     DisputeStatus,
+    Document,
     Event,
     Increment,
     Instrument,
@@ -468,7 +469,7 @@ BAD_BODIES: Final[Mapping[str, bytes]] = {
     "not utf-8": b"\xff\xfe{}",
     "deep": b"[" * 5000 + b"]" * 5000,
 }
-_ODD: Final[Sequence[Any]] = (None, True, -1, "", UNHEARD_OF, [], {})
+_ODD: Final[Sequence[Any]] = (None, True, -1, 10**15, "", UNHEARD_OF, [], {})
 
 
 def _varied(body: Any) -> Iterator[bytes]:
@@ -1073,6 +1074,26 @@ class Abilities(_Suite):
             pytest.skip(f"{psp.account.provider.name}: {kind} is permitted by a capability")
         first = psp.ask(Kind.AUTHORIZE)
         ask = psp.ask(kind, Sent(first, psp.call(first), Pending("any")), **_ANY_DISPUTE[kind])
+
+        with pytest.raises(ValueError, match=r"\w"):
+            psp.account.provider.compose(ask)
+
+    @pytest.mark.parametrize(
+        ("capability", "said"),
+        [
+            (Capability.DISPUTE_TEXT, {"text": {"any": "I was there."}}),
+            (Capability.DISPUTE_DOCUMENTS, {"documents": (Document("any", "application/pdf", b"%PDF-1.7"),)}),
+        ],
+        ids=["text", "documents"],
+    )
+    def test_evidence_that_would_be_lost_is_not_composed(
+        self, capability: Capability, said: Mapping[str, Any], psp: UnderTest
+    ) -> None:
+        able = psp.account.provider.capabilities
+        if capability in able.supported | able.on_request:
+            pytest.skip(f"{psp.account.provider.name}: takes it")
+        first = psp.ask(Kind.AUTHORIZE)
+        ask = psp.ask(Kind.DEFEND, Sent(first, psp.call(first), Pending("any")), dispute_id="any", **said)
 
         with pytest.raises(ValueError, match=r"\w"):
             psp.account.provider.compose(ask)
