@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
@@ -41,6 +41,7 @@ from providers.contract import (
     DetailsRefused,
     DisputeNews,
     DisputeStatus,
+    Document,
     Event,
     Increment,
     Instrument,
@@ -54,6 +55,7 @@ from providers.contract import (
     Void,
     WebhookRefused,
 )
+from providers.declines import Action
 from providers.money import AMOUNT_MAX, Money, exponent
 from providers.registry import DEADLINE_S, Account, ConfigError
 
@@ -62,6 +64,13 @@ from providers.registry import DEADLINE_S, Account, ConfigError
 Situation: TypeAlias = Literal["approved", "declined_soft", "declined_hard", "challenge", "card", "disputed"]
 """What an instrument gets at this PSP. ``card`` is a card number that is approved, ``disputed`` is approved and then disputed;
 the others are what is cheapest there."""
+
+Step: TypeAlias = Kind | Literal["completion", "lookup"]
+"""What a fault is scripted for: a verb, the request that finishes a challenge, or the question what became of an operation."""
+
+Difference: TypeAlias = Literal["keeps_the_rest", "never_lapses", "authenticates_by_its_own_rules"]
+"""What a PSP may do otherwise than most: keep what a final capture left, hold an authorization for ever, ask no shopper that
+it was told to ask."""
 
 PREFIXES: Final[Mapping[Kind, str]] = {
     Kind.AUTHORIZE: "att_",
@@ -86,10 +95,33 @@ EUR: Final = Money(1999, "EUR")
 LESS: Final = Money(1200, "EUR")
 MORE: Final = Money(2999, "EUR")
 
+BROWSER: Final[Mapping[str, Any]] = {
+    "channel": "web",
+    "origin": "https://shop.example",
+    "browser_info": {
+        "accept_header": "*/*",
+        "color_depth": 24,
+        "java_enabled": False,
+        "language": "en-IE",
+        "screen_height": 900,
+        "screen_width": 1440,
+        "time_zone_offset": 0,
+        "user_agent": "Mozilla/5.0",
+    },
+}
+"""The ``shopper`` of a payment in a checkout that can show a challenge itself."""
+
+UNHEARD_OF: Final = "zz_unheard_of"
+"""A word that no PSP uses."""
+
 _SHORT_S: Final = 0.25
 """The deadline of a call whose answer never comes."""
 _REPLAYS_MAX: Final = 8
 _REPLAY_PAUSE_S: Final = 0.05
+_STEPS_MAX: Final = 4
+"""Of a native challenge: a fingerprint and a challenge, and room for two more."""
+_FOR_EVER_S: Final = 60 * 24 * 3600
+"""No PSP holds an authorization longer."""
 
 
 @dataclass(slots=True)
@@ -99,6 +131,8 @@ class Sent:
     ask: Ask
     call: Call
     outcome: Outcome
+    kept: list[Mapping[str, Any]] = field(default_factory=list)
+    """Every request that was handed over to be kept."""
 
     @property
     def provider_id(self) -> str:
@@ -127,18 +161,28 @@ class UnderTest:
     """With how many decimals the PSP's books count a currency."""
     script: Callable[[str, str, Mapping[str, Any]], None] | None = None
     """Script a fault for the next request of an operation: ``script("authorize", "status", {"status": 500})``."""
-    operations: Mapping[Kind, str] = field(default_factory=dict)
-    """What ``script`` calls a verb, where it is not the verb's own word."""
+    operations: Mapping[Step, str] = field(default_factory=dict)
+    """What ``script`` calls a step, where it is not the verb's own word, ``lookup``, or of a completion ``authorize``."""
+    problem: Callable[[str], str] | None = None
+    """The body of an error at this PSP with such a code."""
+    keys: Callable[[], Sequence[str | None]] | None = None
+    """The idempotency keys of the requests that have arrived there, in their order; ``None`` of one without."""
     books: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """What really happened to money there, in the form of the sandbox's books."""
     webhook: Callable[[Callable[[Event], bool]], Awaitable[tuple[Mapping[str, str], bytes]]] | None = None
     """The headers and body of the first webhook that has such an event; waits for it, raises where none comes."""
+    sign: Callable[[bytes], tuple[Mapping[str, str], bytes]] | None = None
+    """The headers and the body of a webhook that says this, as the PSP would sign it; what cannot be signed comes back as it is."""
     shopper: Callable[..., Awaitable[Mapping[str, str]]] | None = None
-    """``shopper(next_action, passed=…)`` passes or fails a challenge and gives the query parameters of the return address."""
+    """``shopper(next_action, passed=…)`` passes or fails a challenge, by redirect or native, and gives what is brought back."""
     advance: Callable[[float], None] | None = None
     """Let so many seconds pass at the PSP at once."""
     defense: Mapping[str, Any] = field(default_factory=dict)
     """What contests a dispute there: ``text``, ``reason`` and ``documents`` of a :class:`Defend`."""
+    actions: Mapping[Situation, Action] = field(default_factory=dict)
+    """What the declines of ``declined_soft`` and ``declined_hard`` permit, by the PSP's own page."""
+    differs: Mapping[Difference, str] = field(default_factory=dict)
+    """What this PSP does otherwise, each with its reason: such a case is skipped."""
     return_url: str = "https://gateway.example/v1/return/t"
 
     # -- what this one can do
@@ -162,11 +206,17 @@ class UnderTest:
         assert isinstance(card, Card)
         return card
 
-    def scripted(self, kind: Kind, fault: str, parameters: Mapping[str, Any]) -> None:
-        """Script a fault for the next request of this verb; skips the case at a real PSP."""
+    def does(self, usual: Difference) -> None:
+        """Skip the case where this PSP does otherwise."""
+        if usual in self.differs:
+            pytest.skip(f"{self.account.provider.name}: {self.differs[usual]}")
+
+    def scripted(self, step: Step, fault: str, parameters: Mapping[str, Any]) -> None:
+        """Script a fault for the next request of this step; skips the case at a real PSP."""
         if self.script is None or self.books is None:
             pytest.skip(f"{self.account.provider.name}: no faults can be scripted here")
-        self.script(self.operations.get(kind, kind.value), fault, parameters)
+        word = "authorize" if step == "completion" else str(step)
+        self.script(self.operations.get(step, word), fault, parameters)
 
     # -- asking
 
@@ -209,6 +259,7 @@ class UnderTest:
 
         async def keep(request: Mapping[str, Any]) -> None:
             kept.call = replace(kept.call, request=json.loads(json.dumps(request)))
+            kept.kept.append(kept.call.request)
 
         if once:
             try:
@@ -256,8 +307,8 @@ class UnderTest:
 
     def concerns(self, event: Event, sent: Sent) -> bool:
         """Whether an event is about this operation: by our reference, or by what names it or its payment there."""
-        if event.kind is not sent.call.kind or event.outcome is None:
-            return False
+        if event.kind is not sent.call.kind or event.outcome is None or isinstance(event.outcome, ActionRequired):
+            return False  # a challenge is not the end of it
         if event.operation_id is not None:
             return event.operation_id == sent.ask.operation_id
         payment = getattr(sent.ask, "provider_payment_id", None)
@@ -312,6 +363,155 @@ class _Suite:
         raise NotImplementedError("a subclass of the suite has a fixture `psp`")
 
 
+# --- What goes wrong --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """One thing that goes wrong, by the sandbox's name for it."""
+
+    fault: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lies(self) -> bool:
+        """Whether the answer is whole, and about something else than was asked."""
+        return self.fault.startswith("wrong_")
+
+    @property
+    def deadline_s(self) -> float:
+        """How long an answer is waited for."""
+        return _SHORT_S if self.fault.startswith("timeout") else DEADLINE_S
+
+    def script(self, psp: UnderTest, step: Step, ask: Ask) -> None:
+        """Let it happen to the next request of this step, which is about this ask."""
+        named = {"instead_of": ask.operation_id} if self.fault == "wrong_reference" else {}
+        twice = (
+            {"times": 2} if step == "lookup" and self.fault.startswith("reset") else {}
+        )  # a read is read again by aiohttp
+        psp.scripted(step, self.fault, {**self.parameters, **named, **twice})
+
+    async def meets(self, psp: UnderTest, sent: Sent) -> Sent:
+        """Send it into the fault: once, or where nothing answers through the account, whose deadline ends it."""
+        once = not self.fault.startswith("timeout")
+        met = await psp.sent(sent.ask, sent.call, timeout_s=self.deadline_s, once=once)
+        assert once or isinstance(met.outcome, Unknown), f"silence was taken for an answer: {met.outcome}"
+        return met
+
+
+FAULTS: Final[Mapping[str, _Fault]] = {
+    "silence before the effect": _Fault("timeout_before_effect"),
+    "silence after the effect": _Fault("timeout_after_effect"),
+    "reset before the effect": _Fault("reset_before_effect"),
+    "reset after the effect": _Fault("reset_after_effect"),
+    "500 before the effect": _Fault("status", {"status": 500}),
+    "500 after the effect": _Fault("error_after_effect"),
+    "502 before the effect": _Fault("status", {"status": 502}),
+    "503 before the effect": _Fault("status", {"status": 503}),
+    "409": _Fault("status", {"status": 409}),
+    "429": _Fault("status", {"status": 429}),
+    "garbage": _Fault("garbage"),
+    "an empty answer": _Fault("empty"),
+    "half an answer": _Fault("truncated"),
+    "another amount": _Fault("wrong_amount"),
+    "another currency": _Fault("wrong_currency"),
+    "another operation": _Fault("wrong_reference"),
+}
+
+
+def _agrees(psp: UnderTest, sent: Sent) -> None:
+    """One outcome beside the books: a yes only where it happened, a no only where it did not."""
+    effects = psp.effects(sent) or []
+    match sent.outcome:
+        case Approved(amount=amount):
+            assert (len(effects), amount) == (1, sent.ask.amount)
+        case Pending():
+            assert len(effects) == 1
+        case NotProcessed():
+            assert effects == []
+        case Unknown():
+            pass
+        case Declined() | ActionRequired():
+            pytest.fail(f"a fault was taken for an answer: {sent.outcome}")
+
+
+async def _settled(psp: UnderTest, sent: Sent) -> Outcome:
+    """By sending the same again; where the PSP keeps its own failure under the key, by looking or by webhook."""
+    again = sent
+    for _ in range(_REPLAYS_MAX):
+        if not isinstance(again.outcome, Unknown):
+            return await psp.settled(again)
+        again = await psp.sent(sent.ask, again.call, once=True)
+        if isinstance(again.outcome, Unknown) and not again.outcome.resend:
+            return await psp.settled(again)
+        await asyncio.sleep(_REPLAY_PAUSE_S if isinstance(again.outcome, Unknown) else 0)
+    return await psp.settled(again)
+
+
+async def _keys_of(psp: UnderTest, ask: Ask, call: Call) -> Sequence[str | None]:
+    """Under which keys the requests of one call travel."""
+    if psp.keys is None:
+        pytest.skip(f"{psp.account.provider.name}: nobody says which keys arrive there")
+    before = len(psp.keys())
+    await psp.sent(ask, call, once=True)
+    return psp.keys()[before:]
+
+
+# --- What a webhook may say -------------------------------------------------------------------------------------------
+
+BAD_BODIES: Final[Mapping[str, bytes]] = {
+    "empty": b"",
+    "garbage": b"<html>hello</html>",
+    "a number": b"1111",
+    "a list": b"[]",
+    "null": b"null",
+    "an empty object": b"{}",
+    "not utf-8": b"\xff\xfe{}",
+    "deep": b"[" * 5000 + b"]" * 5000,
+}
+_ODD: Final[Sequence[Any]] = (None, True, -1, 10**15, "", UNHEARD_OF, [], {})
+
+
+def _varied(body: Any) -> Iterator[bytes]:
+    """A JSON text with each of its parts left out once, and replaced once by each odd value."""
+
+    def parts(value: Any) -> Iterator[tuple[Any, Any]]:
+        for name, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield value, name
+            if isinstance(part, dict | list):
+                yield from parts(part)
+
+    for holder, name in parts(body):
+        said = holder[name]
+        for odd in _ODD:
+            holder[name] = odd
+            yield json.dumps(body).encode()
+        del holder[name]
+        yield json.dumps(body).encode()
+        if isinstance(holder, list):
+            holder.insert(name, said)
+        else:
+            holder[name] = said
+
+
+def _signed(psp: UnderTest, body: bytes) -> tuple[Mapping[str, str], bytes]:
+    """A webhook that says this, as the PSP would have sent it."""
+    if psp.sign is None:
+        pytest.skip(f"{psp.account.provider.name}: nobody signs a webhook of ours here")
+    return psp.sign(body)
+
+
+def _kept_or_refused(psp: UnderTest, body: bytes) -> None:
+    """It becomes events or is refused by name; whatever else were raised would hold up all that comes behind it."""
+    headers, signed = _signed(psp, body)
+    try:
+        psp.account.provider.verify_webhook(headers, signed)
+        events = psp.account.provider.parse_webhook(signed)
+    except WebhookRefused:
+        return
+    assert all(isinstance(each, Event) for each in events)
+
+
 # --- Authorizing ------------------------------------------------------------------------------------------------------
 
 _SAYS_TOO_MUCH: Final = re.compile(r"stolen|lost|fraud|pick ?up|blocked", re.IGNORECASE)
@@ -362,6 +562,8 @@ class Authorizations(_Suite):
         assert (decline.type, decline.code != "other") == (firmness, True)
         assert decline.provider_code
         assert not _SAYS_TOO_MUCH.search(decline.message)
+        assert decline.action is psp.actions.get(situation, decline.action)
+        assert firmness == "soft" or decline.action is not Action.RETRY_OTHER_NOW, "each further try costs, and annoys"
         psp.assert_effects(sent)
 
     async def test_a_wrong_api_key_reaches_nobody(self, psp: UnderTest) -> None:
@@ -396,14 +598,20 @@ class Challenges(_Suite):
         sent.call = replace(sent.call, provider_id=sent.outcome.provider_id)
         return sent
 
-    async def finished(self, psp: UnderTest, sent: Sent, *, passed: bool) -> tuple[Call, Sent]:
+    async def brought(self, psp: UnderTest, sent: Sent, *, passed: bool) -> Mapping[str, str]:
+        """What the shopper brings back of a challenge."""
         if psp.shopper is None:
             pytest.skip(f"{psp.account.provider.name}: nobody plays the shopper here")
         assert isinstance(sent.outcome, ActionRequired)
-        details = await psp.shopper(sent.outcome.action, passed=passed)
+        return await psp.shopper(sent.outcome.action, passed=passed)
+
+    def completion(self, psp: UnderTest, sent: Sent, details: Mapping[str, str]) -> Call:
         request = psp.account.provider.completion(sent.call, details)
         assert request == psp.account.provider.completion(sent.call, details), "the same details give the same request"
-        call = replace(sent.call, request=json.loads(json.dumps(request)))
+        return replace(sent.call, request=json.loads(json.dumps(request)))
+
+    async def finished(self, psp: UnderTest, sent: Sent, *, passed: bool) -> tuple[Call, Sent]:
+        call = self.completion(psp, sent, await self.brought(psp, sent, passed=passed))
         return call, await psp.sent(sent.ask, call)
 
     async def test_a_challenge_asks_for_a_redirect(self, psp: UnderTest) -> None:
@@ -431,6 +639,104 @@ class Challenges(_Suite):
         assert isinstance(done.outcome, Declined), done.outcome
         assert done.outcome.decline.code.startswith("authentication")
         psp.assert_effects(sent)
+
+    @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+    async def test_a_fault_while_a_challenge_is_finished_is_never_taken_for_an_answer(
+        self, fault: _Fault, psp: UnderTest
+    ) -> None:
+        sent = await self.challenged(psp)
+        call = self.completion(psp, sent, await self.brought(psp, sent, passed=True))
+        fault.script(psp, "completion", sent.ask)
+
+        done = await fault.meets(psp, replace(sent, call=call))
+        if fault.fault == "wrong_reference":  # it may be read as: the shopper brought what is another payment's
+            assert isinstance(done.outcome, Unknown | NotProcessed), done.outcome
+        else:
+            _agrees(psp, done)
+            assert isinstance(done.outcome, Unknown) or not fault.lies, f"a lie was believed: {done.outcome}"
+        if isinstance(done.outcome, NotProcessed):  # the challenge is still open
+            done = await psp.sent(sent.ask, call, once=True)
+        final = await _settled(psp, done)
+
+        psp.assert_happened(final, EUR)
+        psp.assert_effects(sent, EUR)
+
+    async def test_a_lost_answer_to_a_shopper_who_failed_is_found_to_be_a_decline(self, psp: UnderTest) -> None:
+        sent = await self.challenged(psp)
+        call = self.completion(psp, sent, await self.brought(psp, sent, passed=False))
+        psp.scripted("completion", "garbage", {})
+
+        lost = await psp.sent(sent.ask, call, once=True)
+        found = await psp.sent(sent.ask, call, once=True)
+
+        assert isinstance(lost.outcome, Unknown), lost.outcome
+        assert isinstance(found.outcome, Declined), found.outcome
+        psp.assert_effects(sent)
+
+    async def test_a_challenge_is_always_finished_under_the_same_key(self, psp: UnderTest) -> None:
+        sent = await self.challenged(psp)
+        call = self.completion(psp, sent, await self.brought(psp, sent, passed=True))
+
+        first = await _keys_of(psp, sent.ask, call)
+
+        assert first
+        assert await _keys_of(psp, sent.ask, call) == first
+
+    async def test_what_the_shopper_of_another_payment_brought_back_finishes_only_that_one(
+        self, psp: UnderTest
+    ) -> None:
+        ours, theirs = await self.challenged(psp), await self.challenged(psp)
+        details = await self.brought(psp, theirs, passed=True)
+
+        try:
+            mixed_up = await psp.sent(ours.ask, self.completion(psp, ours, details))
+        except DetailsRefused:
+            pass
+        else:
+            assert isinstance(mixed_up.outcome, Unknown | NotProcessed), mixed_up.outcome
+        done = await psp.sent(theirs.ask, self.completion(psp, theirs, details))
+
+        psp.assert_effects(ours)
+        psp.assert_happened(done.outcome, EUR)
+        psp.assert_effects(theirs, EUR)
+
+    async def test_authentication_that_is_required_takes_place(self, psp: UnderTest) -> None:
+        psp.needs(Capability.REDIRECT)
+        psp.does("authenticates_by_its_own_rules")
+
+        sent = await psp.do(Kind.AUTHORIZE, three_d_secure="required")
+
+        asked = isinstance(sent.outcome, ActionRequired)
+        assert asked or (isinstance(sent.outcome, Approved) and sent.outcome.three_d_secure), sent.outcome
+
+    async def native(self, psp: UnderTest, *, passed: bool) -> Sent:
+        """Go through all steps of a challenge inside the checkout; what came of the last one."""
+        psp.needs(Capability.NATIVE)
+        instrument = psp.instrument("challenge")
+        sent = await psp.do(Kind.AUTHORIZE, instrument=instrument, three_d_secure="required", shopper=BROWSER)
+        assert isinstance(sent.outcome, ActionRequired), sent.outcome
+        begun = replace(sent.call, provider_id=sent.outcome.provider_id)
+        steps = [replace(sent, call=begun)]
+        while isinstance(steps[-1].outcome, ActionRequired) and len(steps) <= _STEPS_MAX:
+            assert steps[-1].outcome.action["type"] != "redirect_to_url", "that leads out of the checkout"
+            details = await self.brought(psp, steps[-1], passed=passed)
+            steps.append(await psp.sent(sent.ask, self.completion(psp, steps[-1], details)))
+        return steps[-1]
+
+    async def test_a_shopper_who_passes_inside_the_checkout_has_paid_once(self, psp: UnderTest) -> None:
+        done = await self.native(psp, passed=True)
+
+        again = await psp.sent(done.ask, done.call)
+
+        psp.assert_happened(done.outcome, EUR)
+        psp.assert_happened(again.outcome, EUR)
+        psp.assert_effects(done, EUR)
+
+    async def test_a_shopper_who_fails_inside_the_checkout_pays_nothing(self, psp: UnderTest) -> None:
+        done = await self.native(psp, passed=False)
+
+        assert isinstance(done.outcome, Declined), done.outcome
+        psp.assert_effects(done)
 
     async def test_an_attempt_that_waits_for_its_shopper_can_be_ended(self, psp: UnderTest) -> None:
         sent = await self.challenged(psp)
@@ -482,6 +788,23 @@ class FollowUps(_Suite):
             capture = await psp.do(Kind.CAPTURE, payment, amount=part, final=final)
             psp.assert_happened(await psp.settled(capture), part)
             psp.assert_effects(capture, part)
+
+    @pytest.mark.parametrize("captures", ["one", "several"])
+    async def test_after_the_final_capture_the_rest_is_released(self, captures: str, psp: UnderTest) -> None:
+        psp.needs(Capability.MANUAL_CAPTURE, Capability.PARTIAL_CAPTURE)
+        if captures == "several":
+            psp.needs(Capability.SEVERAL_CAPTURES)
+        psp.does("keeps_the_rest")
+        payment = await psp.authorized(several_captures=captures == "several")
+
+        last = await psp.do(Kind.CAPTURE, payment, amount=LESS, final=True)
+        psp.assert_happened(await psp.settled(last), LESS)
+        more = await psp.do(Kind.CAPTURE, payment, amount=Money(500, "EUR"))
+
+        refused = await psp.settled(more) if isinstance(more.outcome, Pending) else more.outcome
+        if not isinstance(refused, Unknown):
+            psp.assert_refused(refused)
+        psp.assert_effects(more)
 
     async def test_more_than_was_authorized_cannot_be_captured(self, psp: UnderTest) -> None:
         psp.needs(Capability.MANUAL_CAPTURE)
@@ -624,6 +947,11 @@ class Disputes(_Suite):
     """A shopper's bank takes the money back: it is told, and then contested or given up."""
 
     async def disputed(self, psp: UnderTest) -> tuple[Sent, Event, DisputeNews]:
+        payment, event, news, _ = await self.told(psp)
+        return payment, event, news
+
+    async def told(self, psp: UnderTest) -> tuple[Sent, Event, DisputeNews, bytes]:
+        """A disputed payment, the event that says so, and the webhook it came in."""
         instrument = psp.instrument("disputed")
         if psp.webhook is None:
             pytest.skip(f"{psp.account.provider.name}: a dispute is told by webhook, and those do not come here")
@@ -636,7 +964,7 @@ class Disputes(_Suite):
         psp.account.provider.verify_webhook(headers, body)
         event = next(each for each in psp.account.provider.parse_webhook(body) if ours(each))
         assert event.dispute is not None
-        return payment, event, event.dispute
+        return payment, event, event.dispute, body
 
     async def answer(self, psp: UnderTest, kind: Kind) -> tuple[Ask, Call]:
         if kind is Kind.ACCEPT:
@@ -658,6 +986,12 @@ class Disputes(_Suite):
         assert news.amount == EUR
         assert news.status in {DisputeStatus.NEEDS_RESPONSE, DisputeStatus.INQUIRY}
         assert news.reason
+
+    async def test_whatever_an_authentic_webhook_of_a_dispute_says_it_is_kept_or_refused(self, psp: UnderTest) -> None:
+        _, _, _, body = await self.told(psp)
+
+        for odd in _varied(json.loads(body)):
+            _kept_or_refused(psp, odd)
 
     @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT], ids=str)
     async def test_a_dispute_is_answered_once_and_a_replay_is_never_refused(self, kind: Kind, psp: UnderTest) -> None:
@@ -700,16 +1034,78 @@ class Disputes(_Suite):
 # --- What an account can do, and what is looked up --------------------------------------------------------------------
 
 
+_MEANS: Final[Mapping[Capability, Callable[[UnderTest], bool]]] = {
+    Capability.CARD_NUMBERS: lambda psp: "card" in psp.instruments,
+    Capability.NETWORK_TRANSACTION_ID: lambda psp: "card" in psp.instruments,
+    Capability.REDIRECT: lambda psp: "challenge" in psp.instruments and psp.shopper is not None,
+    Capability.NATIVE: lambda psp: "challenge" in psp.instruments and psp.shopper is not None,
+    Capability.DISPUTE_TEXT: lambda psp: "disputed" in psp.instruments and bool(psp.defense.get("text")),
+    Capability.DISPUTE_DOCUMENTS: lambda psp: "disputed" in psp.instruments and bool(psp.defense.get("documents")),
+    Capability.DISPUTE_ACCEPT: lambda psp: "disputed" in psp.instruments,
+}
+"""What has to be brought for a capability to be exercised. The others need nothing."""
+
+_PERMITTED_BY: Final[Mapping[Kind, frozenset[Capability]]] = {
+    Kind.INCREMENT: frozenset({Capability.INCREMENT, Capability.DECREMENT}),
+    Kind.DEFEND: frozenset({Capability.DISPUTE_TEXT, Capability.DISPUTE_DOCUMENTS}),
+    Kind.ACCEPT: frozenset({Capability.DISPUTE_ACCEPT}),
+}
+_ANY_DISPUTE: Final[Mapping[Kind, Mapping[str, Any]]] = {
+    Kind.INCREMENT: {},
+    Kind.DEFEND: {"dispute_id": "any"},
+    Kind.ACCEPT: {"dispute_id": "any"},
+}
+
+
 class Abilities(_Suite):
     """What is off is refused before any call; what is said to be on may be asked."""
 
-    @pytest.mark.parametrize("capability", Capability)
-    def test_what_an_account_cannot_do_is_refused_by_name_before_a_call(
-        self, capability: Capability, psp: UnderTest
-    ) -> None:
-        refusal = psp.account.eligible(EUR, has_token=True, has_card=False, needs=frozenset({capability}))
+    def test_what_is_claimed_can_be_exercised_here(self, psp: UnderTest) -> None:
+        """Nothing is skipped for want of an instrument or a shopper where there is a simulator that could have them."""
+        if psp.books is None:
+            pytest.skip(f"{psp.account.provider.name}: a real PSP has what it has")
 
-        assert refusal == (None if psp.account.can(capability) else f"no_{capability}")
+        assert not [claim for claim, has in _MEANS.items() if psp.account.can(claim) and not has(psp)]
+
+    @pytest.mark.parametrize("kind", [Kind.INCREMENT, Kind.DEFEND, Kind.ACCEPT], ids=str)
+    def test_what_no_account_there_can_do_is_composed_for_none(self, kind: Kind, psp: UnderTest) -> None:
+        able = psp.account.provider.capabilities
+        if (able.supported | able.on_request) & _PERMITTED_BY[kind]:
+            pytest.skip(f"{psp.account.provider.name}: {kind} is permitted by a capability")
+        first = psp.ask(Kind.AUTHORIZE)
+        ask = psp.ask(kind, Sent(first, psp.call(first), Pending("any")), **_ANY_DISPUTE[kind])
+
+        with pytest.raises(ValueError, match=r"\w"):
+            psp.account.provider.compose(ask)
+
+    @pytest.mark.parametrize(
+        ("capability", "said"),
+        [
+            (Capability.DISPUTE_TEXT, {"text": {"any": "I was there."}}),
+            (Capability.DISPUTE_DOCUMENTS, {"documents": (Document("any", "application/pdf", b"%PDF-1.7"),)}),
+        ],
+        ids=["text", "documents"],
+    )
+    def test_evidence_that_would_be_lost_is_not_composed(
+        self, capability: Capability, said: Mapping[str, Any], psp: UnderTest
+    ) -> None:
+        able = psp.account.provider.capabilities
+        if capability in able.supported | able.on_request:
+            pytest.skip(f"{psp.account.provider.name}: takes it")
+        first = psp.ask(Kind.AUTHORIZE)
+        ask = psp.ask(Kind.DEFEND, Sent(first, psp.call(first), Pending("any")), dispute_id="any", **said)
+
+        with pytest.raises(ValueError, match=r"\w"):
+            psp.account.provider.compose(ask)
+
+    def test_what_is_there_on_request_only_is_off_until_it_is_enabled(self, psp: UnderTest) -> None:
+        on_request = psp.account.provider.capabilities.on_request
+        bare = psp.reopen(enabled=())
+
+        for capability in on_request:
+            refusal = bare.eligible(EUR, has_token=True, has_card=False, needs=frozenset({capability}))
+            assert refusal == f"no_{capability}"
+            assert psp.reopen(enabled=(capability,)).can(capability)
 
     def test_a_card_number_is_taken_only_where_the_account_takes_them(self, psp: UnderTest) -> None:
         without_token = psp.account.eligible(EUR, has_token=False, has_card=True)
@@ -767,6 +1163,22 @@ class Lookups(_Suite):
             pytest.skip(f"{psp.account.provider.name}: no {Capability.LOOKUP}, and it says so")
         psp.assert_happened(found, EUR)
 
+    @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+    @pytest.mark.parametrize("kind", _VERBS, ids=str)
+    async def test_a_lookup_that_fails_or_lies_proves_nothing(self, kind: Kind, fault: _Fault, psp: UnderTest) -> None:
+        psp.needs(Capability.LOOKUP)
+        ask, call = await _ready(psp, kind)
+        sent = await psp.sent(ask, call)
+        fault.script(psp, "lookup", ask)
+
+        named = replace(sent.call, provider_id=getattr(sent.outcome, "provider_id", None))
+        found = await psp.account.lookup(named, timeout_s=fault.deadline_s)
+
+        released = (
+            fault.lies and kind is Kind.VOID and isinstance(found, Approved)
+        )  # as a whole: what lied says no less
+        assert isinstance(found, Unknown) or released, found
+
     @pytest.mark.parametrize("kind", _VERBS, ids=str)
     async def test_a_miss_is_no_proof(self, kind: Kind, psp: UnderTest) -> None:
         _, call = await _ready(psp, kind)
@@ -795,6 +1207,15 @@ class Replays(_Suite):
         assert again.outcome == first.outcome
         psp.assert_effects(first, ask.amount)
 
+    @pytest.mark.parametrize("kind", _CHANGING, ids=str)
+    async def test_the_same_call_always_travels_under_the_same_keys(self, kind: Kind, psp: UnderTest) -> None:
+        ask, call = await _ready(psp, kind)
+
+        first = await _keys_of(psp, ask, call)
+
+        assert call.key in first
+        assert await _keys_of(psp, ask, call) == first
+
     async def test_to_the_end_of_the_replay_horizon_the_key_is_remembered(self, psp: UnderTest) -> None:
         if psp.advance is None:
             pytest.skip(f"{psp.account.provider.name}: time passes here as it does everywhere")
@@ -807,34 +1228,6 @@ class Replays(_Suite):
         psp.assert_effects(sent, EUR)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """One thing that goes wrong, by the sandbox's name for it."""
-
-    fault: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-FAULTS: Final[Mapping[str, _Fault]] = {
-    "silence before the effect": _Fault("timeout_before_effect"),
-    "silence after the effect": _Fault("timeout_after_effect"),
-    "reset before the effect": _Fault("reset_before_effect"),
-    "reset after the effect": _Fault("reset_after_effect"),
-    "500 before the effect": _Fault("status", {"status": 500}),
-    "500 after the effect": _Fault("error_after_effect"),
-    "502 before the effect": _Fault("status", {"status": 502}),
-    "503 before the effect": _Fault("status", {"status": 503}),
-    "409": _Fault("status", {"status": 409}),
-    "429": _Fault("status", {"status": 429}),
-    "garbage": _Fault("garbage"),
-    "an empty answer": _Fault("empty"),
-    "half an answer": _Fault("truncated"),
-    "another amount": _Fault("wrong_amount"),
-    "another currency": _Fault("wrong_currency"),
-}
-_LIES: Final = frozenset({"wrong_amount", "wrong_currency"})
-
-
 class Faults(_Suite):
     """Whatever goes wrong, nothing is believed that the books do not hold, and it is found out in the end."""
 
@@ -844,49 +1237,41 @@ class Faults(_Suite):
         self, kind: Kind, fault: _Fault, psp: UnderTest
     ) -> None:
         ask, call = await _ready(psp, kind)
-        psp.scripted(kind, fault.fault, fault.parameters)
+        fault.script(psp, kind, ask)
 
-        if fault.fault.startswith("timeout"):
-            sent = await psp.sent(ask, call, timeout_s=_SHORT_S)
-            assert isinstance(sent.outcome, Unknown)
-        else:
-            sent = await psp.sent(ask, call, once=True)
-        self.assert_agrees(psp, sent)
-        if fault.fault in _LIES and kind is not Kind.VOID:  # an authorization is released, not an amount
-            assert isinstance(sent.outcome, Unknown), f"another amount was believed: {sent.outcome}"
+        sent = await fault.meets(psp, Sent(ask, call, Unknown("not_sent_yet")))
+        _agrees(psp, sent)
+        if fault.lies and kind is not Kind.VOID:  # an authorization is released as a whole, whoever asks
+            assert isinstance(sent.outcome, Unknown), f"an answer about something else was believed: {sent.outcome}"
         if isinstance(sent.outcome, NotProcessed):
             return  # and the books agree: another account may be asked
-        final = await self.settled(psp, sent)
+        final = await _settled(psp, sent)
 
         psp.assert_happened(final, ask.amount)
         psp.assert_effects(sent, ask.amount)
 
-    def assert_agrees(self, psp: UnderTest, sent: Sent) -> None:
-        """One outcome beside the books: a yes only where it happened, a no only where it did not."""
-        effects = psp.effects(sent) or []
-        match sent.outcome:
-            case Approved(amount=amount):
-                assert (len(effects), amount) == (1, sent.ask.amount)
-            case Pending():
-                assert len(effects) == 1
-            case NotProcessed():
-                assert effects == []
-            case Unknown():
-                pass
-            case Declined() | ActionRequired():
-                pytest.fail(f"a fault was taken for an answer: {sent.outcome}")
+    @pytest.mark.parametrize("kind", _CHANGING[1:], ids=str)
+    async def test_an_answer_about_another_payment_is_not_believed(self, kind: Kind, psp: UnderTest) -> None:
+        ask, call = await _ready(psp, kind)
+        psp.scripted(kind, "wrong_reference", {"instead_of": getattr(ask, "provider_payment_id", None)})
 
-    async def settled(self, psp: UnderTest, sent: Sent) -> Outcome:
-        """By sending the same again; where the PSP keeps its own failure under the key, by looking or by webhook."""
-        again = sent
-        for _ in range(_REPLAYS_MAX):
-            if not isinstance(again.outcome, Unknown):
-                return await psp.settled(again)
-            again = await psp.sent(sent.ask, again.call, once=True)
-            if isinstance(again.outcome, Unknown) and not again.outcome.resend:
-                return await psp.settled(again)
-            await asyncio.sleep(_REPLAY_PAUSE_S if isinstance(again.outcome, Unknown) else 0)
-        return await psp.settled(again)
+        sent = await psp.sent(ask, call, once=True)
+
+        assert isinstance(sent.outcome, Unknown), sent.outcome
+
+    @pytest.mark.parametrize("status", [400, 422])
+    @pytest.mark.parametrize("kind", _CHANGING, ids=str)
+    async def test_an_error_that_nobody_documented_is_never_a_refusal(
+        self, kind: Kind, status: int, psp: UnderTest
+    ) -> None:
+        if psp.problem is None:
+            pytest.skip(f"{psp.account.provider.name}: nobody says how this PSP words an error")
+        ask, call = await _ready(psp, kind)
+        psp.scripted(kind, "garbage", {"status": status, "body": psp.problem(UNHEARD_OF)})
+
+        sent = await psp.sent(ask, call, once=True)
+
+        assert isinstance(sent.outcome, Unknown), sent.outcome
 
 
 # --- Money ------------------------------------------------------------------------------------------------------------
@@ -963,7 +1348,23 @@ class Scrubbing(_Suite):
             found = await psp.account.lookup(replace(sent.call, provider_id=sent.provider_id))
 
         self.assert_scrubbed(psp, card, sent.ask, sent.call, sent.outcome, found, logged, caplog.text)
+        self.assert_scrubbed(psp, card, sent.kept)
         self.assert_scrubbed(psp, card, psp.account, vars(psp.account), psp.account.provider, card)
+
+    async def test_what_is_kept_of_a_card_that_is_to_be_remembered_holds_no_card(self, psp: UnderTest) -> None:
+        psp.needs(Capability.STORED_CREDENTIALS)
+        card = psp.card()
+
+        sent = await psp.captured(instrument=card, setup_future_usage="off_session", customer="shopper-1")
+
+        self.assert_scrubbed(psp, card, sent.kept, sent.outcome)
+
+    async def test_what_is_told_of_a_payment_by_card_holds_no_card(self, psp: UnderTest) -> None:
+        card = psp.card()
+
+        event, _, body = await psp.told(await psp.captured(instrument=card))
+
+        self.assert_scrubbed(psp, card, event, psp.account.provider.parse_webhook(body))
 
     async def test_a_bug_in_the_adapter_is_logged_without_the_card_or_a_key(
         self, psp: UnderTest, caplog: pytest.LogCaptureFixture
@@ -992,7 +1393,7 @@ class Scrubbing(_Suite):
         with capture_logs() as logged:
             sent = await psp.sent(ask, psp.call(ask), once=True)
 
-        self.assert_scrubbed(psp, card, sent.ask, sent.call, sent.outcome, logged, caplog.text)
+        self.assert_scrubbed(psp, card, sent.ask, sent.call, sent.outcome, sent.kept, logged, caplog.text)
 
     def test_a_wrong_configuration_is_refused_without_its_secrets(self, psp: UnderTest) -> None:
         able = psp.account.provider.capabilities
@@ -1003,21 +1404,12 @@ class Scrubbing(_Suite):
         with pytest.raises(ConfigError) as refused:
             psp.reopen(api_key="sk_test_of_nobody", enabled=tuple(never))
 
+        assert psp.account.name in str(refused.value)
+        assert all(each in str(refused.value) for each in never)
         assert not shows(f"{refused.value!r} {refused.value}", "sk_test_of_nobody")
 
 
 # --- Webhooks ---------------------------------------------------------------------------------------------------------
-
-BAD_BODIES: Final[Mapping[str, bytes]] = {
-    "empty": b"",
-    "garbage": b"<html>hello</html>",
-    "a number": b"1111",
-    "a list": b"[]",
-    "null": b"null",
-    "an empty object": b"{}",
-    "not utf-8": b"\xff\xfe{}",
-    "deep": b"[" * 5000 + b"]" * 5000,
-}
 
 
 class Webhooks(_Suite):
@@ -1038,6 +1430,46 @@ class Webhooks(_Suite):
         assert event.event_id
         assert event.occurred_at is not None
         assert event.occurred_at.tzinfo is not None
+        assert not event.lapsed, "somebody asked for it"
+
+    async def test_an_authorization_that_runs_out_is_told_as_a_release_that_nobody_asked_for(
+        self, psp: UnderTest
+    ) -> None:
+        psp.needs(Capability.MANUAL_CAPTURE)
+        psp.does("never_lapses")
+        if psp.advance is None or psp.webhook is None:
+            pytest.skip(f"{psp.account.provider.name}: time passes here as it does everywhere")
+        payment = await psp.authorized()
+
+        def released(event: Event) -> bool:
+            return (event.kind, event.provider_payment_id) == (Kind.VOID, payment.provider_id)
+
+        psp.advance(_FOR_EVER_S)
+        headers, body = await psp.webhook(released)
+
+        psp.account.provider.verify_webhook(headers, body)
+        event = next(each for each in psp.account.provider.parse_webhook(body) if released(each))
+        assert isinstance(event.outcome, Approved), event
+        assert (event.outcome.amount, event.lapsed) == (EUR, True)
+
+    async def test_an_event_of_a_type_that_nobody_knows_is_kept_and_changes_nothing(self, psp: UnderTest) -> None:
+        event, _, body = await psp.told(await psp.captured())
+        headers, unknown = _signed(psp, body.replace(event.type.encode(), UNHEARD_OF.encode()))
+
+        psp.account.provider.verify_webhook(headers, unknown)
+        kept = psp.account.provider.parse_webhook(unknown)
+
+        assert [(each.type, each.outcome, each.dispute) for each in kept] == [(UNHEARD_OF, None, None)]
+        assert all(each.event_id for each in kept)
+
+    @pytest.mark.parametrize("kind", _CHANGING, ids=str)
+    async def test_whatever_an_authentic_webhook_says_it_is_kept_or_refused(self, kind: Kind, psp: UnderTest) -> None:
+        """Each part of a real one left out, or replaced by something odd."""
+        ask, call = await _ready(psp, kind)
+        _, _, body = await psp.told(await psp.sent(ask, call))
+
+        for odd in (*_varied(json.loads(body)), *BAD_BODIES.values()):
+            _kept_or_refused(psp, odd)
 
     async def test_the_same_body_always_gives_the_same_events(self, psp: UnderTest) -> None:
         _, _, body = await psp.told(await psp.captured())

@@ -122,6 +122,9 @@ def _dispute(ask: Defend | Accept, merchant_account: str) -> dict[str, Any]:
 
 
 def _defend(ask: Defend, merchant_account: str) -> Mapping[str, Any]:
+    """Raises ValueError for text: it would be lost in silence. The account's capabilities refuse it long before."""
+    if ask.text:
+        raise ValueError("Adyen takes documents and a defense reason code, no text")
     documents = [
         {
             "defenseDocumentTypeCode": document.type,

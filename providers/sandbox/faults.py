@@ -81,6 +81,7 @@ KINDS: dict[str, Kind] = {
     "truncated": Kind("answer"),
     "wrong_amount": Kind("answer", parameters={"difference": 1}),
     "wrong_currency": Kind("answer", parameters={"currency": "XTS"}),
+    "wrong_reference": Kind("answer", parameters={"instead_of": None}),  # a text of the answer; the request's reference
     "decline": Kind("decision", parameters={"code": None}, operations=_ISSUERS),
     "approval_rate": Kind(
         "decision",

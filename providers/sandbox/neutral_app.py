@@ -18,7 +18,7 @@ from providers.sandbox.books import Books
 from providers.sandbox.clock import Clock
 from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import Room, application
-from providers.sandbox.desk import Call, Desk, Verb, json_answer
+from providers.sandbox.desk import Call, Desk, Verb, json_answer, objects_in
 from providers.sandbox.faults import Faults, Rule, retry_after
 from providers.sandbox.keys import NEUTRAL_KEY_LIFE_S, Keys
 from providers.sandbox.neutral_objects import as_text, as_units
@@ -78,14 +78,15 @@ class NeutralDialect:
         return Answer(answer.status, answer.body, {**answer.headers, **headers})
 
     def lie(self, answer: Answer, rule: Rule) -> Answer:
-        """The same charge or move with other amounts or another currency."""
+        """The same charges and moves with other amounts or another currency."""
         body = orjson.loads(answer.body)
-        for name in ("value", "held", "settled"):
-            units = as_units(body.get(name), body.get("currency"))
-            if units is not None and rule.fault == "wrong_amount":
-                body[name] = as_text(units + int(rule.parameters["difference"]), body["currency"])
-        if rule.fault == "wrong_currency" and "currency" in body:
-            body["currency"] = str(rule.parameters["currency"]).upper()
+        for lying in objects_in(body):
+            for name in ("value", "held", "settled"):
+                units = as_units(lying.get(name), lying.get("currency"))
+                if units is not None and rule.fault == "wrong_amount":
+                    lying[name] = as_text(units + int(rule.parameters["difference"]), lying["currency"])
+            if rule.fault == "wrong_currency" and "currency" in lying:
+                lying["currency"] = str(rule.parameters["currency"]).upper()
         return json_answer(answer.status, body, answer.headers)
 
     def headers(self, call: Call, first_request_id: str | None) -> dict[str, str]:

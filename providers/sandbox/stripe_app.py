@@ -20,7 +20,7 @@ from providers.sandbox.books import Books
 from providers.sandbox.clock import Clock
 from providers.sandbox.config import SandboxConfig
 from providers.sandbox.control import Room, application
-from providers.sandbox.desk import Call, Desk, Verb, json_answer
+from providers.sandbox.desk import Call, Desk, Verb, json_answer, objects_in
 from providers.sandbox.faults import Faults, Rule, retry_after
 from providers.sandbox.keys import STRIPE_KEY_LIFE_S, Keys
 from providers.sandbox.postman import Postman
@@ -88,13 +88,13 @@ class StripeDialect:
         return Answer(answer.status, answer.body, {**answer.headers, **headers})
 
     def lie(self, answer: Answer, rule: Rule) -> Answer:
-        """The same object with other amounts or another currency; errors stay as they are."""
+        """The same objects with other amounts or another currency; errors stay as they are."""
         if answer.status != HTTPStatus.OK:
             return answer
         body = orjson.loads(answer.body)
-        for lying in (body, body.get("latest_charge")):
-            if not isinstance(lying, dict):
-                continue
+        for lying in objects_in(body):
+            if "object" not in lying:
+                continue  # metadata may have the same words, and it is the merchant's
             if rule.fault == "wrong_currency" and "currency" in lying:
                 lying["currency"] = str(rule.parameters["currency"]).lower()
             for name in _AMOUNT_FIELDS:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import json
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,10 +40,12 @@ from providers.contract import (
     Token,
     Void,
 )
+from providers.declines import Action
 from providers.money import Money
 from providers.neutral import NeutralProvider
 from providers.registry import Account, AccountConfig
 from providers.sandbox import SandboxConfig, serve
+from providers.sandbox.signatures import adyen_signature, stripe_signature
 from providers.stripe import StripeProvider
 from providers.transport import Transport
 
@@ -367,6 +373,47 @@ DEFENSES: dict[str, Mapping[str, Any]] = {
 }
 
 
+ACTIONS: dict[str, Mapping[conformance.Situation, Action]] = {
+    "stripe": {"declined_soft": Action.RETRY_LATER, "declined_hard": Action.DO_NOT_RETRY},
+    "adyen": {"declined_soft": Action.RETRY_LATER, "declined_hard": Action.ASK_NEW_METHOD},
+    "neutral": {"declined_soft": Action.RETRY_LATER, "declined_hard": Action.DO_NOT_RETRY},
+}
+OPERATIONS_AT: dict[str, Mapping[conformance.Step, str]] = {"stripe": {"completion": "lookup"}}
+DIFFERS: dict[str, Mapping[conformance.Difference, str]] = {
+    "adyen": {"keeps_the_rest": "with several captures switched on the rest stays authorized until it is canceled"},
+    "neutral": {"never_lapses": "a charge is held until it is settled or released"},
+}
+PROBLEMS: dict[str, Mapping[str, Any]] = {
+    "stripe": {"error": {"type": "invalid_request_error", "code": "?", "message": "No such thing."}},
+    "adyen": {"status": 422, "errorCode": "?", "message": "No such thing.", "errorType": "validation"},
+    "neutral": {"error": {"code": "?", "detail": "no such thing"}},
+}
+
+
+def signed(provider: str, body: bytes) -> tuple[Mapping[str, str], bytes]:
+    """The webhook that says this. Adyen signs every item within the body."""
+    if provider == "stripe":
+        return {"Stripe-Signature": stripe_signature(body, STRIPE_SECRET, int(time.time()))}, body
+    if provider == "neutral":
+        return {"x-signature": hmac.new(NEUTRAL_SECRET.encode(), body, hashlib.sha256).hexdigest()}, body
+    try:
+        said = json.loads(body)
+        for entry in said["notificationItems"]:
+            item = entry["NotificationRequestItem"]
+            item["additionalData"]["hmacSignature"] = adyen_signature(item, HMAC_KEY)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}, body
+    return {}, json.dumps(said).encode()
+
+
+def shown_native(action: Mapping[str, Any], *, passed: bool) -> Mapping[str, str]:
+    """What Adyen's component in the browser hands over after a fingerprint or a challenge."""
+    shown = action["use_adyen_sdk"]
+    word = "transStatus" if shown["subtype"] == "challenge" else "threeDSCompInd"
+    said = {word: "Y" if passed else "N", "authorisationToken": shown["authorisationToken"]}
+    return {"threeDSResult": base64.b64encode(json.dumps(said).encode()).decode()}
+
+
 @pytest.fixture
 def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], conformance.UnderTest]:
     """``under_test(provider)``: an account at its simulator, for the conformance suite."""
@@ -391,6 +438,8 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
             return headers, body
 
         async def shopper(action: Mapping[str, Any], *, passed: bool) -> Mapping[str, str]:
+            if "use_adyen_sdk" in action:
+                return shown_native(action, passed=passed)
             page = f"{action['redirect_to_url']['url']}?result={'succeeded' if passed else 'failed'}"
             back = await transport.request("GET", page, {}, b"", 5)
             return dict(parse_qsl(urlsplit(back.headers["location"]).query))
@@ -405,11 +454,17 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
             reads=lambda request: read_amount(provider, request),
             decimals=lambda currency: decimals_of(provider, currency),
             script=script,
+            operations=OPERATIONS_AT.get(provider, {}),
+            problem=lambda code: json.dumps(PROBLEMS[provider]).replace("?", code),
+            keys=lambda: [seen["key"] for seen in sandbox.control(provider, "requests", method="GET")["requests"]],
             books=lambda: sandbox.books(provider),
             webhook=webhook,
+            sign=lambda body: signed(provider, body),
             shopper=shopper,
             advance=lambda seconds: sandbox.control(provider, "clock", {"advance_s": seconds}),
             defense=DEFENSES.get(provider, {}),
+            actions=ACTIONS[provider],
+            differs=DIFFERS.get(provider, {}),
         )
 
     return opened

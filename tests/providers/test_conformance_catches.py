@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +11,22 @@ from typing import Any, Final
 
 import pytest
 
+from providers.adyen import AdyenProvider
 from providers.conformance import FAULTS, ProviderConformance, UnderTest, shows
 from providers.contract import (
+    Accept,
     Approved,
     Ask,
     Authorize,
     Call,
     Capability,
+    Capture,
     Card,
+    CardFacts,
     Declined,
+    Defend,
     Event,
+    Increment,
     Keep,
     Kind,
     NotProcessed,
@@ -27,7 +34,7 @@ from providers.contract import (
     Unknown,
 )
 from providers.declines import Action, Decline, look_up
-from providers.neutral import NeutralProvider
+from providers.neutral import CAPABILITIES, EVENTS, NeutralProvider
 from providers.registry import Account
 
 LOST: Final = "reset after the effect"
@@ -115,8 +122,187 @@ class NamesTheWrongOperation(NeutralProvider):
         return [replace(event, operation_id=None, provider_payment_id=None) for event in super().parse_webhook(body)]
 
 
+# --- Wrong about what is finished after a challenge
+
+
+def finishes(call: Call) -> bool:
+    return "proof" in call.request["body"]
+
+
+class TakesALostCompletionForADecline(NeutralProvider):
+    """The shopper has paid, and is told that the bank said no."""
+
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        outcome = await super().send(call, keep)
+        lost = finishes(call) and isinstance(outcome, Unknown)
+        return Declined(look_up({}, "timeout")) if lost else outcome
+
+
+class TakesALostCompletionForNothing(NeutralProvider):
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        outcome = await super().send(call, keep)
+        return NotProcessed("not_sent") if finishes(call) and isinstance(outcome, Unknown) else outcome
+
+
+class BelievesAnyCompletion(NeutralProvider):
+    """What the shopper of one payment brings back pays for another, and for any amount."""
+
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        outcome = await super().send(call, keep)
+        lied = isinstance(outcome, Unknown) and outcome.reason.startswith(("mismatch", "http_422"))
+        return Approved("ch_any", call.amount, captured=True) if finishes(call) and lied else outcome
+
+
+class MakesANewKeyForEachCompletion(NeutralProvider):
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        return await super().send(replace(call, key=str(uuid.uuid4())) if finishes(call) else call, keep)
+
+
+# --- Wrong about what is answered
+
+
+class BelievesAnyReference(NeutralProvider):
+    """An answer about somebody else's payment settles ours."""
+
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        outcome = await super().send(call, keep)
+        return Approved("ch_any", call.amount) if outcome == Unknown("mismatch_operation") else outcome
+
+
+class TakesAnUnknownErrorForARefusal(NeutralProvider):
+    """A new word of the PSP sends the payment to a second account."""
+
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        outcome = await super().send(call, keep)
+        unknown = isinstance(outcome, Unknown) and outcome.reason in ("http_400", "http_422")
+        return NotProcessed("rejected") if unknown else outcome
+
+
+class TakesAFailedLookupForNothing(NeutralProvider):
+    async def lookup(self, call: Call) -> Outcome:
+        found = await super().lookup(call)
+        failed = isinstance(found, Unknown) and found.reason in ("lookup_failed", "unreadable")
+        return NotProcessed("not_sent") if failed else found
+
+
+class BelievesAnyAmountThatItLooksUp(NeutralProvider):
+    async def lookup(self, call: Call) -> Outcome:
+        found = await super().lookup(call)
+        lied = isinstance(found, Unknown) and found.reason.startswith("mismatch")
+        return Approved("ch_any", call.amount) if lied else found
+
+
+class ForgetsTheAction(NeutralProvider):
+    """A stolen card goes from account to account."""
+
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        outcome = await super().send(call, keep)
+        if not isinstance(outcome, Declined):
+            return outcome
+        return replace(outcome, decline=replace(outcome.decline, action=Action.RETRY_OTHER_NOW))
+
+
+# --- Wrong about what is asked
+
+
+class NeverLetsTheRestGo(NeutralProvider):
+    """The shopper's money stays held, and more of it can be taken."""
+
+    def compose(self, ask: Ask) -> Mapping[str, Any]:
+        request = dict(super().compose(ask))
+        return request | {"body": {**request["body"], "last": False}} if isinstance(ask, Capture) else request
+
+
+class NeverAsksTheShopper(NeutralProvider):
+    """Authentication is required, and nobody is asked."""
+
+    def compose(self, ask: Ask) -> Mapping[str, Any]:
+        request = dict(super().compose(ask))
+        return request | {"body": {**request["body"], "ask_shopper": False}} if isinstance(ask, Authorize) else request
+
+
+class ComposesWhatNobodyPermits(NeutralProvider):
+    def compose(self, ask: Ask) -> Mapping[str, Any]:
+        return {} if isinstance(ask, Increment | Defend | Accept) else super().compose(ask)
+
+
+class ClaimsNative(NeutralProvider):
+    capabilities = replace(CAPABILITIES, supported=CAPABILITIES.supported | {Capability.NATIVE})
+
+
+class ClaimsDisputes(NeutralProvider):
+    capabilities = replace(CAPABILITIES, supported=CAPABILITIES.supported | {Capability.DISPUTE_ACCEPT})
+
+
+class SaysTwiceWhatItCan(NeutralProvider):
+    """What is on request is there without being enabled."""
+
+    capabilities = replace(CAPABILITIES, on_request=frozenset({Capability.PARTIAL_REFUND}))
+
+
+# --- Wrong about the card
+
+
+class KeepsTheCard(NeutralProvider):
+    """The card number goes to the database in clear."""
+
+    async def send(self, call: Call, keep: Keep) -> Outcome:
+        await keep(call.request)
+        return await super().send(call, keep)
+
+
+class TellsTheCard(NeutralProvider):
+    """The card number is in what is told to the merchant."""
+
+    numbers: Final[list[str]] = []
+
+    def compose(self, ask: Ask) -> Mapping[str, Any]:
+        if isinstance(ask, Authorize) and isinstance(ask.instrument, Card):
+            self.numbers.append(ask.instrument.number)
+        return super().compose(ask)
+
+    def parse_webhook(self, body: bytes) -> Sequence[Event]:
+        return [
+            replace(event, outcome=replace(event.outcome, card=CardFacts(last4=self.numbers[-1])))
+            if isinstance(event.outcome, Approved) and self.numbers
+            else event
+            for event in super().parse_webhook(body)
+        ]
+
+
+# --- Wrong about what is told
+
+
+class CallsEveryReleaseALapse(NeutralProvider):
+    """The merchant's own void is told as an authorization that ran out."""
+
+    def parse_webhook(self, body: bytes) -> Sequence[Event]:
+        return [replace(event, lapsed=True) for event in super().parse_webhook(body)]
+
+
+class BreaksOnAnUnknownEvent(NeutralProvider):
+    def parse_webhook(self, body: bytes) -> Sequence[Event]:
+        return [replace(event, kind=EVENTS[event.type]) for event in super().parse_webhook(body)]
+
+
+class BreaksOnAnOddEvent(NeutralProvider):
+    """One null where a text was, and every webhook behind it waits."""
+
+    def parse_webhook(self, body: bytes) -> Sequence[Event]:
+        json.loads(body)["charge"]["card"]["scheme"].upper()
+        return super().parse_webhook(body)
+
+
 async def fault(suite: ProviderConformance, psp: UnderTest, name: str, kind: Kind = Kind.AUTHORIZE) -> None:
     await suite.test_a_fault_is_never_taken_for_an_answer_and_is_settled_under_the_same_key(kind, FAULTS[name], psp)
+
+
+async def finish(suite: ProviderConformance, psp: UnderTest, name: str) -> None:
+    await suite.test_a_fault_while_a_challenge_is_finished_is_never_taken_for_an_answer(FAULTS[name], psp)
+
+
+async def look(suite: ProviderConformance, psp: UnderTest, name: str, kind: Kind) -> None:
+    await suite.test_a_lookup_that_fails_or_lies_proves_nothing(kind, FAULTS[name], psp)
 
 
 Case = Callable[[ProviderConformance, UnderTest, pytest.LogCaptureFixture], Any]
@@ -163,6 +349,92 @@ CAUGHT: Final[list[tuple[type[NeutralProvider], Case]]] = [
         NamesTheWrongOperation,
         lambda suite, psp, _: suite.test_the_webhook_of_a_verb_names_its_operation(Kind.VOID, psp),
     ),
+    (TakesALostCompletionForADecline, lambda suite, psp, _: finish(suite, psp, LOST)),
+    (TakesALostCompletionForADecline, lambda suite, psp, _: finish(suite, psp, "garbage")),
+    (TakesALostCompletionForADecline, lambda suite, psp, _: finish(suite, psp, "503 before the effect")),
+    (TakesALostCompletionForNothing, lambda suite, psp, _: finish(suite, psp, "500 after the effect")),
+    (BelievesAnyCompletion, lambda suite, psp, _: finish(suite, psp, "another amount")),
+    (BelievesAnyCompletion, lambda suite, psp, _: finish(suite, psp, "another currency")),
+    (BelievesAnyCompletion, lambda suite, psp, _: finish(suite, psp, "another operation")),
+    (
+        BelievesAnyCompletion,
+        lambda suite, psp, _: suite.test_what_the_shopper_of_another_payment_brought_back_finishes_only_that_one(psp),
+    ),
+    (
+        MakesANewKeyForEachCompletion,
+        lambda suite, psp, _: suite.test_a_challenge_is_always_finished_under_the_same_key(psp),
+    ),
+    (
+        MakesANewKeyForEachSend,
+        lambda suite, psp, _: suite.test_the_same_call_always_travels_under_the_same_keys(Kind.REFUND, psp),
+    ),
+    (BelievesAnyReference, lambda suite, psp, _: fault(suite, psp, "another operation")),
+    (BelievesAnyReference, lambda suite, psp, _: fault(suite, psp, "another operation", Kind.CAPTURE)),
+    (
+        BelievesAnyReference,
+        lambda suite, psp, _: suite.test_an_answer_about_another_payment_is_not_believed(Kind.VOID, psp),
+    ),
+    (
+        TakesAnUnknownErrorForARefusal,
+        lambda suite, psp, _: suite.test_an_error_that_nobody_documented_is_never_a_refusal(Kind.AUTHORIZE, 422, psp),
+    ),
+    (
+        TakesAnUnknownErrorForARefusal,
+        lambda suite, psp, _: suite.test_an_error_that_nobody_documented_is_never_a_refusal(Kind.REFUND, 400, psp),
+    ),
+    (TakesAFailedLookupForNothing, lambda suite, psp, _: look(suite, psp, "503 before the effect", Kind.AUTHORIZE)),
+    (TakesAFailedLookupForNothing, lambda suite, psp, _: look(suite, psp, LOST, Kind.CAPTURE)),
+    (TakesAFailedLookupForNothing, lambda suite, psp, _: look(suite, psp, "garbage", Kind.REFUND)),
+    (BelievesAnyAmountThatItLooksUp, lambda suite, psp, _: look(suite, psp, "another amount", Kind.AUTHORIZE)),
+    (BelievesAnyAmountThatItLooksUp, lambda suite, psp, _: look(suite, psp, "another currency", Kind.REFUND)),
+    *(
+        (
+            ForgetsTheAction,
+            lambda suite, psp, _, firmness=firmness: (
+                suite.test_a_decline_is_mapped_keeps_its_raw_code_and_tells_no_thief(firmness, psp)
+            ),
+        )
+        for firmness in ("soft", "hard")
+    ),
+    *(
+        (
+            NeverLetsTheRestGo,
+            lambda suite, psp, _, captures=captures: suite.test_after_the_final_capture_the_rest_is_released(
+                captures, psp
+            ),
+        )
+        for captures in ("one", "several")
+    ),
+    (NeverAsksTheShopper, lambda suite, psp, _: suite.test_authentication_that_is_required_takes_place(psp)),
+    *(
+        (
+            ComposesWhatNobodyPermits,
+            lambda suite, psp, _, kind=kind: suite.test_what_no_account_there_can_do_is_composed_for_none(kind, psp),
+        )
+        for kind in (Kind.INCREMENT, Kind.DEFEND, Kind.ACCEPT)
+    ),
+    (ClaimsDisputes, lambda suite, psp, _: suite.test_what_is_claimed_can_be_exercised_here(psp)),
+    (
+        SaysTwiceWhatItCan,
+        lambda suite, psp, _: suite.test_what_is_there_on_request_only_is_off_until_it_is_enabled(psp),
+    ),
+    (
+        KeepsTheCard,
+        lambda suite, psp, caplog: suite.test_nothing_that_is_printed_or_logged_holds_the_card_or_a_key(psp, caplog),
+    ),
+    (TellsTheCard, lambda suite, psp, _: suite.test_what_is_told_of_a_payment_by_card_holds_no_card(psp)),
+    (
+        CallsEveryReleaseALapse,
+        lambda suite, psp, _: suite.test_the_webhook_of_a_verb_names_its_operation(Kind.VOID, psp),
+    ),
+    (
+        BreaksOnAnUnknownEvent,
+        lambda suite, psp, _: suite.test_an_event_of_a_type_that_nobody_knows_is_kept_and_changes_nothing(psp),
+    ),
+    (
+        BreaksOnAnOddEvent,
+        lambda suite, psp, _: suite.test_whatever_an_authentic_webhook_says_it_is_kept_or_refused(Kind.REFUND, psp),
+    ),
 ]
 
 
@@ -192,8 +464,36 @@ async def test_a_wrong_adapter_fails_the_suite(
 
     await run(case, right, caplog)
     caplog.clear()
-    with pytest.raises((AssertionError, UnicodeDecodeError, pytest.fail.Exception)):
+    with pytest.raises((AssertionError, UnicodeDecodeError, LookupError, TypeError, pytest.fail.Exception)):
         await run(case, replace(right, account=reopen(), reopen=reopen), caplog)
+
+
+async def test_an_adapter_that_claims_native_authentication_without_it_fails_the_suite(
+    under_test: Callable[[str], UnderTest], kit: Any, sandbox: Any, transport: Any
+) -> None:
+    settings = kit.config("neutral", sandbox.url("neutral"))
+    wrong = replace(under_test("neutral"), account=Account(settings, ClaimsNative(settings, transport)))
+
+    with pytest.raises(AssertionError, match="out of the checkout"):
+        await ProviderConformance().test_a_shopper_who_passes_inside_the_checkout_has_paid_once(wrong)
+
+
+async def test_an_adapter_that_never_tells_a_lapse_fails_the_suite(
+    under_test: Callable[[str], UnderTest], kit: Any, sandbox: Any, transport: Any
+) -> None:
+    """At a PSP where authorizations run out."""
+
+    class TellsNoLapse(AdyenProvider):
+        def parse_webhook(self, body: bytes) -> Sequence[Event]:
+            return [replace(event, lapsed=False) for event in super().parse_webhook(body)]
+
+    settings = kit.config("adyen", sandbox.url("adyen"))
+    wrong = replace(under_test("adyen"), account=Account(settings, TellsNoLapse(settings, transport)))
+
+    with pytest.raises(AssertionError):
+        await ProviderConformance().test_an_authorization_that_runs_out_is_told_as_a_release_that_nobody_asked_for(
+            wrong
+        )
 
 
 def test_what_cannot_be_had_is_skipped_with_its_reason(under_test: Callable[[str], UnderTest]) -> None:

@@ -173,6 +173,19 @@ def test_a_wrong_amount_or_currency_is_a_lie_on_the_wire_only(sandbox: Any, send
     assert charged(sandbox, psp) == 1
 
 
+def test_an_answer_may_be_about_another_operation_on_the_wire_only(sandbox: Any, send: Any) -> None:
+    sandbox.script("adyen", "wrong_reference", "authorize")
+    sandbox.script("adyen", "wrong_reference", "authorize", instead_of="Authorised")
+
+    other, no_word, truth = send("adyen"), send("adyen"), send("adyen")
+
+    ours = truth.json["merchantReference"]
+    assert other.json["merchantReference"] == ours[:-1] + ("0" if ours[-1] != "0" else "1")
+    assert no_word.json["resultCode"] == "Authorise0"
+    assert {**other.json, **no_word.json, "merchantReference": ours, "resultCode": "Authorised"} == truth.json
+    assert charged(sandbox, "adyen") == 1
+
+
 @pytest.mark.parametrize("psp", PSPS)
 @pytest.mark.parametrize("fault", ["latency", "slow_answer"])
 def test_a_slow_answer(sandbox: Any, send: Any, psp: str, fault: str) -> None:
