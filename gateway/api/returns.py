@@ -6,6 +6,8 @@ its id, and always sends the shopper on: how the payment ended is what the merch
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -18,13 +20,26 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.sql import DATABASE_LOST
 
+_STYLE: Final = (
+    ":root{color-scheme:light dark}"
+    "body{margin:0;min-height:100vh;display:grid;place-content:center;text-align:center;font:1.125rem/1.5 system-ui,sans-serif}"
+    "main{padding:1.5rem;max-width:28rem}h1{font-size:1.5rem;margin:0 0 .5rem}p{margin:0}"
+)
+_DONE: Final = (
+    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
+    "<title>{title}</title><style>" + _STYLE.replace("{", "{{").replace("}", "}}") + "</style>"
+    "<main><h1>{title}</h1><p>{text}</p></main></html>"
+)
+
 _HEADERS: Final = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 """What the browser brought must neither be kept nor told to the merchant's page."""
 
-_DONE: Final = (
-    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    "<title>{title}</title><p>{text}</p></html>"
-)
+_PAGE_HEADERS: Final = {
+    **_HEADERS,
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
+    f"style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'",
+}
+"""A page of ours runs no script and loads nothing. It may stand in a frame: that is how some shops show a challenge."""
 
 log = structlog.get_logger()
 
@@ -61,4 +76,4 @@ def _with(return_url: str, payment_id: str) -> str:
 
 
 def _page(status: int, title: str, text: str) -> HTMLResponse:
-    return HTMLResponse(_DONE.format(title=title, text=text), status, _HEADERS)
+    return HTMLResponse(_DONE.format(title=title, text=text), status, _PAGE_HEADERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from string import ascii_letters
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -252,12 +253,15 @@ async def test_a_return_address_that_is_not_ours_says_nothing(open_gateway: Open
         assert found is not None
         assert found.open_attempt is not None
         token = inside.house.deps.keys.return_token(found.open_attempt.id)
-        forged = [token[:-1] + ("A" if token[-1] != "A" else "B"), token[:20], "x" * 43, "ü", token + "AAAA"]
+        forged = [token[:-1] + last for last in ascii_letters if last != token[-1]]
+        forged += [token[:20], "x" * 43, "ü", token + "AAAA", "B" + token[1:], token + "."]
         answers = [await inside.merchant.http.get(f"/v1/return/{each}") for each in forged]
         waiting = await inside.merchant.payment(payment["id"])
 
     assert {answer.status_code for answer in answers} == {404}
     assert all(payment["id"] not in answer.text for answer in answers)
+    assert all("go back to the shop" in answer.text for answer in answers)
+    assert all("default-src 'none'" in answer.headers["Content-Security-Policy"] for answer in answers)
     assert waiting["status"] == "requires_action"
 
 
