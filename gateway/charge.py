@@ -56,17 +56,20 @@ class Charge:
     """Why the stored method may not be charged for this payment. A key that was used before still answers."""
     use: MethodUse = FOR_NOTHING_ELSE
     """What the outcome means for the method: a card that was kept for this payment alone is wiped as its round ends."""
-    answer: Callable[[Payment, Keyring, int], Answer] | None = None
-    """How the payment is answered, where it is not the payment itself that was asked for: a payment, the keys, :attr:`ok`."""
+    answer: Callable[[Payment, Outcome | None, Keyring, int], Answer] | None = None
+    """How the payment is answered, where it is not the payment itself that was asked for: a payment, the outcome that was just
+    heard, the keys, :attr:`ok`."""
 
     @property
     def ok(self) -> int:
         """The status of success: 201 for a new payment, 200 for a verb on one."""
         return 201 if self.new else 200
 
-    def render(self, payment: Payment, keys: Keyring) -> Answer:
-        """The answer to this request as the payment stands. Pure: the same payment gives the same bytes."""
-        return charge_answer(payment, keys, ok=self.ok) if self.answer is None else self.answer(payment, keys, self.ok)
+    def render(self, payment: Payment, keys: Keyring, heard: Outcome | None = None) -> Answer:
+        """The answer to this request as the payment stands, after what was just ``heard``. Pure."""
+        if self.answer is None:
+            return charge_answer(payment, keys, ok=self.ok)
+        return self.answer(payment, heard, keys, self.ok)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +334,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
         nonlocal answer
-        answer = command.render(payment, deps.keys)
+        answer = command.render(payment, deps.keys, outcome)
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
     recorded = await record(

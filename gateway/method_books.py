@@ -36,6 +36,12 @@ empty; only the brand, which was read off the number before, is replaced by the 
 """
 
 
+def handed_out(account: str | None, outcome: Outcome | None) -> dict[str, str]:
+    """The token that ``account`` has handed out with this outcome, by account: none, or one."""
+    token = outcome.token if isinstance(outcome, Approved) else None
+    return {} if account is None or token is None else {account: token}
+
+
 def settled_values(
     method_id: str, account: str, outcome: Outcome | None, *, spent_at: datetime | None
 ) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def settled_values(
     return {
         "l_id": method_id,
         "l_spent_at": spent_at,
-        "l_tokens": {account: approved.token} if approved is not None and approved.token is not None else {},
+        "l_tokens": handed_out(account, outcome),
         "l_network_transaction_id": None if approved is None else approved.network_transaction_id,
         "l_card": facts,
         "l_brand": {"brand": facts["brand"]} if "brand" in facts else {},

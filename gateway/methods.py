@@ -23,12 +23,13 @@ from gateway.errors import Problem
 from gateway.ids import CUSTOMER, is_id
 from gateway.keys import in_progress, seal_answer, stored_answer
 from gateway.lifecycle import Payment, Status, Terms
+from gateway.method_books import handed_out
 from gateway.queries import StoredCustomer, StoredMethod
 from gateway.rows import card_json
 from gateway.settle import MethodUse
 from gateway.vault import Keyring, Wallet, seal_card
 from idempotency.key import Key
-from providers.contract import Card, CardFacts
+from providers.contract import Card, CardFacts, Outcome
 
 NOT_SENT: Final = "not_sent"
 """The decline of a payment that reached no account at all."""
@@ -237,8 +238,8 @@ async def verify_method(
     then nothing was stored.
     """
 
-    def answer(payment: Payment, keys: Keyring, ok: int) -> Answer:
-        return verified_answer(method, payment, keys, ok)
+    def answer(payment: Payment, heard: Outcome | None, keys: Keyring, ok: int) -> Answer:
+        return verified_answer(method, payment, heard, keys, ok)
 
     command = Charge(
         key,
@@ -255,19 +256,21 @@ async def verify_method(
     return await charge(command, deps)
 
 
-def verified_answer(method: Method, payment: Payment, keys: Keyring, ok: int) -> Answer:
-    """The answer to a verification: the method with what the payment has told about it.
+def verified_answer(method: Method, payment: Payment, heard: Outcome | None, keys: Keyring, ok: int) -> Answer:
+    """The answer to a verification: the method with what the payment has told about it, and what was ``heard`` just now.
 
     ``method`` is what this request brought. The same request under the same key brought the same before, but under another id:
-    the payment knows the one that was stored. A token that the account has handed out is shown by a GET.
+    the payment knows the one that was stored. A token that the account handed out while nobody waited is shown by a GET.
     """
     plain = charge_answer(payment, keys, ok=ok)
     if plain.problem is not None:
         return plain
     told = {name: value for name, value in (card_json(payment.card) or {}).items() if value is not None}
+    tokens = handed_out(payment.account, heard)
     known = replace(
         stored(method, livemode=payment.terms.livemode, at=payment.terms.created_at),
         id=payment.payment_method or method.id,
+        tokens={**method.tokens, **tokens},
         card=({**(method.card or {}), **told}) or None,
         network_transaction_id=method.network_transaction_id or payment.network_transaction_id,
         updated_at=payment.updated_at,

@@ -387,6 +387,7 @@ async def test_a_verified_card_is_stored_and_no_money_moves(
     }
     assert (again.content, again.headers["Idempotent-Replayed"]) == (answer.content, "true")
     assert shown["verification"] == listed["verification"] == method["verification"]
+    assert shown == method
     assert (shown["tokens"], shown["card"]["funding"]) == ([psp], "credit")
     assert (payment["amount"], payment["status"], payment["payment_method"]) == (0, "succeeded", method["id"])
     assert (payments, moved) == ([], [])

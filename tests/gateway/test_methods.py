@@ -67,7 +67,7 @@ def verifying(status: Status, **changes: Any) -> Payment:
 def test_a_verification_is_answered_by_what_became_of_its_payment(
     payment: Payment, code: int, said: str, *, decided: bool
 ) -> None:
-    answer = verified_answer(METHOD, payment, KEYS, 201)
+    answer = verified_answer(METHOD, payment, None, KEYS, 201)
 
     shown = json.loads(answer.body)
     assert (answer.status, shown["verification"]["status"], answer.decided) == (code, said, decided)
@@ -84,15 +84,17 @@ def test_every_status_of_a_payment_has_its_word_for_a_verification() -> None:
 
 
 def test_a_verification_that_reached_nobody_is_sent_again_under_the_same_key() -> None:
-    answer = verified_answer(METHOD, verifying(Status.PROCESSING, processing_reason=Reason.AWAITING_RETRY), KEYS, 201)
+    answer = verified_answer(
+        METHOD, verifying(Status.PROCESSING, processing_reason=Reason.AWAITING_RETRY), None, KEYS, 201
+    )
 
     assert answer.problem is not None
     assert (answer.problem.code, answer.decided) == ("provider_unavailable", False)
 
 
 def test_a_replay_names_the_method_that_was_stored_and_not_the_one_it_brought_itself() -> None:
-    mine = verified_answer(METHOD, verifying(Status.SUCCEEDED), KEYS, 201)
-    again = verified_answer(replace(METHOD, id="pm_2"), verifying(Status.SUCCEEDED), KEYS, 201)
+    mine = verified_answer(METHOD, verifying(Status.SUCCEEDED), None, KEYS, 201)
+    again = verified_answer(replace(METHOD, id="pm_2"), verifying(Status.SUCCEEDED), None, KEYS, 201)
 
     assert again.body == mine.body
 
@@ -102,7 +104,7 @@ def test_what_the_provider_has_said_of_the_card_is_shown_with_what_was_known() -
         Status.SUCCEEDED, card=CardFacts(brand="visa", funding="debit", country="DE"), network_transaction_id="NTI-1"
     )
 
-    shown = json.loads(verified_answer(METHOD, told, KEYS, 201).body)
+    shown = json.loads(verified_answer(METHOD, told, None, KEYS, 201).body)
 
     assert (shown["card"]["last4"], shown["card"]["funding"], shown["card"]["exp_year"]) == ("4242", "debit", None)
     assert shown["network_transaction_id"] == "NTI-1"
