@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -21,6 +21,15 @@ from idempotency.key import parse as parse_key
 
 LIST_DEFAULT: Final = 20
 LIST_MAX: Final = 100
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Find(Protocol[T_co]):
+    """Reads the object of an id where it belongs to the merchant and the mode, else nothing."""
+
+    async def __call__(self, wanted: str, merchant_id: str, /, *, livemode: bool) -> T_co | None:
+        """``None`` also where it is somebody else's."""
 
 
 class Desk:
@@ -49,6 +58,14 @@ class Desk:
             missing = not request.headers.get("idempotency-key", "").strip()
             raise Problem("idempotency_key_missing" if missing else "idempotency_key_malformed", str(error)) from None
         return who, Key(who.merchant_id, who.livemode, text), raw
+
+    async def _named(self, request: Request, who: Principal, prefix: str, what: str, find: Find[T_co]) -> T_co:
+        """The object that the route names. Raises :class:`Problem` (404) alike where it is not there and where it is not theirs."""
+        wanted = request.path_params["id"]
+        found = await find(wanted, who.merchant_id, livemode=who.livemode) if is_id(wanted, prefix) else None
+        if found is None:
+            raise Problem("not_found", f"There is no such {what}.")
+        return found
 
     def _answer(self, verb: str, answer: Answer) -> Response:
         self._deps.instruments.answers.labels(verb, str(answer.status)).inc()

@@ -65,13 +65,7 @@ class Disputes(Desk):
         return self._answer(kind, answer)
 
     async def _dispute(self, request: Request, who: Principal) -> Dispute:
-        dispute_id = request.path_params["id"]
-        found = None
-        if is_id(dispute_id, DISPUTE):
-            found = await self._deps.queries.dispute_of(dispute_id, who.merchant_id, livemode=who.livemode)
-        if found is None:
-            raise Problem("not_found", "There is no such dispute.")
-        return found
+        return await self._named(request, who, DISPUTE, "dispute", self._deps.queries.dispute_of)
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from gateway.api.auth import Principal
 from gateway.api.schemas import Body, CustomerCreate, PaymentMethodCreate, PaymentMethodUpdate
 from gateway.books import Method
 from gateway.errors import Problem
-from gateway.ids import CUSTOMER, PAYMENT, PAYMENT_METHOD, is_id, new_id
+from gateway.ids import CUSTOMER, PAYMENT, PAYMENT_METHOD, new_id
 from gateway.lifecycle import Terms
 from gateway.methods import (
     card_from,
@@ -98,12 +98,7 @@ class PaymentMethods(Desk):
     # --- parts ---
 
     async def _method(self, request: Request, who: Principal) -> StoredMethod:
-        method_id, method = request.path_params["id"], None
-        if is_id(method_id, PAYMENT_METHOD):
-            method = await self._deps.queries.method(method_id, who.merchant_id, livemode=who.livemode)
-        if method is None:
-            raise Problem("not_found", "There is no such payment method.")
-        return method
+        return await self._named(request, who, PAYMENT_METHOD, "payment method", self._deps.queries.method)
 
     async def _shown(self, request: Request, who: Principal) -> Response:
         method = await self._method(request, who)
@@ -186,12 +181,7 @@ class Customers(Desk):
         return asking.json(customer_object(await self._customer(request, who)))
 
     async def _customer(self, request: Request, who: Principal) -> StoredCustomer:
-        customer_id, customer = request.path_params["id"], None
-        if is_id(customer_id, CUSTOMER):
-            customer = await self._deps.queries.customer(customer_id, who.merchant_id, livemode=who.livemode)
-        if customer is None:
-            raise Problem("not_found", "There is no such customer.")
-        return customer
+        return await self._named(request, who, CUSTOMER, "customer", self._deps.queries.customer)
 
 
 def _check(body: PaymentMethodCreate) -> None:

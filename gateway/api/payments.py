@@ -182,13 +182,7 @@ class Payments(Desk):
     # --- parts ---
 
     async def _payment(self, request: Request, who: Principal) -> Payment:
-        payment_id = request.path_params["id"]
-        payment = None
-        if is_id(payment_id, PAYMENT):
-            payment = await self._deps.queries.payment_of(payment_id, who.merchant_id, livemode=who.livemode)
-        if payment is None:
-            raise Problem("not_found", "There is no such payment.")
-        return payment
+        return await self._named(request, who, PAYMENT, "payment", self._deps.queries.payment_of)
 
     def _fingerprint(self, route: str, payment: Payment, raw: Mapping[str, Any]) -> bytes:
         return fingerprint(self._deps.keys.fingerprint, route, payment.terms.id, raw)
