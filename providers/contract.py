@@ -11,6 +11,8 @@ This module is pure: no IO, no clock, no randomness.
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +21,11 @@ from typing import Any, Final, Literal, Protocol
 
 from providers.declines import Decline
 from providers.money import Money
+
+
+def derived_key(words: bytes) -> str:
+    """The key of a further request of an operation: the same words always give the same key, shaped like the operation's own."""
+    return str(uuid.UUID(bytes=hashlib.sha256(words).digest()[:16], version=4))
 
 
 class Kind(StrEnum):

@@ -19,6 +19,9 @@ AMOUNT_MAX: Final = 999_999_999_999
 """Largest amount of one payment, in minor units (the API's limit; both providers stop earlier)."""
 
 
+_USUAL_DECIMALS: Final = 2
+
+
 class MoneyError(ValueError):
     """An amount or a currency that cannot be. The message names the value and the rule it breaks."""
 
@@ -58,6 +61,10 @@ class Units:
     exponents: Mapping[str, int]
     steps: Mapping[str, int]
     """Smallest step in the provider's own units: Stripe takes the Kuwaiti dinar with three decimals of which the last is 0."""
+
+    def tells(self, currency: str) -> bool:
+        """Whether it is known with how many decimals the provider takes ``currency``. Two need no saying."""
+        return currency in self.exponents or exponent(currency) == _USUAL_DECIMALS
 
 
 def to_provider(money: Money, units: Units) -> int:

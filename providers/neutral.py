@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -43,6 +42,7 @@ from providers.contract import (
     Unknown,
     Void,
     WebhookRefused,
+    derived_key,
 )
 from providers.declines import Action, Decline, load, look_up
 from providers.money import Money, MoneyError, Units, exponent, from_provider, to_provider
@@ -74,7 +74,6 @@ CAPABILITIES: Final = Capabilities(
 
 _NO_DECIMALS: Final = "BIF CLP DJF GNF HUF ISK JPY KMF KRW PYG RWF TWD UGX VND VUV XAF XOF XPF"
 _THREE_DECIMALS: Final = "BHD IQD JOD KWD LYD OMR TND"
-_USUAL_DECIMALS: Final = 2
 _UNITS_MAX: Final = Decimal(10) ** 9
 """Amounts stay below this, in major units."""
 
@@ -219,7 +218,7 @@ class NeutralProvider:
 
     def refuses(self, money: Money) -> str | None:
         """Why this provider cannot carry exactly this amount, or ``None`` when it can."""
-        if exponent(money.currency) != _USUAL_DECIMALS and money.currency not in UNITS.exponents:
+        if not UNITS.tells(money.currency):
             return f"this provider does not list {money.currency}"
         try:
             sent = Decimal(_amount(money))
@@ -350,7 +349,7 @@ def _request_id(call: Call) -> str:
     proof = call.request["body"].get("proof")
     if proof is None:
         return call.key
-    return str(uuid.UUID(bytes=hashlib.sha256(f"{call.key}/finish/{proof}".encode()).digest()[:16], version=4))
+    return derived_key(f"{call.key}/finish/{proof}".encode())
 
 
 def _id(value: str) -> str:

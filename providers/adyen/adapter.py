@@ -10,8 +10,6 @@ Paths, headers, results, errors and signatures are the official SDK's; only its 
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -24,7 +22,7 @@ from Adyen.services.checkout import AdyenCheckoutApi
 from Adyen.services.disputes import AdyenDisputesApi
 
 from providers.adyen import answers, asks, events
-from providers.adyen.tables import CAPABILITIES, UNITS, USUAL_DECIMALS
+from providers.adyen.tables import CAPABILITIES, UNITS
 from providers.contract import (
     Acknowledgement,
     Approved,
@@ -38,8 +36,9 @@ from providers.contract import (
     Outcome,
     Unknown,
     WebhookRefused,
+    derived_key,
 )
-from providers.money import Money, MoneyError, exponent, to_provider
+from providers.money import Money, MoneyError, to_provider
 from providers.registry import AccountConfig, ConfigError
 from providers.transport import MaybeSent, NotSent, Transport
 
@@ -79,7 +78,7 @@ class AdyenProvider:
 
     def refuses(self, money: Money) -> str | None:
         """Why Adyen cannot carry exactly this amount, or ``None`` when it can."""
-        if exponent(money.currency) != USUAL_DECIMALS and money.currency not in UNITS.exponents:
+        if not UNITS.tells(money.currency):
             return f"Adyen does not list {money.currency}"
         try:
             to_provider(money, UNITS)
@@ -172,7 +171,7 @@ async def _read(call: Call, sending: Any, answer: Any, read: Callable[[Call, Any
 def _derived(key: str, body: Mapping[str, Any]) -> str:
     """The key of a further request of the same operation: the same body has the same key, and Adyen takes 64 characters."""
     words = orjson.dumps([key, body], option=orjson.OPT_SORT_KEYS)
-    return str(uuid.UUID(bytes=hashlib.sha256(words).digest()[:16], version=4))
+    return derived_key(words)
 
 
 class _PooledClient(Adyen.AdyenClient):  # type: ignore[misc]

@@ -68,7 +68,6 @@ UNITS: Final = Units(
     },
     steps={},
 )
-USUAL_DECIMALS: Final = 2
 
 # --- Decline and error tables -------------------------------------------------------------------
 

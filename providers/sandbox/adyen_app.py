@@ -162,7 +162,7 @@ def _routes(desk: Desk, psp: AdyenPsp) -> list[Route]:
         ("POST", f"{DISPUTES}/acceptDispute", disputes.subject("accept"), disputes.accept),
     ]
     return [
-        Route(path, partial(_serve, desk, Verb(subject, psp.timely(act))), methods=[method])
+        Route(path, partial(desk.serve, verb=Verb(subject, psp.timely(act))), methods=[method])
         for method, path, subject, act in table
     ]
 
@@ -172,7 +172,3 @@ def _other(operation: str) -> Any:
         return Subject(operation=operation), None
 
     return subject
-
-
-async def _serve(desk: Desk, verb: Verb, request: Request) -> Any:
-    return await desk.serve(request, verb)

@@ -133,8 +133,4 @@ def _routes(desk: Desk, psp: NeutralPsp) -> list[Route]:
         ("POST", "/charges/{id}/give_back", Verb(psp.subject("refund"), psp.give_back)),
         ("POST", "/releases", Verb(psp.subject("void"), psp.release_by_reference)),
     ]
-    return [Route(path, partial(_serve, desk, verb), methods=[method]) for method, path, verb in table]
-
-
-async def _serve(desk: Desk, verb: Verb, request: Request) -> Any:
-    return await desk.serve(request, verb)
+    return [Route(path, partial(desk.serve, verb=verb), methods=[method]) for method, path, verb in table]

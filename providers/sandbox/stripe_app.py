@@ -194,11 +194,7 @@ def _routes(desk: Desk, psp: StripePsp) -> list[Route]:
         ("GET", "/v1/{path:path}", Verb(subject("other"), _unknown_path)),
         ("POST", "/v1/{path:path}", Verb(subject("other"), _unknown_path)),
     ]
-    return [Route(path, partial(_serve, desk, verb), methods=[method]) for method, path, verb in table]
-
-
-async def _serve(desk: Desk, verb: Verb, request: Request) -> Any:
-    return await desk.serve(request, verb)
+    return [Route(path, partial(desk.serve, verb=verb), methods=[method]) for method, path, verb in table]
 
 
 def _unknown_path(call: Call) -> Answer:

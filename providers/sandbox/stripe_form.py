@@ -1,6 +1,7 @@
 """Stripe's request encoding: ``a[b][]=c`` in a form body or a query string."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -35,3 +36,8 @@ def listed(value: object) -> list[str]:
     if isinstance(value, dict):
         return [str(each) for each in value.values()]
     return [] if value in (None, "") else [str(value)]
+
+
+def expanded(params: Mapping[str, Any]) -> frozenset[str]:
+    """The objects that ``expand`` names, by their first word."""
+    return frozenset(path.partition(".")[0] for path in listed(params.get("expand")))

@@ -21,7 +21,7 @@ from providers.sandbox.stripe_amounts import (
     parse_amount,
 )
 from providers.sandbox.stripe_disputes import Disputes
-from providers.sandbox.stripe_form import listed
+from providers.sandbox.stripe_form import expanded, listed
 from providers.sandbox.stripe_methods import Methods
 from providers.sandbox.stripe_objects import (
     Charge,
@@ -413,7 +413,7 @@ class Intents:
         return self._intent_answer(intent, call)
 
     def _intent_answer(self, intent: Intent, call: Call) -> Answer:
-        expand = frozenset(path.partition(".")[0] for path in listed(call.params.get("expand")))
+        expand = expanded(call.params)
         return json_answer(200, self._account.intent_body(intent, expand))
 
 

@@ -6,7 +6,7 @@ from providers.sandbox import stripe_errors as errors
 from providers.sandbox.answers import Answer
 from providers.sandbox.desk import Call, RefusedError, json_answer
 from providers.sandbox.stripe_account import StripeAccount, list_answer, way_back
-from providers.sandbox.stripe_form import listed
+from providers.sandbox.stripe_form import expanded
 from providers.sandbox.stripe_methods import Methods
 from providers.sandbox.stripe_objects import authentication_json, payment_method_json
 from providers.sandbox.stripe_parameters import page_of, read_card_options, read_metadata, refuse_unknown
@@ -156,7 +156,7 @@ class Setups:
 
 
 def _answer(setup: Setup, call: Call) -> Answer:
-    expand = frozenset(path.partition(".")[0] for path in listed(call.params.get("expand")))
+    expand = expanded(call.params)
     return json_answer(200, setup_json(setup, expand))
 
 

@@ -90,12 +90,6 @@ def stripe_trigger(number: str) -> StripeTrigger:
 
 
 @cache
-def stripe_decline_codes() -> frozenset[str]:
-    """Every decline code Stripe documents."""
-    return frozenset(_data()["stripe"]["decline_codes"])
-
-
-@cache
 def _adyen_by_name() -> dict[str, AdyenRefusal]:
     rows = [
         AdyenRefusal(row["code"], row["holder_name"], row["result_code"], row["reason"])

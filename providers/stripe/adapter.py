@@ -6,11 +6,9 @@ skips the tree of objects that the SDK builds of every answer, which costs more 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -36,8 +34,9 @@ from providers.contract import (
     Refund,
     Unknown,
     Void,
+    derived_key,
 )
-from providers.money import Money, MoneyError, exponent, to_provider
+from providers.money import Money, MoneyError, to_provider
 from providers.registry import AccountConfig, ConfigError
 from providers.stripe import asks, events
 from providers.stripe.answers import (
@@ -66,8 +65,6 @@ READ_TIMEOUT_S: Final = 60.0
 PAGE_MAX: Final = 100
 PAGES_MAX: Final = 3
 """How far back a lookup without an id goes: it is asked soon after the send, and a busy account must not be read whole."""
-
-_USUAL_DECIMALS: Final = 2
 
 # Latency figures of other calls, sent along with the next one. Not ours to give away.
 stripe.enable_telemetry = False
@@ -120,7 +117,7 @@ class StripeProvider:
 
     def refuses(self, money: Money) -> str | None:
         """Why Stripe cannot carry exactly this amount, or ``None`` when it can."""
-        if exponent(money.currency) != _USUAL_DECIMALS and money.currency not in asks.UNITS.exponents:
+        if not asks.UNITS.tells(money.currency):
             return f"Stripe does not say with how many decimals it takes {money.currency}"
         try:
             to_provider(money, asks.UNITS)
@@ -223,7 +220,7 @@ class StripeProvider:
         A list and not the search: that one lags behind what was just written, up to an hour
         (https://docs.stripe.com/search#data-freshness).
         """
-        path = "/v1/setup_intents" if asks.is_verification(amount) else "/v1/payment_intents"
+        path = asks.list_path(amount)
         params: dict[str, Any] = {"limit": PAGE_MAX}
         for _ in range(PAGES_MAX):
             body = await self._get(path, params)
@@ -276,8 +273,8 @@ class StripeProvider:
 
 
 def _step_key(key: str, step: str) -> str:
-    """The key of one step of an operation: always the same, and shaped like the others."""
-    return str(uuid.UUID(bytes=hashlib.sha256(f"{key}/{step}".encode()).digest()[:16], version=4))
+    """The key of one step of an operation."""
+    return derived_key(f"{key}/{step}".encode())
 
 
 def _details(error: stripe.StripeError) -> ApiError:

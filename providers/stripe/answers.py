@@ -6,7 +6,7 @@ says which operation of ours it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar, assert_never
@@ -174,12 +174,6 @@ class ApiError(msgspec.Struct):
     payment_method: _Method | None = None
 
     @property
-    def brand(self) -> str | None:
-        """The card's network."""
-        card = self.payment_method and self.payment_method.card
-        return card.brand if card else None
-
-    @property
     def card(self) -> CardFacts | None:
         """What is known of the declined card."""
         card = self.payment_method and self.payment_method.card
@@ -225,7 +219,7 @@ class Intent(_Marked):
     setup_future_usage: str | None = None
     payment_method_options: _Options | None = None
     latest_charge: _Charge | str | None = None
-    last_payment_error: ApiError | None = None
+    last_error: ApiError | None = msgspec.field(name="last_payment_error", default=None)
     cancellation_reason: str | None = None
     next_action: dict[str, Any] | None = None
 
@@ -271,7 +265,7 @@ class Setup(_Marked):
     customer: str | None = None
     payment_method: _Method | str | None = None
     latest_attempt: _Attempt | str | None = None
-    last_setup_error: ApiError | None = None
+    last_error: ApiError | None = msgspec.field(name="last_setup_error", default=None)
     next_action: dict[str, Any] | None = None
 
     @property
@@ -553,15 +547,20 @@ def of_intent(intent: Intent) -> Outcome:
             return _approved(intent, intent.amount_received, captured=True)
         case "requires_capture":
             return _approved(intent, intent.amount, captured=False)
+        case _:
+            return _not_approved(intent)
+
+
+def _not_approved(intent: Intent | Setup) -> Outcome:
+    match intent.status:
         case "requires_action" if intent.next_action:
             return ActionRequired(intent.id, _next_action(intent.next_action))
         case "processing":
             return Pending(intent.id)
         case "canceled":
             return Declined(_CANCELLED, intent.id)
-        case "requires_payment_method" if intent.last_payment_error:
-            error = intent.last_payment_error
-            return Declined(decline_of(error), intent.id, error.card)
+        case "requires_payment_method" if intent.last_error:
+            return Declined(decline_of(intent.last_error), intent.id, intent.last_error.card)
         case status:
             return Unknown("status", provider_code=status)
 
@@ -606,17 +605,8 @@ def of_setup(setup: Setup, amount: Money) -> Outcome:
                 token=setup.token,
                 three_d_secure=_three_d_secure(setup.attempt.three_d_secure),
             )
-        case "requires_action" if setup.next_action:
-            return ActionRequired(setup.id, _next_action(setup.next_action))
-        case "processing":
-            return Pending(setup.id)
-        case "canceled":
-            return Declined(_CANCELLED, setup.id)
-        case "requires_payment_method" if setup.last_setup_error:
-            error = setup.last_setup_error
-            return Declined(decline_of(error), setup.id, error.card)
-        case status:
-            return Unknown("status", provider_code=status)
+        case _:
+            return _not_approved(setup)
 
 
 _AUTHENTICATED: Final[Mapping[str, Literal["authenticated", "attempted", "exempted", "not_supported", "failed"]]] = {
@@ -723,14 +713,14 @@ def decline_of(error: ApiError) -> Decline:
     return replace(decline, network_code=error.network_decline_code)
 
 
-def _advice(error: ApiError) -> list[NetworkAdvice]:
+def _advice(error: ApiError) -> Iterator[NetworkAdvice | None]:
     """What is advised, by Stripe and by the card's network."""
-    told = [_STRIPE_ADVICE.get(error.advice_code or "")]
-    if error.brand == "mastercard":
-        told.append(_MASTERCARD_ADVICE.get(error.network_advice_code or ""))
-    if error.brand == "visa":
-        told.append(_VISA_ADVICE.get(error.network_decline_code or ""))
-    return [advice for advice in told if advice is not None]
+    yield _STRIPE_ADVICE.get(error.advice_code or "")
+    brand = error.card.brand if error.card else None
+    if brand == "mastercard":
+        yield _MASTERCARD_ADVICE.get(error.network_advice_code or "")
+    if brand == "visa":
+        yield _VISA_ADVICE.get(error.network_decline_code or "")
 
 
 def refused(code: str) -> Decline:

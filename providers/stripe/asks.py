@@ -97,6 +97,11 @@ def object_path(name: str) -> str:
     return f"/v1/{kind}/{escaped(name)}"
 
 
+def list_path(amount: Money) -> str:
+    """Where the intents for such an amount are made and listed."""
+    return "/v1/setup_intents" if is_verification(amount) else "/v1/payment_intents"
+
+
 def expand_of(name: str) -> list[str]:
     """What has to be expanded of such an object for its facts to be seen."""
     return list(SETUP_EXPAND if name.startswith("seti_") else INTENT_EXPAND)
@@ -132,8 +137,7 @@ def authorize(ask: Authorize) -> Mapping[str, Any]:
     if ask.setup_future_usage and not ask.off_session and "customer" not in params:
         # Neither a name nor an address: Stripe would write to a customer whose address it knows.
         first["customer"] = {"metadata": _named(ask)}
-    path = "/v1/setup_intents" if is_verification(ask.amount) else "/v1/payment_intents"
-    return {**first, "path": path, "params": params}
+    return {**first, "path": list_path(ask.amount), "params": params}
 
 
 def _payment_intent(ask: Authorize) -> dict[str, Any]:
@@ -264,7 +268,7 @@ def void(ask: Void) -> Mapping[str, Any]:
     """A cancel ends an authorization and an unfinished attempt alike. Without a handle the attempt is found by its name."""
     if ask.provider_payment_id is None:
         return {"attempt": ask.attempt_id, "params": {}}
-    return _follow_up(ask.provider_payment_id, "/cancel", {})
+    return cancel(ask.provider_payment_id)
 
 
 def increment(ask: Increment) -> Mapping[str, Any]:
@@ -282,7 +286,7 @@ def _follow_up(payment: str, verb: str, params: Mapping[str, Any]) -> Mapping[st
 
 
 def cancel(payment: str) -> Mapping[str, Any]:
-    """The cancel of an attempt that was found by its name."""
+    """The cancel of an intent, also of one that was found by its name."""
     return _follow_up(payment, "/cancel", {})
 
 

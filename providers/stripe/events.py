@@ -96,17 +96,18 @@ def translated(event: WebhookEvent) -> Event:
     """The event in our words. One without use for us, or unreadable, is kept as it is."""
     kept = Event(event.id, event.type, occurred_at=moment(event.created))
     reader = _READERS.get(event.type)
+    if reader is None:
+        return kept
     try:
-        return kept if reader is None else reader(kept, event.data.object)
+        told = reader(kept, event.data.object)
     except (UnreadableError, MoneyError):
         return kept
+    return kept if isinstance(told.outcome, Unknown) else told  # a status we do not know is no news
 
 
 def _intent_event(kept: Event, body: msgspec.Raw) -> Event:
     intent = read(body, Intent)
     kind, operation, outcome = _meant(intent)
-    if isinstance(outcome, Unknown):  # a status we do not know is no news
-        return kept
     return replace(
         kept,
         kind=kind,
@@ -128,7 +129,7 @@ def _meant(intent: Intent) -> tuple[Kind, str | None, Outcome]:
         return Kind.CAPTURE, ours[CAPTURE], Approved(intent.charge_id or intent.id, _taken(intent), captured=True)
     if intent.status == "requires_capture" and not intent.amount_received and INCREMENT in ours:
         return Kind.INCREMENT, ours[INCREMENT], told
-    if intent.status == "canceled" and intent.charge_id and intent.last_payment_error is None:
+    if intent.status == "canceled" and intent.charge_id and intent.last_error is None:
         # There was an authorization, so this released it. A cancel carries no metadata that could name our operation.
         released = from_provider(intent.amount - intent.amount_received, intent.currency, UNITS)
         return Kind.VOID, None, Approved(intent.id, released)
@@ -147,31 +148,25 @@ def _setup_event(kept: Event, body: msgspec.Raw) -> Event:
     setup = read(body, Setup)
     if CURRENCY not in setup.metadata:
         return kept  # none of ours
-    outcome = of_setup(setup, Money(0, setup.metadata[CURRENCY]))
-    if isinstance(outcome, Unknown):
-        return kept
     return replace(
         kept,
         kind=Kind.AUTHORIZE,
         operation_id=setup.metadata.get(OPERATION),
         provider_id=setup.id,
         provider_payment_id=setup.id,
-        outcome=outcome,
+        outcome=of_setup(setup, Money(0, setup.metadata[CURRENCY])),
     )
 
 
 def _refund_event(kept: Event, body: msgspec.Raw) -> Event:
     refund = read(body, RefundObject)
-    outcome = of_refund(refund)
-    if isinstance(outcome, Unknown):
-        return kept
     return replace(
         kept,
         kind=Kind.REFUND,
         operation_id=refund.metadata.get(OPERATION),
         provider_id=refund.id,
         provider_payment_id=refund.payment_intent,
-        outcome=outcome,
+        outcome=of_refund(refund),
     )
 
 
