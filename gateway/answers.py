@@ -73,8 +73,8 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
         "processing_reason": _processing_reason(payment),
         "cancel_requested": payment.cancel_requested,
         "cancellation_reason": payment.cancellation_reason,
-        "decline": _decline(payment.decline),
-        "next_action": _next_action(payment),
+        "decline": decline_object(payment.decline),
+        "next_action": next_action_object(payment),
         "payment_method": payment.payment_method,
         "card": card_json(payment.card),
         "captures": [capture_object(op, terms.currency) for op in payment.operations if op.kind is Kind.CAPTURE],
@@ -121,7 +121,7 @@ def history_object(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _next_action(payment: Payment) -> dict[str, Any] | None:
+def next_action_object(payment: Payment) -> dict[str, Any] | None:
     """What the shopper has to do. While what they brought back is on its way, there is nothing."""
     waits = payment.status is Status.REQUIRES_ACTION and payment.next_action is not None
     return dict(payment.next_action or {}) if waits else None
@@ -134,7 +134,8 @@ def _processing_reason(payment: Payment) -> Reason | None:
     return payment.processing_reason
 
 
-def _decline(decline: Decline | None) -> dict[str, Any] | None:
+def decline_object(decline: Decline | None) -> dict[str, Any] | None:
+    """Why the payment was declined, as the API shows it: the raw code is kept, the message is fit for a shopper."""
     if decline is None:
         return None
     return {
@@ -159,7 +160,7 @@ def _attempt(operation: Operation, currency: str) -> dict[str, Any]:
         "provider_payment_id": operation.provider_id,
         "amount": operation.amount,
         "currency": currency,
-        "decline": _decline(operation.decline),
+        "decline": decline_object(operation.decline),
         "reason": operation.reason,
         "created": instant(operation.created_at),
     }

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from gateway import method_books
 from gateway.disputes import Dispute
-from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment
+from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment
 from gateway.rows import (
     DISPUTE_STATE,
     STATE,
@@ -280,7 +280,7 @@ class Books:
     ) -> Written:
         """A new payment with its key, its payment method and its first operation, if it has one."""
         payment = change.payment
-        params = {**payment_values(payment, "p_"), **self._key(key, payment), **_change_values(change, source)}
+        params = {**payment_values(payment), **self._key(key, payment), **_change_values(change, source)}
         pieces = {"payment", "change"}
         if method is not None:
             pieces.add("method")
@@ -324,10 +324,10 @@ class Books:
             "learned": learned,
             "drive": driven_by and _drive_values(driven_by),
             "returned": returned and _returned_values(*returned),
-            "dispute": dispute and dispute_values(dispute, payment, "d_"),
+            "dispute": dispute and dispute_values(dispute, payment),
         }
         params = {
-            **state_values(payment, "p_"),
+            **state_values(payment),
             **_change_values(change, source),
             "p_id": payment.terms.id,
             "g_version": before.version,
@@ -482,25 +482,14 @@ def _change_values(change: Change, source: str) -> dict[str, Any]:
 
 def _operation_values(operation: Operation, payment: Payment, request: Request) -> dict[str, Any]:
     return {
-        **operation_values(operation, payment, "o_"),
+        **operation_values(operation, payment),
         "o_sealed_request": request.sealed,
         "o_holds_card": request.holds_card,
         "o_lease": float(LEASE_S),
     }
 
 
-FINAL: Final = frozenset(
-    {
-        OperationStatus.AUTHORIZED,
-        OperationStatus.CAPTURED,
-        OperationStatus.DECLINED,
-        OperationStatus.NOT_PROCESSED,
-        OperationStatus.VOIDED,
-        OperationStatus.EXPIRED,
-        OperationStatus.SUCCEEDED,
-        OperationStatus.FAILED,
-    }
-)
+FINAL: Final = frozenset(OperationStatus) - OPEN
 """Statuses after which an operation asks nothing more of its provider."""
 WIPED: Final = FINAL | {OperationStatus.REQUIRES_ACTION}
 """Statuses after which a sealed request is never sent again, so it is wiped with the same commit."""

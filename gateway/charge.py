@@ -213,20 +213,19 @@ def _route(terms: Terms, wallet: Wallet, deps: Deps) -> tuple[str, ...]:
 
 def _eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | None]:
     """Each account of the merchant with the reason why it cannot take the payment, or ``None``."""
-    money = Money(terms.amount, terms.currency)
-    return {
-        account.name: account.eligible(
-            money,
-            has_token=account.name in wallet.tokens,
-            has_card=wallet.card is not None,
-            needs=_needs(terms, has_token=account.name in wallet.tokens),
-        )
-        for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode)
-        if terms.pinned_account in {None, account.name}
-    }
+    money, needs, has_card = Money(terms.amount, terms.currency), _needs(terms), wallet.card is not None
+    # An account that remembers the card itself knows its first payment, too.
+    remembered = needs - {Capability.NETWORK_TRANSACTION_ID}
+    reasons = {}
+    for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode):
+        if terms.pinned_account in {None, account.name}:
+            has_token = account.name in wallet.tokens
+            asked = remembered if has_token else needs
+            reasons[account.name] = account.eligible(money, has_token=has_token, has_card=has_card, needs=asked)
+    return reasons
 
 
-def _needs(terms: Terms, *, has_token: bool) -> frozenset[Capability]:
+def _needs(terms: Terms) -> frozenset[Capability]:
     """What an account must be able to do for these terms."""
     wanted = {
         Capability.VERIFICATION: terms.amount == 0,
@@ -235,8 +234,7 @@ def _needs(terms: Terms, *, has_token: bool) -> frozenset[Capability]:
         Capability.MERCHANT_INITIATED: terms.off_session,
         Capability.INCREMENT: bool(terms.adjustable),
         Capability.REDIRECT: terms.three_d_secure == "required",
-        # An account that remembers the card itself knows its first payment, too.
-        Capability.NETWORK_TRANSACTION_ID: terms.network_transaction_id is not None and not has_token,
+        Capability.NETWORK_TRANSACTION_ID: terms.network_transaction_id is not None,
     }
     return frozenset(capability for capability, needed in wanted.items() if needed)
 

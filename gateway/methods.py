@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from gateway.answers import Answer, charge_answer, instant, payment_object
+from gateway.answers import Answer, charge_answer, decline_object, instant, next_action_object
 from gateway.books import KeyUse, Method, Written, method_values
 from gateway.brands import brand_of
 from gateway.charge import Charge, charge
@@ -107,7 +107,7 @@ async def unknown_customer(customer: str | None, merchant_id: str, deps: Deps, *
 # --- Objects ----------------------------------------------------------------------------------------------------------
 
 
-def method_object(method: StoredMethod, verification: Payment | None, keys: Keyring) -> dict[str, Any]:
+def method_object(method: StoredMethod, verification: Payment | None) -> dict[str, Any]:
     """The payment method as the API shows it: of tokens only whose they are, of the card never the number."""
     return {
         "id": method.id,
@@ -121,7 +121,7 @@ def method_object(method: StoredMethod, verification: Payment | None, keys: Keyr
         "network_transaction_id": method.network_transaction_id,
         "billing_details": method.billing_details or None,
         "metadata": method.metadata or {},
-        "verification": None if verification is None else _verification(verification, keys),
+        "verification": None if verification is None else _verification(verification),
         "livemode": method.livemode,
         "created": instant(method.created_at),
         "updated": instant(method.updated_at or method.created_at),
@@ -131,13 +131,14 @@ def method_object(method: StoredMethod, verification: Payment | None, keys: Keyr
 _BLANK: Final = card_json(CardFacts()) or {}
 
 
-def _verification(payment: Payment, keys: Keyring) -> dict[str, Any]:
-    shown = payment_object(payment, keys)
+def _verification(payment: Payment) -> dict[str, Any]:
     not_sent = payment.status is Status.FAILED and payment.decline is not None and payment.decline.code == NOT_SENT
     return {
         "payment": payment.terms.id,
         "status": "not_processed" if not_sent else _VERIFICATIONS[payment.status],
-        **{name: shown[name] for name in ("account", "next_action", "decline")},
+        "account": payment.account,
+        "next_action": next_action_object(payment),
+        "decline": decline_object(payment.decline),
     }
 
 
@@ -166,7 +167,7 @@ async def store_method(
     method: Method, key: Key, fingerprint: bytes, now: datetime, deps: Deps, unusable: Problem | None
 ) -> Answer:
     """Store a method, once a key. ``unusable`` is raised where the key is new: a replay outlives what made it so."""
-    shown = method_object(stored(method, livemode=key.livemode, at=now), None, deps.keys)
+    shown = method_object(stored(method, livemode=key.livemode, at=now), None)
     row = method_values(method, key.merchant_id, livemode=key.livemode, at=now)
 
     async def write(use: KeyUse) -> Written:
@@ -278,4 +279,4 @@ def verified_answer(method: Method, payment: Payment, heard: Outcome | None, key
     headers = dict(plain.headers)
     if "Location" in headers:
         headers["Location"] = f"/v1/payment_methods/{known.id}"
-    return replace(plain, body=orjson.dumps(method_object(known, payment, keys)), headers=headers)
+    return replace(plain, body=orjson.dumps(method_object(known, payment)), headers=headers)

@@ -100,6 +100,8 @@ _PAYMENT = Statement(
     f"""SELECT {columns(PaymentRow, table="p")}, {columns(OperationRow, table="o", prefix="o_")}
     FROM payment p LEFT JOIN operation o ON o.payment_id = p.id WHERE p.id = :id ORDER BY o.seq"""
 )
+_OPERATION: Final = tuple((f"o_{name}", name) for name in columns(OperationRow).split(", "))
+"""What :data:`_PAYMENT` calls the columns of an operation, and what they are."""
 _OPERATIONS_OF = Statement(
     f"SELECT {columns(OperationRow)} FROM operation WHERE payment_id = ANY(:ids::text[]) ORDER BY payment_id, seq"
 )
@@ -164,11 +166,7 @@ _DISPUTE_AT = Statement(
     f"""SELECT {columns(DisputeRow)} FROM dispute
     WHERE account = :account AND provider_dispute_id = :provider_dispute_id"""
 )
-_DISPUTES = Statement(
-    f"""SELECT {columns(DisputeRow)} FROM dispute WHERE merchant_id = :merchant_id AND livemode = :livemode
-    AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
-    AND (:payment::text IS NULL OR payment_id = :payment) ORDER BY id DESC LIMIT :limit"""
-)
+_DISPUTES = f"SELECT {columns(DisputeRow)} FROM dispute WHERE merchant_id = :merchant_id AND livemode = :livemode"
 
 
 class Queries:
@@ -188,10 +186,8 @@ class Queries:
         rows = await _PAYMENT.rows(self._pool, {"id": payment_id})
         if not rows:
             return None
-        operations = [
-            {name.removeprefix("o_"): value for name, value in row.items() if name.startswith("o_")} for row in rows
-        ]
-        return payment_from(rows[0], [operation for operation in operations if operation["id"] is not None])
+        operations = [{name: row[at] for at, name in _OPERATION} for row in rows if row["o_id"] is not None]
+        return payment_from(rows[0], operations)
 
     async def payment_of(self, payment_id: str, merchant_id: str, *, livemode: bool) -> Payment | None:
         """A merchant's payment in one mode. Another merchant's is not there."""
@@ -214,15 +210,16 @@ class Queries:
 
     async def operation(self, operation_id: str) -> tuple[Payment, Operation] | None:
         """An operation with its payment."""
-        row = await _BY_OPERATION.row(self._pool, {"id": operation_id})
-        payment = None if row is None else await self.payment(row["payment_id"])
-        return None if payment is None else (payment, payment.operation(operation_id))
+        return await self._found(await _BY_OPERATION.row(self._pool, {"id": operation_id}))
 
     async def operation_at(self, account: str, provider_id: str, kind: str) -> tuple[Payment, Operation] | None:
         """The operation of one kind that an account knows by ``provider_id``."""
         params = {"account": account, "provider_id": provider_id, "kind": kind}
-        row = await _BY_PROVIDER_ID.row(self._pool, params)
-        return None if row is None else await self.operation(row["id"])
+        return await self._found(await _BY_PROVIDER_ID.row(self._pool, params))
+
+    async def _found(self, row: Row | None) -> tuple[Payment, Operation] | None:
+        payment = None if row is None else await self.payment(row["payment_id"])
+        return None if row is None or payment is None else (payment, payment.operation(row["id"]))
 
     async def method(self, method_id: str, merchant_id: str, *, livemode: bool) -> StoredMethod | None:
         """A merchant's stored payment method."""
@@ -301,9 +298,8 @@ class Queries:
 
     async def disputes(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[Dispute]:
         """A page of disputes, newest first; ``before`` is the id to go on from."""
-        wanted: dict[str, Any] = dict.fromkeys(("before", "status", "payment"))
-        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
-        return [dispute_from(row) for row in await _DISPUTES.rows(self._pool, params)]
+        params = filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [dispute_from(row) for row in await _page(_DISPUTES, _given(filters)).rows(self._pool, params)]
 
     async def api_key(self, key_id: str) -> dict[str, Any] | None:
         """An API key's row."""
@@ -328,7 +324,9 @@ _CONDITIONS: Final = {
     "before": "id < :before",
     "customer": "customer = :customer",
     "fingerprint": "fingerprint = :fingerprint",
+    "payment": "payment_id = :payment",
     "reference": "reference = :reference",
+    "status": "status = :status",
 }
 
 

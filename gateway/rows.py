@@ -58,82 +58,82 @@ STATE: Final = (
 """The columns of a payment that change."""
 
 
-def state_values(payment: Payment, prefix: str) -> dict[str, Any]:
+def state_values(payment: Payment) -> dict[str, Any]:
     """The changing columns of ``payment``, under parameter names."""
     checks = {"avs": payment.avs, "cvc": payment.cvc} if payment.avs or payment.cvc else None
     return {
-        f"{prefix}version": payment.version,
-        f"{prefix}status": payment.status,
-        f"{prefix}processing_reason": payment.processing_reason,
-        f"{prefix}round": payment.round,
-        f"{prefix}route": payment.route,
-        f"{prefix}amount": payment.terms.amount,
-        f"{prefix}off_session": payment.terms.off_session,
-        f"{prefix}options": {name: value for name in OPTIONS if (value := getattr(payment.terms, name)) is not None},
-        f"{prefix}amount_authorized": payment.amount_authorized,
-        f"{prefix}amount_capturing": payment.amount_capturing,
-        f"{prefix}amount_captured": payment.amount_captured,
-        f"{prefix}amount_refunding": payment.amount_refunding,
-        f"{prefix}amount_refunded": payment.amount_refunded,
-        f"{prefix}cancel_requested": payment.cancel_requested,
-        f"{prefix}cancellation_reason": payment.cancellation_reason,
-        f"{prefix}payment_method_id": payment.payment_method,
-        f"{prefix}customer": payment.terms.customer,
-        f"{prefix}account": payment.account,
-        f"{prefix}provider": payment.provider,
-        f"{prefix}provider_payment_id": payment.provider_payment_id,
-        f"{prefix}network_transaction_id": payment.network_transaction_id,
-        f"{prefix}auth_code": payment.auth_code,
-        f"{prefix}checks": checks,
-        f"{prefix}card": card_json(payment.card),
-        f"{prefix}three_d_secure": three_d_secure_json(payment.three_d_secure),
-        f"{prefix}capture_before": payment.capture_before,
-        f"{prefix}decline": decline_json(payment.decline),
-        f"{prefix}next_action": None if payment.next_action is None else dict(payment.next_action),
-        f"{prefix}updated_at": payment.updated_at,
+        "p_version": payment.version,
+        "p_status": payment.status,
+        "p_processing_reason": payment.processing_reason,
+        "p_round": payment.round,
+        "p_route": payment.route,
+        "p_amount": payment.terms.amount,
+        "p_off_session": payment.terms.off_session,
+        "p_options": {name: value for name in OPTIONS if (value := getattr(payment.terms, name)) is not None},
+        "p_amount_authorized": payment.amount_authorized,
+        "p_amount_capturing": payment.amount_capturing,
+        "p_amount_captured": payment.amount_captured,
+        "p_amount_refunding": payment.amount_refunding,
+        "p_amount_refunded": payment.amount_refunded,
+        "p_cancel_requested": payment.cancel_requested,
+        "p_cancellation_reason": payment.cancellation_reason,
+        "p_payment_method_id": payment.payment_method,
+        "p_customer": payment.terms.customer,
+        "p_account": payment.account,
+        "p_provider": payment.provider,
+        "p_provider_payment_id": payment.provider_payment_id,
+        "p_network_transaction_id": payment.network_transaction_id,
+        "p_auth_code": payment.auth_code,
+        "p_checks": checks,
+        "p_card": card_json(payment.card),
+        "p_three_d_secure": three_d_secure_json(payment.three_d_secure),
+        "p_capture_before": payment.capture_before,
+        "p_decline": decline_json(payment.decline),
+        "p_next_action": None if payment.next_action is None else dict(payment.next_action),
+        "p_updated_at": payment.updated_at,
     }
 
 
-def payment_values(payment: Payment, prefix: str) -> dict[str, Any]:
+def payment_values(payment: Payment) -> dict[str, Any]:
     """Every column of ``payment``, under parameter names."""
     terms = payment.terms
     personal = {"billing_details": terms.billing_details, "shopper": terms.shopper}
     return {
-        **state_values(payment, prefix),
-        f"{prefix}id": terms.id,
-        f"{prefix}merchant_id": terms.merchant_id,
-        f"{prefix}livemode": terms.livemode,
-        f"{prefix}currency": terms.currency,
-        f"{prefix}capture_method": terms.capture_method,
-        f"{prefix}reference": terms.reference,
-        f"{prefix}metadata": terms.metadata,
-        f"{prefix}personal": personal if terms.billing_details or terms.shopper else None,
-        f"{prefix}created_at": terms.created_at,
+        **state_values(payment),
+        "p_id": terms.id,
+        "p_merchant_id": terms.merchant_id,
+        "p_livemode": terms.livemode,
+        "p_currency": terms.currency,
+        "p_capture_method": terms.capture_method,
+        "p_reference": terms.reference,
+        "p_metadata": terms.metadata,
+        "p_personal": personal if terms.billing_details or terms.shopper else None,
+        "p_created_at": terms.created_at,
     }
 
 
-def operation_values(operation: Operation, payment: Payment, prefix: str) -> dict[str, Any]:
+def operation_values(operation: Operation, payment: Payment) -> dict[str, Any]:
     """Every column of ``operation`` that is not sealed, computed by SQL or the writer's, under parameter names."""
     return {
-        f"{prefix}id": operation.id,
-        f"{prefix}payment_id": payment.terms.id,
-        f"{prefix}kind": operation.kind,
-        f"{prefix}seq": operation.seq,
-        f"{prefix}round": operation.round,
-        f"{prefix}account": operation.account,
-        f"{prefix}provider": operation.provider,
-        f"{prefix}amount": operation.amount,
-        f"{prefix}status": operation.status,
-        f"{prefix}final": operation.final,
-        f"{prefix}provider_key": operation.provider_key,
-        f"{prefix}provider_id": operation.provider_id,
-        f"{prefix}decline": decline_json(operation.decline),
-        f"{prefix}reason": operation.reason,
-        f"{prefix}metadata": operation.metadata,
-        f"{prefix}challenged": operation.challenged,
-        f"{prefix}epoch": operation.epoch,
-        f"{prefix}created_at": operation.created_at,
-        f"{prefix}updated_at": payment.updated_at,
+        "o_id": operation.id,
+        "o_payment_id": payment.terms.id,
+        "o_kind": operation.kind,
+        "o_seq": operation.seq,
+        "o_round": operation.round,
+        "o_account": operation.account,
+        "o_provider": operation.provider,
+        "o_amount": operation.amount,
+        "o_status": operation.status,
+        "o_final": operation.final,
+        "o_provider_key": operation.provider_key,
+        "o_provider_id": operation.provider_id,
+        "o_decline": decline_json(operation.decline),
+        "o_reason": operation.reason,
+        "o_metadata": operation.metadata,
+        "o_challenged": operation.challenged,
+        "o_epoch": operation.epoch,
+        "o_created_at": operation.created_at,
+        "o_updated_at": payment.updated_at,
     }
 
 
@@ -149,13 +149,13 @@ DISPUTE_STATE: Final = (
 """The columns of a dispute that change."""
 
 
-def dispute_values(dispute: Dispute, payment: Payment, prefix: str) -> dict[str, Any]:
+def dispute_values(dispute: Dispute, payment: Payment) -> dict[str, Any]:
     """Every column of ``dispute``, under parameter names."""
     return {
-        **{f"{prefix}{name}": value for name, value in asdict(dispute).items()},
-        f"{prefix}merchant_id": payment.terms.merchant_id,
-        f"{prefix}livemode": payment.terms.livemode,
-        f"{prefix}payment_id": payment.terms.id,
+        **{f"d_{name}": value for name, value in asdict(dispute).items()},
+        "d_merchant_id": payment.terms.merchant_id,
+        "d_livemode": payment.terms.livemode,
+        "d_payment_id": payment.terms.id,
     }
 
 

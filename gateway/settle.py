@@ -191,7 +191,7 @@ async def _record(
         driven = following is not None or (source == "call" and operation.kind is not Kind.AUTHORIZE)
         change = lifecycle.decide(payment, operation.id, outcome, plan, driven=driven, now=deps.clock())
         if isinstance(change, NoChange):
-            _watch(payment, operation, outcome, deps)
+            _watch(payment, known, outcome, deps)
             await _no_news(operation, source, deps)
             return Recorded(payment)
         if following is not None:
@@ -214,7 +214,7 @@ async def _record(
         if written is None:
             return None
         if written is Written.DONE:
-            _watch(payment, operation, outcome, deps)
+            _watch(payment, known, outcome, deps)
             _log_recorded(change, settled, outcome, source)
             return Recorded(change.payment, None if told else change, following)
         payment = await read(payment.terms.id, deps)
@@ -255,10 +255,13 @@ def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: 
 
 
 def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps) -> None:
-    """Raise the alarm where an approval denies what was told before: money may have moved otherwise than we said."""
+    """Raise the alarm where an approval denies what was told before: money may have moved otherwise than we said.
+
+    ``operation`` is as it stood before the outcome.
+    """
     if not isinstance(outcome, Approved):
         return
-    before = payment.operation(operation.id).status
+    before = operation.status
     if before is OperationStatus.VOIDED and payment.terms.capture_method == "manual" and not outcome.captured:
         return  # it is only older than our void
     if before in _DEAD or (operation.kind is Kind.VOID and payment.amount_captured):

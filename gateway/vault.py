@@ -171,8 +171,7 @@ class Keyring:
 
     def provider_key(self, operation_id: str) -> str:
         """The idempotency key an operation travels under: UUID-shaped, unguessable, the same whenever it is derived."""
-        digest = bytearray(hmac.digest(self.provider, operation_id.encode(), "sha256")[:16])
-        return str(UUID(bytes=bytes(digest), version=4))
+        return str(UUID(bytes=hmac.digest(self.provider, operation_id.encode(), "sha256")[:16], version=4))
 
     def secret_of(self, payment_id: str) -> str:
         """A payment's client secret. Derived, so it is never stored."""

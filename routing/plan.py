@@ -108,4 +108,4 @@ class Plan:
     def cascaded(self) -> Plan:
         """On to the next account, while one is left and the attempts are not used up."""
         left = self.verdict is Verdict.ASK and bool(self.accounts) and self.attempts < self.attempts_max
-        return replace(self, verdict=Verdict.ASK) if left else self.stopped()
+        return self if left else self.stopped()

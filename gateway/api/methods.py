@@ -85,7 +85,7 @@ class PaymentMethods(Desk):
         queries = self._deps.queries
         found = await queries.methods(who.merchant_id, livemode=who.livemode, limit=limit + 1, before=cursor, **wanted)
         told = await queries.verifications(found)
-        shown = [method_object(method, told.get(method.verification_id or ""), self._deps.keys) for method in found]
+        shown = [method_object(method, told.get(method.verification_id or "")) for method in found]
         return asking.listed(shown, limit)
 
     async def delete(self, request: Request) -> Response:
@@ -103,7 +103,7 @@ class PaymentMethods(Desk):
     async def _shown(self, request: Request, who: Principal) -> Response:
         method = await self._method(request, who)
         told = await self._deps.queries.verifications([method])
-        return asking.json(method_object(method, told.get(method.verification_id or ""), self._deps.keys))
+        return asking.json(method_object(method, told.get(method.verification_id or "")))
 
     def _brought(self, body: PaymentMethodCreate, raw: Mapping[str, Any], who: Principal) -> tuple[Method, Card | None]:
         """The method that the request brings, and its card with the code, which is not stored."""

@@ -21,7 +21,6 @@ from gateway.api.asking import Desk
 from gateway.api.auth import Principal
 from gateway.api.schemas import (
     Body,
-    CardMethodIn,
     MethodIn,
     PaymentCancel,
     PaymentCapture,
@@ -189,7 +188,7 @@ class Payments(Desk):
 
     def _with_data(self, command: Charge, data: MethodIn, now: datetime, *, reusable: bool) -> Charge:
         """The command with a payment method that the request brought, to be stored with the payment."""
-        method_id = new_id(PAYMENT_METHOD)
+        method_id, use = new_id(PAYMENT_METHOD), MethodUse(spent=False, learns=reusable)
         if isinstance(data, TokenMethodIn):
             method = Method(
                 method_id,
@@ -202,14 +201,7 @@ class Payments(Desk):
                 wipe_at=None,
                 customer=command.terms.customer,
             )
-            command = replace(command, wallet=Wallet(tokens=data.tokens), method=method, method_id=method_id)
-        else:
-            command = self._with_card(command, data, method_id, now, reusable=reusable)
-        return replace(command, use=MethodUse(spent=False, learns=reusable))
-
-    def _with_card(
-        self, command: Charge, data: CardMethodIn, method_id: str, now: datetime, *, reusable: bool
-    ) -> Charge:
+            return replace(command, wallet=Wallet(tokens=data.tokens), method=method, method_id=method_id, use=use)
         terms = command.terms
         card = card_from(data.card, self._deps.keys, "payment_method_data.card.number")
         waits = not command.confirm and command.new  # the card is needed again at the confirm
@@ -219,7 +211,7 @@ class Payments(Desk):
             wipe_at=now + timedelta(seconds=UNUSED_CARD_S) if waits else None,
             customer=terms.customer if reusable else None,
         )
-        return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id, card=method.card)
+        return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id, card=method.card, use=use)
 
     async def _with_stored(self, command: Charge, method_id: str, who: Principal) -> Charge:
         """The command with a payment method that is stored already."""

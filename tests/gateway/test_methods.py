@@ -80,7 +80,7 @@ def test_a_verification_is_answered_by_what_became_of_its_payment(
 
 def test_every_status_of_a_payment_has_its_word_for_a_verification() -> None:
     for status in Status:
-        assert method_object(stored(METHOD, livemode=False, at=NOW), verifying(status), KEYS)["verification"]["status"]
+        assert method_object(stored(METHOD, livemode=False, at=NOW), verifying(status))["verification"]["status"]
 
 
 def test_a_verification_that_reached_nobody_is_sent_again_under_the_same_key() -> None:
@@ -112,7 +112,7 @@ def test_what_the_provider_has_said_of_the_card_is_shown_with_what_was_known() -
 
 
 def test_a_token_is_never_shown_nor_a_sealed_card() -> None:
-    shown = method_object(stored(METHOD, livemode=False, at=NOW), None, KEYS)
+    shown = method_object(stored(METHOD, livemode=False, at=NOW), None)
 
     assert shown["tokens"] == ["eu"]
     assert "secret-token" not in str(shown)
