@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import hypothesis
@@ -329,6 +329,13 @@ class Psps:
     def webhooks(self, psp: str) -> list[dict[str, Any]]:
         sent: list[dict[str, Any]] = self._control(psp, "GET", "webhooks")["webhooks"]
         return sent
+
+    async def visit(self, waiting: Mapping[str, Any], result: str) -> str:
+        """The shopper opens the PSP's page and answers; gives the address at the gateway that they are sent back to."""
+        page = waiting["next_action"]["redirect_to_url"]["url"]
+        sent_back = await asyncio.to_thread(self.http.get, page, params={"result": result})
+        assert sent_back.is_redirect, sent_back.text
+        return str(sent_back.headers["location"])
 
     def _control(self, psp: str, method: str, path: str, body: object = None) -> Any:
         answer = self.http.request(method, f"{self.urls[psp]}/_sandbox/{path}", json=body)
@@ -630,6 +637,11 @@ class Merchant:
         assert answer.status_code == 200, answer.text
         payment: dict[str, Any] = answer.json()
         return payment
+
+    async def come_back(self, address: str) -> httpx.Response:
+        """The shopper's browser opens the gateway's return address: without any key."""
+        parts = urlsplit(address)
+        return await self.http.get(f"{parts.path}?{parts.query}")
 
     async def retried(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
         """Send, and again while the answer is that somebody is at work on the same key or the server is away."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -98,13 +97,11 @@ async def test_a_process_killed_while_it_passes_on_a_shoppers_return_leaves_it_t
 
     async with server.merchant() as merchant:
         answer = await merchant.charge(payment_method_data=flow.card(number), routing={"account": psp})
-        page = answer.json()["next_action"]["redirect_to_url"]["url"]
-        sent_back = await asyncio.to_thread(psps.http.get, page, params={"result": "succeeded"})
-        parts = urlsplit(sent_back.headers["location"])
+        address = await psps.visit(answer.json(), "succeeded")
         psps.fault(psp, "any", "latency", latency_ms=1500)
         psps.fault(psp, "any", "drop_webhook", times=None)
         asked = len(psps.requests(psp))
-        returning = asyncio.create_task(merchant.http.get(f"{parts.path}?{parts.query}"))
+        returning = asyncio.create_task(merchant.come_back(address))
         await flow.eventually(lambda: len(psps.requests(psp)) > asked, "the return is at the PSP")
         server.process.kill()
         with contextlib.suppress(httpx.TransportError):

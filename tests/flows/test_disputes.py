@@ -38,9 +38,11 @@ def contested(psp: str, flow: type[Kit]) -> dict[str, Any]:
     return flow.card("4111111111111111", holder="chargeback:10.4")
 
 
-async def disputed(merchant: Merchant, psp: str, flow: type[Kit]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A payment that was made and then contested, with its dispute."""
-    payment = await merchant.charged(payment_method_data=contested(psp, flow))
+async def disputed(
+    merchant: Merchant, psp: str, flow: type[Kit], **fields: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A payment that was made and then contested, with its one dispute."""
+    payment = await merchant.charged(payment_method_data=contested(psp, flow), **fields)
     found: list[dict[str, Any]] = []
 
     async def heard() -> bool:
@@ -48,7 +50,8 @@ async def disputed(merchant: Merchant, psp: str, flow: type[Kit]) -> tuple[dict[
         return bool(found) and found[0]["status"] == "needs_response"
 
     await flow.eventually(heard, "the dispute was heard of")
-    return payment, found[0]
+    (dispute,) = found
+    return payment, dispute
 
 
 async def reached(merchant: Merchant, dispute_id: str, status: str, flow: type[Kit]) -> dict[str, Any]:
@@ -184,13 +187,7 @@ async def test_evidence_that_the_account_cannot_take_is_refused_before_it_is_ask
     async with open_gateway(listening=True) as inside:
         merchant, refused = inside.merchant, {}
         for psp, other in (("stripe", "adyen"), ("adyen", "stripe")):
-            payment = await merchant.charged(payment_method_data=contested(psp, flow), routing={"account": psp})
-
-            async def heard(payment_id: str = payment["id"]) -> bool:
-                return bool((await merchant.get("/v1/disputes", payment=payment_id)).json()["data"])
-
-            await flow.eventually(heard, "the dispute was heard of")
-            (dispute,) = (await merchant.get("/v1/disputes", payment=payment["id"])).json()["data"]
+            _, dispute = await disputed(merchant, psp, flow, routing={"account": psp})
             answer = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE[other])
             problem = answer.json()
             refused[psp] = (answer.status_code, problem["code"], problem["account"], problem["capability"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -442,10 +441,7 @@ async def test_a_verification_that_the_bank_wants_to_see_the_shopper_for_ends_wh
     async with open_gateway() as inside:
         merchant = inside.merchant
         answer = await merchant.post("/v1/payment_methods", body, key="method-1")
-        page = answer.json()["verification"]["next_action"]["redirect_to_url"]["url"]
-        sent_back = await asyncio.to_thread(psps.http.get, page, params={"result": "succeeded"})
-        parts = urlsplit(sent_back.headers["location"])
-        returned = await merchant.http.get(f"{parts.path}?{parts.query}")
+        returned = await merchant.come_back(await psps.visit(answer.json()["verification"], "succeeded"))
         again = await merchant.post("/v1/payment_methods", body, key="method-1")
 
     assert (answer.status_code, answer.json()["verification"]["status"]) == (201, "requires_action"), answer.text

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -81,10 +79,7 @@ async def test_an_issuer_that_wants_to_see_the_shopper_makes_the_payment_wait_fo
             f"/v1/payments/{waiting['id']}/confirm", {"payment_method_data": flow.card(number)}
         )
         challenged = confirmed.json()
-        page = challenged["next_action"]["redirect_to_url"]["url"]
-        back = await asyncio.to_thread(psps.http.get, page, params={"result": "succeeded"})
-        parts = urlsplit(back.headers["location"])
-        await merchant.http.get(f"{parts.path}?{parts.query}")
+        await merchant.come_back(await psps.visit(challenged, "succeeded"))
         paid = await merchant.payment(waiting["id"])
 
     assert (answer.status_code, waiting["status"]) == (201, "requires_action"), answer.text

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from tests.conftest import Kit, Open, Psps
@@ -46,10 +44,7 @@ async def test_a_shopper_is_challenged_at_the_third_provider_and_comes_back(
 ) -> None:
     async with open_gateway(("neutral",)) as inside:
         answer = await inside.merchant.charge(payment_method_data=flow.card("4000000000003220"))
-        page = answer.json()["next_action"]["redirect_to_url"]["url"]
-        sent_back = await asyncio.to_thread(psps.http.get, page, params={"result": "succeeded"})
-        parts = urlsplit(sent_back.headers["location"])
-        await inside.merchant.http.get(f"{parts.path}?{parts.query}")
+        await inside.merchant.come_back(await psps.visit(answer.json(), "succeeded"))
         paid = await inside.merchant.payment(answer.json()["id"])
 
     assert paid["status"] == "succeeded"

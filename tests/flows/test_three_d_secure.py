@@ -17,8 +17,6 @@ from providers.contract import ActionRequired, Declined, Event, Kind, NotProcess
 from providers.declines import Action, Decline
 
 if TYPE_CHECKING:
-    import httpx
-
     from tests.conftest import Inside, Kit, Merchant, Open, Psps
 
 at_each = pytest.mark.parametrize("psp", ["stripe", "adyen"])
@@ -40,23 +38,17 @@ async def challenged(merchant: Merchant, psp: str, flow: type[Kit], **fields: An
     return payment
 
 
-async def visit(psps: Psps, payment: dict[str, Any], result: str) -> str:
-    """The shopper opens the PSP's page and answers; gives the address at the gateway that they are sent back to."""
-    page = payment["next_action"]["redirect_to_url"]["url"]
-    sent_back = await asyncio.to_thread(psps.http.get, page, params={"result": result})
-    assert sent_back.is_redirect, sent_back.text
-    return sent_back.headers["location"]
-
-
-async def come_back(merchant: Merchant, address: str) -> httpx.Response:
-    """The browser opens the gateway's return address: without any key."""
-    parts = urlsplit(address)
-    return await merchant.http.get(f"{parts.path}?{parts.query}")
-
-
 async def history(merchant: Merchant, payment_id: str) -> list[str]:
     shown = (await merchant.get(f"/v1/payments/{payment_id}", **{"expand[]": "events"})).json()
     return [event["reason"] for event in shown["events"]]
+
+
+async def open_attempt(inside: Inside, payment: dict[str, Any]) -> str:
+    """The id of the attempt that waits for the shopper."""
+    found = await inside.house.deps.queries.payment(payment["id"])
+    assert found is not None
+    assert found.open_attempt is not None
+    return found.open_attempt.id
 
 
 @at_each
@@ -65,7 +57,7 @@ async def test_a_challenge_that_is_passed_ends_the_payment_well(
 ) -> None:
     async with open_gateway((psp,)) as inside:
         payment = await challenged(inside.merchant, psp, flow)
-        answer = await come_back(inside.merchant, await visit(psps, payment, "succeeded"))
+        answer = await inside.merchant.come_back(await psps.visit(payment, "succeeded"))
         paid = await inside.merchant.payment(payment["id"])
         told = await history(inside.merchant, payment["id"])
 
@@ -102,7 +94,7 @@ async def test_a_challenge_that_fails_declines_the_payment_and_asks_nobody_else(
     order = (psp, "adyen" if psp == "stripe" else "stripe")
     async with open_gateway(order) as inside:
         payment = await challenged(inside.merchant, psp, flow)
-        await come_back(inside.merchant, await visit(psps, payment, "failed"))
+        await inside.merchant.come_back(await psps.visit(payment, "failed"))
         declined = await inside.merchant.payment(payment["id"])
         told = await history(inside.merchant, payment["id"])
 
@@ -123,7 +115,7 @@ async def test_a_shopper_who_comes_back_without_an_answer_may_still_finish(
         address = await visit_never(inside, payment, psp)
         early = await inside.merchant.http.get(address)
         waiting = await inside.merchant.payment(payment["id"])
-        await come_back(inside.merchant, await visit(psps, payment, "succeeded"))
+        await inside.merchant.come_back(await psps.visit(payment, "succeeded"))
         paid = await inside.merchant.payment(payment["id"])
 
     assert early.status_code == 303
@@ -134,11 +126,7 @@ async def test_a_shopper_who_comes_back_without_an_answer_may_still_finish(
 
 async def visit_never(inside: Inside, payment: dict[str, Any], psp: str) -> str:
     """The bare return address, as a browser opens it that goes back too early."""
-    keys = inside.house.deps.keys
-    found = await inside.house.deps.queries.payment(payment["id"])
-    assert found is not None
-    assert found.open_attempt is not None
-    return f"/v1/return/{keys.return_token(found.open_attempt.id)}"
+    return f"/v1/return/{inside.house.deps.keys.return_token(await open_attempt(inside, payment))}"
 
 
 @at_each
@@ -152,7 +140,7 @@ async def test_an_abandoned_challenge_is_closed_at_the_psp_and_then_has_expired(
         expired = await inside.merchant.payment(payment["id"])
         attempts = (await inside.merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "attempts"})).json()
         told = await history(inside.merchant, payment["id"])
-        late = await come_back(inside.merchant, await visit(psps, payment, "succeeded"))
+        late = await inside.merchant.come_back(await psps.visit(payment, "succeeded"))
         still = await inside.merchant.payment(payment["id"])
         again = await inside.merchant.post(
             f"/v1/payments/{payment['id']}/confirm", {"payment_method_data": flow.card("4242424242424242")}
@@ -173,7 +161,7 @@ async def test_a_challenge_that_was_finished_although_the_browser_never_came_bac
 ) -> None:
     async with open_gateway(("stripe",)) as inside:
         payment = await challenged(inside.merchant, "stripe", flow)
-        await visit(psps, payment, "succeeded")
+        await psps.visit(payment, "succeeded")
         inside.database.let_time_pass()
         await end_abandoned(inside.house.deps)
         paid = await inside.merchant.payment(payment["id"])
@@ -188,9 +176,9 @@ async def test_two_returns_at_once_complete_the_payment_once(
 ) -> None:
     async with open_gateway((psp,)) as inside:
         payment = await challenged(inside.merchant, psp, flow)
-        address = await visit(psps, payment, "succeeded")
+        address = await psps.visit(payment, "succeeded")
         psps.fault(psp, "any", "latency", latency_ms=300)
-        answers = await asyncio.gather(*(come_back(inside.merchant, address) for _ in range(4)))
+        answers = await asyncio.gather(*(inside.merchant.come_back(address) for _ in range(4)))
         paid = await inside.merchant.payment(payment["id"])
         told = await history(inside.merchant, payment["id"])
 
@@ -206,9 +194,9 @@ async def test_a_completion_whose_answer_is_lost_is_settled_by_sending_it_again(
 ) -> None:
     async with open_gateway((psp,)) as inside:
         payment = await challenged(inside.merchant, psp, flow)
-        address = await visit(psps, payment, "succeeded")
+        address = await psps.visit(payment, "succeeded")
         psps.fault(psp, "any", "garbage")
-        await come_back(inside.merchant, address)
+        await inside.merchant.come_back(address)
         unknown = await inside.merchant.payment(payment["id"])
         await inside.work()
         paid = await inside.merchant.payment(payment["id"])
@@ -223,18 +211,16 @@ async def test_late_news_of_a_challenge_does_not_take_back_that_the_shopper_has_
 ) -> None:
     async with open_gateway(("stripe",)) as inside:
         payment = await challenged(inside.merchant, "stripe", flow)
-        address = await visit(psps, payment, "succeeded")
-        found = await inside.house.deps.queries.payment(payment["id"])
-        assert found is not None
-        assert found.open_attempt is not None
+        address = await psps.visit(payment, "succeeded")
+        attempt_id = await open_attempt(inside, payment)
         psps.fault("stripe", "lookup", "latency", latency_ms=700)
-        returning = asyncio.create_task(come_back(inside.merchant, address))
+        returning = asyncio.create_task(inside.merchant.come_back(address))
         await flow.eventually(lambda: bool(psps.requests("stripe", "lookup")), "the return is at the PSP")
         event = Event(
             "evt_late",
             "payment_intent.requires_action",
             Kind.AUTHORIZE,
-            found.open_attempt.id,
+            attempt_id,
             outcome=ActionRequired(payment["provider_payment_id"], payment["next_action"]),
         )
         late = await news.apply("stripe", event, inside.house.deps)
@@ -249,10 +235,7 @@ async def test_late_news_of_a_challenge_does_not_take_back_that_the_shopper_has_
 async def test_a_return_address_that_is_not_ours_says_nothing(open_gateway: Open, psps: Psps, flow: type[Kit]) -> None:
     async with open_gateway(("stripe",)) as inside:
         payment = await challenged(inside.merchant, "stripe", flow)
-        found = await inside.house.deps.queries.payment(payment["id"])
-        assert found is not None
-        assert found.open_attempt is not None
-        token = inside.house.deps.keys.return_token(found.open_attempt.id)
+        token = inside.house.deps.keys.return_token(await open_attempt(inside, payment))
         forged = [token[:-1] + last for last in ascii_letters if last != token[-1]]
         forged += [token[:20], "x" * 43, "ü", token + "AAAA", "B" + token[1:], token + "."]
         answers = [await inside.merchant.http.get(f"/v1/return/{each}") for each in forged]
@@ -323,10 +306,10 @@ async def test_a_cancel_while_the_shopper_is_away_closes_the_challenge(
 ) -> None:
     async with open_gateway((psp,)) as inside:
         payment = await challenged(inside.merchant, psp, flow)
-        address = await visit(psps, payment, "succeeded") if psp == "adyen" else None
+        address = await psps.visit(payment, "succeeded") if psp == "adyen" else None
         answer = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
         if address is not None:
-            await come_back(inside.merchant, address)
+            await inside.merchant.come_back(address)
         canceled = await inside.merchant.payment(payment["id"])
 
     assert answer.status_code == 200, answer.text
@@ -382,7 +365,7 @@ async def test_nothing_happened_is_said_only_of_ones_own_request(
     """A frozen process wakes up and is refused a connection, while the worker has charged and lost the answer."""
     async with open_gateway(("adyen",)) as inside:
         payment = await challenged(inside.merchant, "adyen", flow)
-        address = await visit(psps, payment, "succeeded")
+        address = await psps.visit(payment, "succeeded")
 
         async def frozen(*_args: object, **_options: object) -> NotProcessed:
             psps.fault("adyen", "any", "garbage", status=500)
@@ -391,7 +374,7 @@ async def test_nothing_happened_is_said_only_of_ones_own_request(
 
         with monkeypatch.context() as patch:
             patch.setattr(complete, "send", frozen)
-            await come_back(inside.merchant, address)
+            await inside.merchant.come_back(address)
         meanwhile = await inside.merchant.payment(payment["id"])
         await inside.work()
         paid = await inside.merchant.payment(payment["id"])
@@ -407,9 +390,9 @@ async def test_a_return_that_the_psp_did_not_take_is_passed_on_by_the_worker(
 ) -> None:
     async with open_gateway(("adyen",)) as inside:
         payment = await challenged(inside.merchant, "adyen", flow)
-        address = await visit(psps, payment, "succeeded")
+        address = await psps.visit(payment, "succeeded")
         psps.fault("adyen", "any", "status", status=status)
-        await come_back(inside.merchant, address)
+        await inside.merchant.come_back(address)
         await worked(inside)
         paid = await inside.merchant.payment(payment["id"])
 
@@ -436,7 +419,7 @@ async def test_wrong_details_and_a_crash_leave_the_challenge_open(
         unknown = await inside.merchant.payment(payment["id"])
         await worked(inside)
         waiting = await inside.merchant.payment(payment["id"])
-        await come_back(inside.merchant, await visit(psps, payment, "succeeded"))
+        await inside.merchant.come_back(await psps.visit(payment, "succeeded"))
         paid = await inside.merchant.payment(payment["id"])
 
     assert (unknown["status"], unknown["next_action"]) == ("processing", None)
@@ -452,7 +435,7 @@ async def test_what_another_payments_shopper_brought_back_completes_nothing(
     async with open_gateway(("adyen",)) as inside:
         dear = await challenged(inside.merchant, "adyen", flow, amount=199_900)
         cheap = await challenged(inside.merchant, "adyen", flow, amount=100)
-        result = urlsplit(await visit(psps, cheap, "succeeded")).query
+        result = urlsplit(await psps.visit(cheap, "succeeded")).query
         await inside.merchant.http.get(f"{await visit_never(inside, dear, 'adyen')}?{result}")
         still = await inside.merchant.payment(dear["id"])
         await inside.merchant.http.get(f"{await visit_never(inside, cheap, 'adyen')}?{result}")
@@ -468,11 +451,11 @@ async def test_a_cancel_that_was_promised_is_kept_although_the_shopper_had_finis
 ) -> None:
     async with open_gateway(("stripe",)) as inside:
         payment = await challenged(inside.merchant, "stripe", flow)
-        address = await visit(psps, payment, "succeeded")
+        address = await psps.visit(payment, "succeeded")
         psps.fault("stripe", "void", "status", status=500)
         promised = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
         await inside.work()
-        await come_back(inside.merchant, address)
+        await inside.merchant.come_back(address)
         await worked(inside)
         ended = await inside.merchant.payment(payment["id"])
 
@@ -488,7 +471,7 @@ async def test_a_cancel_that_joins_the_closing_of_a_challenge_is_kept(
         inside.database.let_time_pass()
         psps.fault("stripe", "void", "status", status=500)
         await end_abandoned(inside.house.deps)
-        await visit(psps, payment, "succeeded")
+        await psps.visit(payment, "succeeded")
         promised = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
         await worked(inside, rounds=5)
         ended = await inside.merchant.payment(payment["id"])
@@ -530,7 +513,7 @@ async def test_an_old_closing_says_nothing_about_a_newer_try(open_gateway: Open,
         inside.database.let_time_pass()
         psps.fault("stripe", "void", "status", status=500)
         await end_abandoned(inside.house.deps)
-        await visit(psps, payment, "failed")
+        await psps.visit(payment, "failed")
         found = await inside.house.deps.queries.payment(payment["id"])
         assert found is not None
         attempt = found.attempts[-1]
@@ -540,7 +523,7 @@ async def test_an_old_closing_says_nothing_about_a_newer_try(open_gateway: Open,
         again = await merchant.post(
             f"/v1/payments/{payment['id']}/confirm", {"payment_method_data": flow.card(CHALLENGED["stripe"])}
         )
-        await come_back(merchant, await visit(psps, again.json(), "succeeded"))
+        await merchant.come_back(await psps.visit(again.json(), "succeeded"))
         paid = await merchant.payment(payment["id"])
 
     assert paid["status"] == "succeeded"
@@ -554,8 +537,8 @@ async def test_a_browser_is_sent_on_although_the_database_is_away(
 
     async with open_gateway(("stripe",)) as inside:
         payment = await challenged(inside.merchant, "stripe", flow)
-        address = await visit(psps, payment, "succeeded")
+        address = await psps.visit(payment, "succeeded")
         monkeypatch.setattr(complete, "open_certainly", away)
-        answer = await come_back(inside.merchant, address)
+        answer = await inside.merchant.come_back(address)
 
     assert answer.status_code == 303

@@ -418,13 +418,17 @@ async def test_a_defence_without_what_it_needs_is_refused(life: Life) -> None:
     )
 
 
+async def lost_answer(life: Life, kind: Any, fault: str) -> tuple[Any, Any]:
+    """The call that answers a new dispute, and its outcome where Adyen obeys it and its own answer is lost."""
+    _, event = await disputed(life)
+    life.sandbox.control("adyen", "faults", {"operation": kind.value, "fault": fault})
+    ask = DEFENCE if kind is Kind.DEFEND else {}
+    return await life.ask(kind, dispute_id=event.dispute.dispute_id, **ask)
+
+
 @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT])
 async def test_a_lost_answer_about_a_dispute_is_found_under_its_key(kind: Any, life: Life) -> None:
-    _, event = await disputed(life)
-    life.sandbox.control("adyen", "faults", {"operation": kind.value, "fault": "reset_after_effect"})
-    ask = DEFENCE if kind is Kind.DEFEND else {}
-
-    _, found = await life.ask(kind, dispute_id=event.dispute.dispute_id, **ask)
+    _, found = await lost_answer(life, kind, "reset_after_effect")
 
     assert isinstance(found, Approved)
 
@@ -432,10 +436,7 @@ async def test_a_lost_answer_about_a_dispute_is_found_under_its_key(kind: Any, l
 @pytest.mark.parametrize("kind", [Kind.DEFEND, Kind.ACCEPT])
 async def test_a_lost_answer_whose_key_is_forgotten_stays_unknown(kind: Any, life: Life) -> None:
     """Adyen refuses the second request because it obeyed the first: that is no refusal of ours."""
-    _, event = await disputed(life)
-    life.sandbox.control("adyen", "faults", {"operation": kind.value, "fault": "error_after_effect"})
-    ask = DEFENCE if kind is Kind.DEFEND else {}
-    call, first = await life.ask(kind, dispute_id=event.dispute.dispute_id, **ask)
+    call, first = await lost_answer(life, kind, "error_after_effect")
     life.sandbox.control("adyen", "keys", method="DELETE")
 
     again = await life.account.send(replace(call, request=life.kept[-1]), life.keep, first_send=False)

@@ -544,12 +544,16 @@ STATUSES = [
 ]
 
 
+async def sent(loopback: Any, open_account: Any, kit: Any, body: Any, kind: Any, status: int = 200, **ask: Any) -> Any:
+    """What the adapter makes of one answer."""
+    loopback.will_answer(status, body)
+    account = open_account("stripe", loopback.url)
+    return await account.provider.send(kit.call(account, kit.ask("stripe", kind, **ask)), kit.keep_nothing)
+
+
 @pytest.mark.parametrize(("body", "outcome"), STATUSES)
 async def test_a_status_by_the_table(body: Any, outcome: Any, loopback: Any, open_account: Any, kit: Any) -> None:
-    loopback.will_answer(200, body)
-    account = open_account("stripe", loopback.url)
-
-    found = await account.provider.send(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)), kit.keep_nothing)
+    found = await sent(loopback, open_account, kit, body, Kind.AUTHORIZE)
 
     assert type(found) is outcome
 
@@ -568,10 +572,8 @@ async def test_what_is_known_of_the_card_is_kept(loopback: Any, open_account: An
         "something_new": {"a": 1},
     }
     charge = {"id": "ch_1", "payment_method_details": {"type": "card", "card": card}}
-    loopback.will_answer(200, intent(latest_charge=charge))
-    account = open_account("stripe", loopback.url)
 
-    found = await account.provider.send(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)), kit.keep_nothing)
+    found = await sent(loopback, open_account, kit, intent(latest_charge=charge), Kind.AUTHORIZE)
 
     assert (found.avs, found.cvc, found.auth_code) == ("pass", "fail", "A1")
     assert found.network_transaction_id == "nti"
@@ -597,10 +599,7 @@ async def test_a_follow_up_that_did_not_happen_is_not_approved(
 
 
 async def test_a_capture_that_was_not_ours_is_not_believed(loopback: Any, open_account: Any, kit: Any) -> None:
-    loopback.will_answer(200, intent(metadata={"capture": "cap_other"}))
-    account = open_account("stripe", loopback.url)
-
-    found = await account.provider.send(kit.call(account, kit.ask("stripe", Kind.CAPTURE)), kit.keep_nothing)
+    found = await sent(loopback, open_account, kit, intent(metadata={"capture": "cap_other"}), Kind.CAPTURE)
 
     assert found == Unknown("mismatch_operation")
 
@@ -619,18 +618,10 @@ async def test_a_refund_by_the_table(status: Any, outcome: Any, loopback: Any, o
         "payment_intent": "pi_1",
         "metadata": {"operation": "re_1"},
     }
-    loopback.will_answer(200, refund)
-    account = open_account("stripe", loopback.url)
 
-    found = await account.provider.send(kit.call(account, kit.ask("stripe", Kind.REFUND)), kit.keep_nothing)
+    found = await sent(loopback, open_account, kit, refund, Kind.REFUND)
 
     assert type(found) is outcome
-
-
-async def sent(loopback: Any, open_account: Any, kit: Any, body: Any, kind: Any, status: int = 200, **ask: Any) -> Any:
-    loopback.will_answer(status, body)
-    account = open_account("stripe", loopback.url)
-    return await account.provider.send(kit.call(account, kit.ask("stripe", kind, **ask)), kit.keep_nothing)
 
 
 async def test_how_the_shopper_was_authenticated_is_told(loopback: Any, open_account: Any, kit: Any) -> None:
@@ -1284,10 +1275,9 @@ def test_an_authentic_event_that_says_nothing_to_us_is_kept(body: Any, provider:
 
 
 async def test_an_error_whose_fields_have_other_types_is_unknown(loopback: Any, open_account: Any, kit: Any) -> None:
-    loopback.will_answer(402, {"error": {"code": 7, "decline_code": ["x"]}})
-    account = open_account("stripe", loopback.url)
-
-    found = await account.provider.send(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)), kit.keep_nothing)
+    found = await sent(
+        loopback, open_account, kit, {"error": {"code": 7, "decline_code": ["x"]}}, Kind.AUTHORIZE, status=402
+    )
 
     assert found == Unknown("http_402")
 
