@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bench-transport format lock docs clean
+.PHONY: help run test check nightly bench bench-transport format lock docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -26,6 +26,9 @@ check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages
 	$(BIN)/lint-imports
 	$(BIN)/python -m gateway.printed --check
 	$(MAKE) --no-print-directory test
+
+nightly: $(VENV)/dev.stamp ## Run the long proofs: simulations, full matrices (hours)
+	@$(BIN)/python -m pytest -m nightly $(ARGS)
 
 bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a plain endpoint
 	@$(BIN)/python -m bench.run $(ARGS)

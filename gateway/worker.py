@@ -7,7 +7,7 @@ Any number of workers may run: the rows' leases and ``SKIP LOCKED`` keep them ap
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import procrastinate
@@ -15,8 +15,10 @@ import structlog
 from procrastinate.jobs import Status
 
 from gateway.app import House, check, open_house
+from gateway.deps import Deps
 from gateway.settings import Settings
 from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, sweep, wipe
+from webhooks.inbox import Inbox
 
 INBOX_BATCH: Final = 100
 SETTLE_EVERY: Final = "* * * * * */2"
@@ -50,13 +52,16 @@ async def run_worker(settings: Settings) -> None:
             )
 
 
-def _schedule(app: procrastinate.App, house: House) -> None:
-    deps, inbox = house.deps, house.inbox
+Job = Callable[[], Awaitable[object]]
+
+
+def jobs(deps: Deps, inbox: Inbox) -> Mapping[str, tuple[str, Job]]:
+    """What the worker does by the clock, on the business rows: each job by its name, with its cron line."""
 
     async def inbound() -> None:
         await inbox.apply_due(deps.accounts, INBOX_BATCH)
 
-    jobs: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
+    return {
         "settle": (SETTLE_EVERY, lambda: sweep(deps)),
         "inbound": (SETTLE_EVERY, inbound),
         "cancels": (SETTLE_EVERY, lambda: honour_cancels(deps)),
@@ -64,13 +69,16 @@ def _schedule(app: procrastinate.App, house: House) -> None:
         "lapsed": (TIDY_EVERY, lambda: end_lapsed(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
-        "bury": (TIDY_EVERY, lambda: _bury(app)),
     }
-    for name, (cron, work) in jobs.items():
+
+
+def _schedule(app: procrastinate.App, house: House) -> None:
+    for name, (cron, work) in jobs(house.deps, house.inbox).items():
         _every(app, name, work, cron)
+    _every(app, "bury", lambda: _bury(app), TIDY_EVERY)
 
 
-def _every(app: procrastinate.App, name: str, work: Callable[[], Awaitable[object]], cron: str) -> None:
+def _every(app: procrastinate.App, name: str, work: Job, cron: str) -> None:
     """Run ``work`` by the clock. A run that takes long is not overtaken by the next one of this process.
 
     There is no lock in the database: it would outlive a worker that was killed, and then nobody would ever run this again.
