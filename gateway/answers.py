@@ -96,6 +96,7 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
         "client_secret": keys.secret_of(terms.id),
         "livemode": terms.livemode,
         "attempt_count": len(payment.attempts),
+        "review": [_review(op) for op in payment.operations if op.in_review],
         "created": instant(terms.created_at),
         "updated": instant(payment.updated_at),
     }
@@ -150,6 +151,19 @@ def decline_object(decline: Decline | None) -> dict[str, Any] | None:
     }
 
 
+def _review(operation: Operation) -> dict[str, Any]:
+    """An operation that waits for a person, with what was heard of it so far."""
+    return {
+        "operation": operation.id,
+        "kind": operation.kind,
+        "account": operation.account,
+        "amount": operation.amount,
+        "created": instant(operation.created_at),
+        "in_review_since": instant(operation.review_at),
+        "evidence": operation.evidence,
+    }
+
+
 def _attempt(operation: Operation, currency: str) -> dict[str, Any]:
     return {
         "id": operation.id,
@@ -162,6 +176,7 @@ def _attempt(operation: Operation, currency: str) -> dict[str, Any]:
         "currency": currency,
         "decline": decline_object(operation.decline),
         "reason": operation.reason,
+        "evidence": operation.evidence,
         "created": instant(operation.created_at),
     }
 
@@ -278,6 +293,11 @@ def follow_up_answer(
     if not settled:
         return Answer(202, shown, _waiting(location), decided=False)
     return Answer(201 if operation.kind is Kind.REFUND else 200, shown)
+
+
+def resolution_answer(payment: Payment, keys: Keyring) -> Answer:
+    """The answer to a person's word about an operation that was in review."""
+    return Answer(200, orjson.dumps(payment_object(payment, keys)))
 
 
 def _refused(payment: Payment, operation: Operation, keys: Keyring) -> Answer:

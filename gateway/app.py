@@ -91,6 +91,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
             instruments=instruments,
             clock=lambda: datetime.now(UTC),
             public_url=settings.public_url.rstrip("/"),
+            on_unknown=settings.on_unknown,
         )
 
         async def apply(account: str, event: Event) -> Applied:
@@ -177,6 +178,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/payments/{id}/capture", payments.capture, methods=["POST"]),
             Route("/v1/payments/{id}/cancel", payments.cancel, methods=["POST"]),
             Route("/v1/payments/{id}/increment", payments.increment, methods=["POST"]),
+            Route("/v1/payments/{id}/resolve", payments.resolve, methods=["POST"]),
             Route("/v1/payments/{id}/details", payments.details, methods=["POST"]),
             Route("/v1/return/{token}", Returns(deps).__call__, methods=["GET"]),
             Route("/v1/refunds", payments.refund, methods=["POST"]),

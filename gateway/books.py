@@ -38,6 +38,10 @@ LEASE_S: Final = 6
 """How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
 LADDER_S: Final = (2, 5, 15, 60, 300, 900, 3600)
 """Seconds until an operation of unknown outcome is looked at again, by how often that was done; then the last one."""
+PENDING_LADDER_S: Final = (900, 3600, 6 * 3600)
+"""The same for what its provider has accepted: its end comes by webhook, and this is for the webhook that is lost."""
+TAKEABLE: Final = IN_FLIGHT | {OperationStatus.PENDING}
+"""What the worker looks at."""
 ABANDONED_S: Final = 1800
 """A challenge that nobody finishes ends after 30 minutes: by then the shopper is gone."""
 GRACE_S: Final = 120
@@ -125,6 +129,8 @@ _OPERATION: Final = f"""INSERT INTO operation ({columns(OperationRow)})
         lease_until="now() + make_interval(secs => :o_lease::float8)",
         due_at="now() + make_interval(secs => :o_lease::float8)",
         tries="0",
+        review_at="NULL::timestamptz",
+        evidence="NULL::jsonb",
     )
 } FROM {{source}}"""
 _SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_provider_id, decline = :s_decline,
@@ -140,6 +146,9 @@ _ENDED: Final = """UPDATE operation SET status = :e_status, decline = :e_decline
 _RETURNED: Final = """UPDATE operation SET status = 'sent', challenged = true, epoch = epoch + 1, tries = 0, sealed_request = :b_sealed,
     holds_card = false, updated_at = :p_updated_at, lease_until = now() + make_interval(secs => :b_lease::float8),
     due_at = now() + make_interval(secs => :b_lease::float8) FROM {source} WHERE operation.id = :b_id"""
+_RESOLVED: Final = _SETTLE.replace("SET status", "SET evidence = :v_evidence::jsonb, status", 1)
+_REVIEWED: Final = """UPDATE operation SET review_at = :v_review_at, evidence = :v_evidence::jsonb FROM {source}
+    WHERE operation.id = :v_id"""
 _DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
     SELECT {values(DisputeRow, "d_")} FROM {{source}}
     ON CONFLICT (account, provider_dispute_id) DO UPDATE SET {
@@ -159,9 +168,11 @@ _PIECES: Final[Mapping[str, str]] = {
     "payment": _PAYMENT,
     "state": _STATE,
     "settle": _SETTLE,
+    "resolve": _RESOLVED,
     "operation": _OPERATION,
     "ended": _ENDED,
     "returned": _RETURNED,
+    "reviewed": _REVIEWED,
     "dispute": _DISPUTE,
     "change": _CHANGE,
     "answer": _ANSWER,
@@ -180,7 +191,7 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
     """One statement: ``guard`` locks the payment at its version, ``claim`` takes the key, every piece hangs on both."""
     parts = []
     if guarded:
-        parts.append(f"guard AS ({_FENCED if 'settle' in pieces else _GUARD})")
+        parts.append(f"guard AS ({_FENCED if pieces & {'settle', 'resolve'} else _GUARD})")
     if keyed:
         source = "guard" if guarded else "(SELECT) AS nothing"
         parts.append(f"claim AS ({_KEY.format(source=source)})")
@@ -257,6 +268,8 @@ def due_after(operation: Operation, at: datetime) -> int | None:
     match operation.status:
         case OperationStatus.UNKNOWN | OperationStatus.CREATED:
             return LADDER_S[min(operation.tries, len(LADDER_S) - 1)]
+        case OperationStatus.PENDING:
+            return PENDING_LADDER_S[0]
         case OperationStatus.REQUIRES_ACTION:  # counted from the attempt, however often the shopper comes back early
             return max(GRACE_S, ABANDONED_S - int((at - (operation.created_at or at)).total_seconds()))
         case OperationStatus.DECLINED | OperationStatus.EXPIRED | OperationStatus.NOT_PROCESSED:
@@ -305,18 +318,21 @@ class Books:
         learned: Mapping[str, Any] | None = None,
         driven_by: Key | None = None,
         returned: tuple[Operation, Request] | None = None,
+        reviewed: Operation | None = None,
+        resolved: bool = False,
         dispute: Dispute | None = None,
     ) -> Written:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
-        request that completes it. ``dispute`` is a dispute as it stands from now on. ``learned`` is what the outcome says about the
+        request that completes it. ``reviewed`` is an operation that is put before a person, with the
+        evidence there is; ``resolved`` says that the person's is kept with what is settled. ``dispute`` is a dispute as it stands from now on. ``learned`` is what the outcome says about the
         payment's method, as :func:`gateway.method_books.settled_values`.
         """
         payment = change.payment
         ended = _newly_ended(before, payment, settled)
         pieces: dict[str, Any] = {
-            "settle": settled and _settle_values(settled, payment.updated_at),
+            "resolve" if resolved else "settle": settled and _settle_values(settled, payment.updated_at),
             "operation": opened and _operation_values(opened[0], payment, opened[1]),
             "ended": ended and _ended_values(ended, payment.updated_at),
             "answer": answer and _answer_values(*answer),
@@ -324,6 +340,7 @@ class Books:
             "learned": learned,
             "drive": driven_by and _drive_values(driven_by),
             "returned": returned and _returned_values(*returned),
+            "reviewed": reviewed and _reviewed_values(reviewed),
             "dispute": dispute and dispute_values(dispute, payment),
         }
         params = {
@@ -332,6 +349,8 @@ class Books:
             "p_id": payment.terms.id,
             "g_version": before.version,
         }
+        if resolved and settled is not None:
+            params |= _reviewed_values(settled)
         for values_ in filter(None, pieces.values()):
             params |= values_
         if key is not None:
@@ -353,7 +372,7 @@ class Books:
 
         ``None`` where somebody is at work on it, or there is nothing left to do. From here on it counts as sent.
         """
-        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S), "statuses": list(IN_FLIGHT)}
+        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S), "statuses": list(TAKEABLE)}
         row = await _TAKE.row(self._pool, params)
         if row is None:
             return None
@@ -366,11 +385,12 @@ class Books:
 
     async def postpone(self, operation: Operation) -> None:
         """Let go of an operation that is as open as it was, to be looked at again by the ladder."""
+        ladder_s = PENDING_LADDER_S if operation.status is OperationStatus.PENDING else LADDER_S
         params = {
             "id": operation.id,
             "epoch": operation.epoch,
-            "ladder": [float(step) for step in LADDER_S],
-            "statuses": list(IN_FLIGHT),
+            "ladder": [float(step) for step in ladder_s],
+            "statuses": list(TAKEABLE),
         }
         await _POSTPONE.row(self._pool, params)
 
@@ -507,6 +527,10 @@ def _settle_values(operation: Operation, at: datetime) -> dict[str, Any]:
         "s_due": due_after(operation, at),
         "s_wipe": operation.status in WIPED,
     }
+
+
+def _reviewed_values(operation: Operation) -> dict[str, Any]:
+    return {"v_id": operation.id, "v_review_at": operation.review_at, "v_evidence": operation.evidence}
 
 
 def _drive_values(key: Key) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeGuard
 
+import structlog
+
 from gateway import lifecycle
 from gateway.answers import Answer, charge_answer
 from gateway.books import KeyUse, Method, Request, Written
@@ -22,19 +24,33 @@ from gateway.errors import Problem
 from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Reason, Terms
+from gateway.modify import void_unknown
 from gateway.queries import UsedKey
-from gateway.settle import FOR_NOTHING_ELSE, MethodUse, Next, open_certainly, read, record, send, take_over, unrecorded
+from gateway.settle import (
+    FOR_NOTHING_ELSE,
+    MethodUse,
+    Next,
+    look_up,
+    open_certainly,
+    read,
+    record,
+    send,
+    take_over,
+    unrecorded,
+)
 from gateway.sql import DATABASE_LOST
 from gateway.vault import Keyring, Wallet
 from idempotency.key import Key
 from idempotency.once import Claim
-from providers.contract import Authorize, Capability, Card, CardFacts, Instrument, Kind, Outcome
+from providers.contract import Authorize, Capability, Card, CardFacts, Instrument, Kind, Outcome, Unknown
 from providers.money import Money
 from providers.registry import DEADLINE_S
-from routing.plan import Plan, Verdict
+from routing.plan import OnUnknown, Plan, Verdict
 
 CHARGE_S: Final = 25.0
 """A charge ends within 25 s, whatever its accounts do; clients are told to wait 35 s."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +370,20 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
             return command.render(unrecorded(recorded.payment), deps.keys)
     if recorded.next is not None and following is not None:
         return replace(following, payment=recorded.payment)
+    if isinstance(outcome, Unknown) and deps.on_unknown is OnUnknown.VOID_THEN_FAILOVER:
+        return await _void_then_go_on(work, recorded.payment, deps)
     return answer or command.render(recorded.payment, deps.keys)
+
+
+async def _void_then_go_on(work: Work, payment: Payment, deps: Deps) -> Work | Answer:
+    """By policy: void the attempt that nobody knows the outcome of, and ask another account if that is confirmed at once."""
+    try:
+        released = await void_unknown(payment, payment.operation(work.operation.id), deps)
+        if released is not None:
+            return await _go_on(work.command, released, deps, work.deadline)
+    except DATABASE_LOST:  # never "nothing happened" after a provider was asked
+        log.error("void_not_recorded", operation=work.operation.id)
+    return work.command.render(unrecorded(payment), deps.keys)
 
 
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
@@ -387,16 +416,17 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     if used.operation_id is None or payment.operation(used.operation_id).round != payment.round:
         return await _present(command, payment, deps)  # a newer confirm took the payment on: this key drives nothing
     attempt = payment.open_attempt
+    if attempt is not None and payment.failover_void(attempt) is not None:
+        await deps.books.mark_due(payment.terms.id)  # the worker asks about its void: what comes of that decides
+        return command.render(payment, deps.keys)
     if attempt is None or attempt.status not in IN_FLIGHT:
         return await _go_on(command, payment, deps, _deadline())
     taken = await take_over(payment, attempt, deps)
     if taken is None:
         raise in_progress()
-    payment, holding, request = taken
-    if request is None or attempt.account not in deps.accounts:  # only look-ups are left, and they are the worker's
-        await deps.books.postpone(holding.operation)
-        return command.render(payment, deps.keys)
-    return Work(command, payment, holding.operation, request, first_send=holding.reached_nobody, deadline=_deadline())
+    first_send = taken.reached_nobody
+    work = Work(command, taken.payment, taken.operation, taken.request, first_send=first_send, deadline=_deadline())
+    return work if taken.sendable else await _record(work, await look_up(taken, deps), deps)
 
 
 async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float) -> Work | Answer:

@@ -18,6 +18,7 @@ from gateway.queries import Queries
 from gateway.vault import Keyring
 from idempotency.once import Once
 from providers.registry import Account
+from routing.plan import OnUnknown
 
 RENEW_S: Final = 2.0
 """A lease of 6 s is renewed every 2 s, so one lost renewal costs nothing; a call under 2 s writes nothing."""
@@ -67,6 +68,7 @@ class Deps:
     instruments: Instruments
     clock: Callable[[], datetime]
     public_url: str
+    on_unknown: OnUnknown = OnUnknown.HOLD
 
     def hold(self, operation: Operation) -> Hold:
         """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""

@@ -54,6 +54,8 @@ class Reason(StrEnum):
 
     PENDING_AT_PROVIDER = "pending_at_provider"
     OUTCOME_UNKNOWN = "outcome_unknown"
+    NEEDS_REVIEW = "needs_review"
+    """Neither the provider nor time has told: a person finds out, and resolves it."""
     AWAITING_RETRY = "awaiting_retry"
     """Nothing is open at any provider: the same key drives the payment on, else it ends after 15 minutes."""
 
@@ -84,6 +86,8 @@ IN_FLIGHT: Final = frozenset({S.CREATED, S.SENT, S.UNKNOWN})
 OPEN: Final = IN_FLIGHT | {S.REQUIRES_ACTION, S.PENDING}
 """The operation may still move money. While an authorization is open, no other account is asked."""
 
+FAILOVER: Final = "failover"
+"""Why an attempt of unknown outcome is voided: so that another account may be asked."""
 FORGOTTEN: Final = timedelta(hours=1)
 """How long an answer to a dispute whose outcome is unknown keeps another one from being given."""
 ANSWERS_DISPUTE: Final = frozenset({Kind.DEFEND, Kind.ACCEPT})
@@ -144,6 +148,20 @@ class Operation:
     challenged: bool = False
     """Whether the shopper was asked to authenticate: after that nobody else is asked, whatever comes of it."""
     created_at: datetime | None = None
+    review_at: datetime | None = None
+    """When it was put before a person, because nobody could tell its outcome."""
+    evidence: Mapping[str, Any] | None = None
+    """What was heard until then, and what the person found."""
+
+    @property
+    def in_review(self) -> bool:
+        """Whether it waits for a person."""
+        return self.review_at is not None and self.status in {S.UNKNOWN, S.PENDING}
+
+    @property
+    def releases_unknown(self) -> bool:
+        """Whether it is the void of an attempt of unknown outcome, after which another account is asked."""
+        return self.kind is Kind.VOID and (self.metadata or {}).get("purpose") == FAILOVER
 
     def outcome(self, currency: str) -> Outcome:
         """What an authorization's recorded status says to the plan."""
@@ -154,6 +172,8 @@ class Operation:
             case S.DECLINED | S.EXPIRED if self.decline is not None:
                 return Declined(self.decline, self.provider_id)
             case S.NOT_PROCESSED:
+                return NotProcessed("not_sent")
+            case S.VOIDED if self.reason == FAILOVER:  # proved: it holds nothing, and never will
                 return NotProcessed("not_sent")
             case S.DECLINED | S.VOIDED | S.EXPIRED:
                 return Declined(Decline("cancelled", "hard", Action.DO_NOT_RETRY), self.provider_id)
@@ -252,6 +272,18 @@ class Payment:
         return next((attempt for attempt in self.attempts if attempt.status in OPEN), None)
 
     @property
+    def in_review(self) -> bool:
+        """Whether one of its operations waits for a person."""
+        return any(operation.in_review for operation in self.operations)
+
+    def failover_void(self, attempt: Operation) -> Operation | None:
+        """The void on its way that is to end ``attempt``, so that another account may be asked."""
+        if attempt.kind is not Kind.AUTHORIZE or attempt.round != self.round:
+            return None
+        voids = (op for op in self.operations if op.releases_unknown and op.seq > attempt.seq)
+        return next((op for op in voids if op.status in OPEN), None)
+
+    @property
     def steps_up(self) -> bool:
         """Whether it waits for its shopper to come and authenticate, with no attempt open anywhere."""
         return self.status is Status.REQUIRES_ACTION and self.open_attempt is None
@@ -344,6 +376,8 @@ def _authorize_news(
 ) -> Change | NoChange:
     if operation.status is S.AUTHORIZED and (payment.amount_capturing or payment.amount_captured):
         return NoChange("a capture of ours accounts for it")
+    if payment.failover_void(operation) is not None:
+        return NoChange(VOID_DECIDES)
     outcome = _in_challenge(payment, operation, outcome)
     after = _attempt_after(operation, outcome, automatic=payment.terms.capture_method == "automatic")
     if isinstance(after, NoChange):
@@ -367,9 +401,9 @@ def _authorize_news(
         case ActionRequired(action=action):
             changed = replace(changed, status=Status.REQUIRES_ACTION, next_action=action)
         case Pending():
-            changed = _processing(changed, Reason.PENDING_AT_PROVIDER)
+            changed = _processing(changed, Reason.NEEDS_REVIEW if after.in_review else Reason.PENDING_AT_PROVIDER)
         case Unknown():
-            changed = _processing(changed, Reason.OUTCOME_UNKNOWN)
+            changed = _processing(changed, Reason.NEEDS_REVIEW if after.in_review else Reason.OUTCOME_UNKNOWN)
         case Declined(decline=decline, card=card):
             changed = _ended(replace(changed, decline=decline, card=_merged(changed.card, card)), plan, driven=driven)
         case NotProcessed():
@@ -377,6 +411,10 @@ def _authorize_news(
         case _:
             assert_never(outcome)
     return _change(payment, changed, after, news, after.reason or after.status)
+
+
+VOID_DECIDES: Final = "a void of it is on its way: what comes of that decides"
+"""Told of an attempt that is being voided for a failover: to believe it now could say "paid" of what is void a moment later."""
 
 
 def _in_challenge(payment: Payment, operation: Operation, outcome: Outcome) -> Outcome:
@@ -535,6 +573,8 @@ def _follow_up_news(
 ) -> Change | NoChange:
     """News about a capture, a void or a refund. ``driven`` says that whoever asked for it is told at once."""
     status, reason = _follow_up_status(outcome)
+    if status is S.CREATED and operation.releases_unknown:  # not queued: the attempt it was to end is settled otherwise
+        status = S.FAILED
     if status not in TRANSITIONS[operation.kind][operation.status]:
         return NoChange(f"{operation.kind} is {operation.status}, news says {status}")
     undone = operation.kind is Kind.CAPTURE and operation.status is S.SUCCEEDED
@@ -605,7 +645,9 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
 
 
 def _void_ended(payment: Payment, void: Operation, *, succeeded: bool, driven: bool) -> Payment:
-    """A void has ended: of an authorization, or of a challenge that nobody finished."""
+    """A void has ended: of an authorization, of a challenge that nobody finished, or of an attempt of unknown outcome."""
+    if void.releases_unknown:
+        return _released_unknown(payment, void) if succeeded else payment
     if void.round != payment.round:  # what it was to release ended by itself, and the payment was tried again since
         return payment
     held = any(attempt.status is S.AUTHORIZED for attempt in payment.attempts)
@@ -650,6 +692,18 @@ def _voided(payment: Payment) -> Payment:
         next_action=None,
         cancel_requested=False,
     )
+
+
+def _released_unknown(payment: Payment, void: Operation) -> Payment:
+    """The attempt is void, whatever had come of it: the next account may be asked, by whoever drives the payment on."""
+    operations = tuple(
+        replace(op, status=S.VOIDED, reason=FAILOVER)
+        if op.kind is Kind.AUTHORIZE and op.status is S.UNKNOWN and op.round == void.round
+        else op
+        for op in payment.operations
+    )
+    payment = replace(payment, operations=operations, provider_payment_id=None)
+    return _ended(payment, payment.plan(), driven=False)
 
 
 # --- What a merchant, an operator or the clock asks of a payment ------------------------------------------------------
@@ -755,6 +809,48 @@ def given_up(payment: Payment, now: datetime) -> Change | NoChange:
     not_sent = Decline("not_sent", "soft", Action.RETRY_LATER)
     changed = replace(changed, status=Status.FAILED, processing_reason=None, decline=not_sent)
     return _change(payment, changed, None, "GivenUp", "not_sent")
+
+
+def failover_opened(payment: Payment, attempt: Operation, void: Operation, now: datetime) -> Change:
+    """Void an attempt of unknown outcome, so that another account may be asked. Once an attempt.
+
+    Raises :class:`Refused` where it is not unknown, a shopper has been challenged for it, it was tried before, or nobody is left to ask.
+    """
+    if attempt.kind is not Kind.AUTHORIZE or attempt.status is not S.UNKNOWN:
+        raise Refused("payment_state", f"The {attempt.kind} is {attempt.status}.")
+    if attempt.challenged or payment.cancel_requested:
+        raise Refused("payment_state", "Nobody else is asked after this attempt.")
+    if any(op.releases_unknown and op.seq > attempt.seq for op in payment.operations):
+        raise Refused("payment_state", "It was tried before.")
+    if payment.plan({attempt.id: NotProcessed("not_sent")}).account is None:
+        raise Refused("payment_state", "There is nobody else to ask: it may as well be approved.")
+    changed = replace(payment, version=payment.version + 1, updated_at=now, operations=(*payment.operations, void))
+    return _change(payment, changed, void, "FailoverVoid", "void_then_failover")
+
+
+def put_in_review(
+    payment: Payment, operation: Operation, evidence: Mapping[str, Any], now: datetime
+) -> Change | NoChange:
+    """Nobody could tell what came of ``operation``: a person has to find out. It stays as open as it is."""
+    if operation.status not in {S.UNKNOWN, S.PENDING} or operation.review_at is not None:
+        return NoChange(f"{operation.kind} is {operation.status}")
+    after = replace(operation, review_at=now, evidence=evidence)
+    processing = operation.kind is Kind.AUTHORIZE and payment.status is Status.PROCESSING
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        operations=_with(payment.operations, after),
+        processing_reason=Reason.NEEDS_REVIEW if processing else payment.processing_reason,
+    )
+    return _change(payment, changed, after, "Review", f"{operation.kind}_needs_review")
+
+
+def resolved(change: Change, operation: Operation, found: Mapping[str, Any]) -> Change:
+    """The same change, with what the person found beside the evidence there was."""
+    after = change.payment.operation(operation.id)
+    after = replace(after, evidence={**(operation.evidence or {}), "resolution": found})
+    return replace(change, payment=change.payment.with_operation(after), operation=after, news="Resolved")
 
 
 def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Change:

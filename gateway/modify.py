@@ -23,7 +23,7 @@ from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, n
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
-from gateway.settle import DECISIONS_MAX, open_certainly, read, record, send, take_over
+from gateway.settle import DECISIONS_MAX, look_up, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
 from idempotency.key import Key
 from providers.contract import (
@@ -184,7 +184,9 @@ def _ask(payment: Payment, command: FollowUp, deps: Deps) -> tuple[Change, Work 
 def _to_release(payment: Payment) -> bool:
     """Whether a cancel has something to release at a provider, and nobody is doing that already."""
     if payment.status is Status.REQUIRES_ACTION:
-        closing = any(op.kind is Kind.VOID and op.status in OPEN for op in payment.operations)
+        closing = any(
+            op.kind is Kind.VOID and op.round == payment.round and op.status in OPEN for op in payment.operations
+        )
         return payment.open_attempt is not None and not (closing and not payment.cancel_requested)
     return payment.status is Status.REQUIRES_CAPTURE
 
@@ -213,9 +215,8 @@ def open_operation(
     metadata: Mapping[str, str] | None = None,
 ) -> Operation:
     """A new operation at the account that holds the payment. Raises :class:`lifecycle.Refused`."""
-    unfinished = (
-        kind is Kind.VOID and payment.status is Status.REQUIRES_ACTION
-    )  # some PSPs name it only when it is done
+    # Some PSPs name an attempt only when it is done; what is not done is voided by our own name for it.
+    unfinished = kind is Kind.VOID and payment.status in {Status.REQUIRES_ACTION, Status.PROCESSING}
     if payment.account is None or payment.provider is None or not (payment.provider_payment_id or unfinished):
         raise lifecycle.Refused("payment_state", f"A payment that is {payment.status} has nothing to {kind}.")
     if payment.account not in deps.accounts:
@@ -337,6 +338,21 @@ async def carry_out(payment: Payment, change: Change, operation: Operation, deps
     return True
 
 
+async def void_unknown(payment: Payment, attempt: Operation, deps: Deps) -> Payment | None:
+    """Void an attempt of unknown outcome at its account, and give the payment after that; ``None`` where it may not be.
+
+    Another account may be asked once the void is confirmed, here or by a webhook. Safe to call again: an attempt is voided once.
+    """
+    if attempt.kind is not Kind.AUTHORIZE or attempt.account not in deps.accounts:
+        return None
+    try:
+        void = open_operation(payment, Kind.VOID, payment.terms.amount, deps, metadata={"purpose": lifecycle.FAILOVER})
+        change = lifecycle.failover_opened(payment, attempt, void, deps.clock())
+    except lifecycle.Refused:
+        return None
+    return await read(payment.terms.id, deps) if await carry_out(payment, change, void, deps) else None
+
+
 async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -> Answer:
     """Write the outcome, what it does to the reserved amount, and the answer if it is decided, in one commit."""
     operation_id = work.operation.id
@@ -379,11 +395,8 @@ async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer
     taken = await take_over(payment, operation, deps)
     if taken is None:
         raise in_progress()
-    payment, holding, request = taken
-    if request is None or operation.account not in deps.accounts:
-        await deps.books.postpone(holding.operation)
-        return follow_up_answer(payment, holding.operation, deps.keys, command.dispute)
-    return Work(payment, holding.operation, request, first_send=holding.reached_nobody)
+    work = Work(taken.payment, taken.operation, taken.request, first_send=taken.reached_nobody)
+    return work if taken.sendable else await _record(command, work, await look_up(taken, deps), deps)
 
 
 async def _present(

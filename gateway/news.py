@@ -59,6 +59,8 @@ async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, de
     recorded = await record(payment, operation, outcome, source="webhook", deps=deps)
     if recorded is None:
         return Applied("not_recorded", again=True)
+    if recorded.payment.failover_void(operation) is not None:
+        return Applied("waits_for_void", again=True)
     return Applied("applied" if recorded.change is not None else "no_news")
 
 

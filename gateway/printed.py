@@ -62,6 +62,7 @@ STATUSES: Final[Mapping[Status, tuple[str, str]]] = {
 REASONS: Final[Mapping[Reason, str]] = {
     Reason.PENDING_AT_PROVIDER: "The provider has accepted it and answers later.",
     Reason.OUTCOME_UNKNOWN: "It may have happened. Nobody else is asked until it is settled.",
+    Reason.NEEDS_REVIEW: "Nobody could tell for a day: a person finds out, and resolves it.",
     Reason.AWAITING_RETRY: "Nothing is open anywhere: the same key drives it on, else it ends after 15 minutes.",
 }
 

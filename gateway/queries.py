@@ -110,6 +110,8 @@ _LIST = Statement(
     AND amount > 0 AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
     AND (:reference::text IS NULL OR reference = :reference) AND (:customer::text IS NULL OR customer = :customer)
     AND (:currency::text IS NULL OR currency = :currency)
+    AND (NOT :in_review::bool OR id IN (SELECT payment_id FROM operation
+    WHERE due_at IS NOT NULL AND review_at IS NOT NULL AND status IN ('unknown', 'pending')))
     AND (:created_gte::timestamptz IS NULL OR created_at >= :created_gte)
     AND (:created_lt::timestamptz IS NULL OR created_at < :created_lt)
     ORDER BY id DESC LIMIT :limit"""
@@ -141,8 +143,8 @@ _SEALED_REQUESTS = Statement(
     WHERE o.holds_card AND o.sealed_request IS NOT NULL AND o.id > :after ORDER BY o.id LIMIT :limit"""
 )
 _DUE = Statement(
-    """SELECT payment_id, id FROM operation WHERE due_at <= now() AND status IN ('created', 'sent', 'unknown')
-    ORDER BY due_at LIMIT :limit"""
+    """SELECT payment_id, id FROM operation WHERE due_at <= now()
+    AND status IN ('created', 'sent', 'unknown', 'pending') ORDER BY due_at LIMIT :limit"""
 )
 _PARKED = Statement(
     """SELECT id FROM payment WHERE processing_reason = 'awaiting_retry'
@@ -201,7 +203,9 @@ class Queries:
         wanted: dict[str, Any] = dict.fromkeys(
             ("before", "status", "reference", "customer", "currency", "created_gte", "created_lt")
         )
-        params = wanted | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        params = (
+            wanted | {"in_review": False} | filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        )
         rows = await _LIST.rows(self._pool, params)
         operations: dict[str, list[Any]] = {row["id"]: [] for row in rows}
         for row in await _OPERATIONS_OF.rows(self._pool, {"ids": list(operations)}):

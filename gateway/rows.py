@@ -237,6 +237,8 @@ def operation_from(row: Mapping[str, Any]) -> Operation:
         metadata=row["metadata"],
         challenged=row["challenged"],
         created_at=row["created_at"],
+        review_at=row["review_at"],
+        evidence=row["evidence"],
     )
 
 

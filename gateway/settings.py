@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from idempotency.once import GatePolicy
 from providers.registry import AccountConfig, ConfigError
+from routing.plan import OnUnknown
 
 VERSIONS: Final = ("2026-11-01",)
 """Dated API versions, newest first. A key is pinned to the newest of its day."""
@@ -87,6 +88,11 @@ class Settings(BaseSettings):
     on_redis_loss: GatePolicy = Field(
         default=GatePolicy.FAIL_OPEN,
         description="fail_open: go on with Postgres alone, slower and just as safe. fail_closed: answer 503.",
+    )
+    on_unknown: OnUnknown = Field(
+        default=OnUnknown.HOLD,
+        description="An attempt whose outcome is not known. hold: ask nobody else until it is settled. void_then_failover: void it "
+        "at its account, and ask another one once that void is confirmed.",
     )
     public_url: str = Field(
         default="http://127.0.0.1:8080",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -15,14 +16,15 @@ import structlog
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from gateway import lifecycle
-from gateway.books import LeaseLost, Request, TakenOver, Written
+from gateway.books import LeaseLost, Request, Written
 from gateway.deps import Deps
 from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
 from gateway.method_books import settled_values
 from gateway.sql import DATABASE_LOST, InDoubt
 from idempotency.key import Key
-from providers.contract import Approved, Call, Kind, NotProcessed, Outcome, Unknown
+from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Unknown
+from providers.declines import Action, Decline
 from providers.money import Money
 from routing.plan import Plan
 
@@ -30,6 +32,9 @@ DECISIONS_MAX: Final = 5
 """How often a decision is made anew because another writer came first. Five writers at once on one payment is a defect."""
 HOLD_S: Final = 10.0
 """How long an outcome is held in memory while Postgres is away: with the charge's 25 s that is the client's 35 s."""
+QUEUE_S: Final = 24 * 3600
+"""A capture, void or refund that reached nobody is sent again for a day, then it fails and frees its amount."""
+NOT_SENT: Final = Decline("not_sent", "hard", Action.DO_NOT_RETRY)
 DOUBT_S: Final = 5.0
 """How long an opening write whose answer was lost is tried again, before the caller is told that it is in doubt."""
 
@@ -53,6 +58,22 @@ class Next:
 
     operation: Operation
     request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An operation that is ours to settle, with its payment as it stands.
+
+    ``request`` is in clear, and empty once it is wiped. ``sendable`` says that it may be sent again: it is there, and its account
+    certainly remembers the key it was sent under.
+    """
+
+    payment: Payment
+    operation: Operation
+    request: Mapping[str, Any] = field(repr=False)
+    sendable: bool
+    reached_nobody: bool
+    """Whether it is recorded that every send so far reached nobody: then the next one counts as the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +146,58 @@ def call_of(payment: Payment, operation: Operation, request: Mapping[str, Any]) 
     )
 
 
-async def take_over(
-    payment: Payment, operation: Operation, deps: Deps
-) -> tuple[Payment, TakenOver, Mapping[str, Any] | None] | None:
-    """Take an operation whose holder died: the payment with it, what is known of it, and its request in clear.
-
-    ``None`` where somebody is at work on it. The request is ``None`` once it is wiped.
-    """
+async def take_over(payment: Payment, operation: Operation, deps: Deps) -> Taken | None:
+    """Take an operation whose holder died. ``None`` where somebody is at work on it, or it is settled."""
     taken = await deps.books.take_over(operation)
     if taken is None:
         return None
-    request = None
+    request: Mapping[str, Any] = {}
     if taken.request is not None:
         request = deps.keys.open_request(
             taken.request.sealed, payment.terms.merchant_id, operation.id, holds_card=taken.request.holds_card
         )
-    return payment.with_operation(taken.operation), taken, request
+    accepted = operation.status is OperationStatus.PENDING  # that is never sent again, only asked about
+    sendable = taken.request is not None and not accepted and remembered(operation, deps)
+    return Taken(payment.with_operation(taken.operation), taken.operation, request, sendable, taken.reached_nobody)
+
+
+def remembered(operation: Operation, deps: Deps) -> bool:
+    """Whether the account certainly remembers the operation's key.
+
+    A provider that has forgotten a key takes the same bytes for a new request, and charges again.
+    """
+    account = deps.accounts.get(operation.account)
+    return account is not None and age(operation, deps) < timedelta(
+        seconds=account.provider.capabilities.replay_horizon_s
+    )
+
+
+def age(operation: Operation, deps: Deps) -> timedelta:
+    """How long ago the operation was opened, which is never later than it was first sent."""
+    now = deps.clock()
+    return now - (operation.created_at or now)
+
+
+def outlived(taken: Taken, deps: Deps) -> Declined | None:
+    """The end of an operation that has reached nobody for as long as it may be queued: certainly nothing happened."""
+    account = deps.accounts.get(taken.operation.account)
+    if account is None or not taken.reached_nobody:
+        return None
+    # Past the horizon it could not be sent any more, only looked up; and then nobody could say that it never was.
+    queued = timedelta(seconds=min(QUEUE_S, account.provider.capabilities.replay_horizon_s))
+    return Declined(NOT_SENT) if age(taken.operation, deps) > queued else None
+
+
+async def look_up(taken: Taken, deps: Deps) -> Outcome:
+    """Find out what became of an operation without sending it. ``Unknown`` where the account cannot tell, or finds nothing."""
+    account = deps.accounts.get(taken.operation.account)
+    if account is None:
+        return Unknown("account_not_configured")
+    if ended := outlived(taken, deps):
+        return ended
+    if not account.can(Capability.LOOKUP):
+        return Unknown("no_lookup")
+    return await account.lookup(call_of(taken.payment, taken.operation, taken.request))
 
 
 # --- Recording --------------------------------------------------------------------------------------------------------
@@ -207,7 +264,7 @@ async def _record(
                 settled=settled,
                 opened=None if following is None else (following.operation, following.request),
                 answer=None if decide is None or following is not None or told else decide(change.payment),
-                learned=_learned(change, settled, outcome, use) if operation.kind is Kind.AUTHORIZE else None,
+                learned=learned(change, settled, outcome, use) if operation.kind is Kind.AUTHORIZE else None,
                 dispute=await _dispute(change, settled, outcome, deps),
             )
         )
@@ -224,8 +281,8 @@ async def _record(
     raise RuntimeError(f"{payment.terms.id} kept changing")
 
 
-def _learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUse) -> dict[str, Any] | None:
-    """What the outcome of an attempt says about the payment's method, where there is anything to write about it."""
+def learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUse) -> dict[str, Any] | None:
+    """What the outcome of an attempt says about the payment's method, for the books, where there is anything to write about it."""
     payment = change.payment
     ended = payment.status is not lifecycle.Status.PROCESSING
     spent_at = payment.terms.created_at if use.spent and ended else None

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from gateway import complete, lifecycle
-from gateway.books import TakenOver, Written
+from gateway.books import Written
 from gateway.deps import Deps
-from gateway.lifecycle import Change, Operation, Payment, Status
-from gateway.modify import carry_out, open_operation
-from gateway.settle import call_of, read, record, send, take_over
-from providers.contract import Capability, Declined, Kind, Outcome, Unknown
-from providers.declines import Action, Decline
+from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment, Status
+from gateway.modify import carry_out, open_operation, void_unknown
+from gateway.settle import Taken, age, look_up, outlived, read, record, send, take_over
+from providers.contract import Kind, Outcome, Pending, Unknown
+from routing.plan import OnUnknown
 
 BATCH: Final = 100
 AT_ONCE: Final = 8
@@ -29,8 +30,10 @@ PARKED_S: Final = 900
 """A payment that nobody drives on ends after 15 minutes: by then the shopper is gone."""
 CARD_S: Final = 3600
 """A sealed request may hold a card for 60 minutes; then only lookups are left."""
-QUEUE_S: Final = 24 * 3600
-"""A capture, void or refund that reached nobody is sent again for a day, then it fails and frees its amount."""
+REVIEW_S: Final = 24 * 3600
+"""An outcome that nobody could tell for a day is put before a person."""
+PENDING_REVIEW_S: Final = 7 * 24 * 3600
+"""What an account has accepted may take days: it is put before a person after a week."""
 
 log = structlog.get_logger()
 
@@ -54,34 +57,74 @@ async def sweep(deps: Deps) -> int:
 
 
 async def settle(payment_id: str, operation_id: str, deps: Deps) -> str:
-    """Find out what became of one operation. Returns what was found: the name of the outcome, or why nothing was done."""
+    """Find out what became of one operation. Returns what was found: the name of the outcome, or why nothing was done.
+
+    The ladder: the same bytes under the same key while its account certainly remembers that key, then look-ups. What is not told within
+    a day is put before a person, and looked at all the same until somebody tells: a webhook, a settlement line, or they. What the
+    account has accepted is only looked up, in case the webhook with its end is lost.
+    """
     payment = await read(payment_id, deps)
-    taken = await take_over(payment, payment.operation(operation_id), deps)
+    operation = payment.operation(operation_id)
+    if payment.failover_void(operation) is not None:  # sent again it could charge behind the void that is to end it
+        await deps.books.postpone(operation)
+        return "waits_for_void"
+    taken = await take_over(payment, operation, deps)
     if taken is None:
         return "held"
-    payment, holding, request = taken
-    outcome = await _ask(payment, holding, request, deps)
-    await record(payment, holding.operation, outcome, source="sweep", deps=deps)
-    return type(outcome).__name__
+    looked = await _look(taken, deps)
+    recorded = await record(taken.payment, taken.operation, looked.outcome, source="sweep", deps=deps)
+    if recorded is not None and isinstance(looked.outcome, Unknown | Pending):
+        await _still_open(recorded.payment, taken, looked, deps)
+    return type(looked.outcome).__name__
 
 
-async def _ask(payment: Payment, holding: TakenOver, request: Mapping[str, Any] | None, deps: Deps) -> Outcome:
-    """Send again what may be sent again; look up what may only be looked up, and what the PSP's replay leaves open."""
-    operation = holding.operation
-    account = deps.accounts.get(operation.account)
-    if account is None:
-        return Unknown("account_not_configured")
-    age = deps.clock() - (operation.created_at or deps.clock())
-    horizon = account.provider.capabilities.replay_horizon_s
-    # Past the horizon it could not be sent any more, only looked up; and then nobody could say that it never was.
-    if holding.reached_nobody and age > timedelta(seconds=min(QUEUE_S, horizon)):
-        return Declined(Decline("not_sent", "hard", Action.DO_NOT_RETRY))
-    outcome: Outcome = Unknown("request_wiped")
-    if request is not None and age < timedelta(seconds=horizon):
-        outcome = await send(payment, operation, request, deps, first_send=holding.reached_nobody)
-    if isinstance(outcome, Unknown) and account.can(Capability.LOOKUP):
-        outcome = await account.lookup(call_of(payment, operation, request or {}))
-    return outcome
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """One look at an operation: what came of it, and what was heard on the way."""
+
+    outcome: Outcome
+    heard: Mapping[str, str]
+
+
+async def _look(taken: Taken, deps: Deps) -> _Looked:
+    """Send again what may be sent again; look up what may only be looked up, and what the account's replay leaves open."""
+    ended = outlived(taken, deps)
+    if ended is not None:
+        return _Looked(ended, {})
+    replayed: Outcome | None = None
+    if taken.sendable:
+        replayed = await send(taken.payment, taken.operation, taken.request, deps, first_send=taken.reached_nobody)
+        if not isinstance(replayed, Unknown):
+            return _Looked(replayed, {})
+    found = await look_up(taken, deps)
+    told = {"replay": replayed, "look_up": found}
+    heard = {how: _said(outcome) for how, outcome in told.items() if isinstance(outcome, Unknown | Pending)}
+    return _Looked(replayed if replayed is not None and isinstance(found, Unknown) else found, heard)
+
+
+def _said(outcome: Unknown | Pending) -> str:
+    """What an account said that told no end, in one line of evidence."""
+    if isinstance(outcome, Pending):
+        return "pending"
+    return outcome.reason if outcome.provider_code is None else f"{outcome.reason} ({outcome.provider_code})"
+
+
+async def _still_open(payment: Payment, taken: Taken, looked: _Looked, deps: Deps) -> None:
+    """What follows where a look has told nothing: the attempt is released by policy, or put before a person in time."""
+    operation = payment.operation(taken.operation.id)
+    if deps.on_unknown is OnUnknown.VOID_THEN_FAILOVER and await void_unknown(payment, operation, deps) is not None:
+        return
+    patience = PENDING_REVIEW_S if operation.status is OperationStatus.PENDING else REVIEW_S
+    if age(operation, deps) <= timedelta(seconds=patience):
+        return
+    evidence = {"tries": operation.tries + 1, "sent_again": taken.sendable, "heard": dict(looked.heard)}
+    change = lifecycle.put_in_review(payment, operation, evidence, deps.clock())
+    if isinstance(change, NoChange):
+        return
+    reviewed = change.payment.operation(operation.id)
+    if await deps.books.write(payment, change, source="sweep", reviewed=reviewed) is Written.DONE:
+        deps.instruments.reviews.labels(operation.account, operation.kind).inc()
+        log.error("needs_review", payment=payment.terms.id, operation=operation.id, account=operation.account)
 
 
 async def end_abandoned(deps: Deps) -> int:

@@ -223,6 +223,8 @@ class OperationRow(SQLModel, table=True):
     lease_until: datetime = Field(sa_type=INSTANT)
     epoch: int = Field(sa_type=Integer)
     tries: int = Field(sa_type=Integer)
+    review_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    evidence: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
     due_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     created_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)

@@ -24,6 +24,15 @@ ATTEMPTS_MAX: Final = 3
 """Attempts of one charge. Networks charge for excessive retries; three accounts in 25 s is what a shopper waits for."""
 
 
+class OnUnknown(StrEnum):
+    """What is done about an attempt whose outcome nobody knows. There is no third way: to go on regardless charges twice."""
+
+    HOLD = "hold"
+    """Nobody else is asked until it is settled."""
+    VOID_THEN_FAILOVER = "void_then_failover"
+    """The attempt is voided at its account, and another account is asked once that void is confirmed."""
+
+
 class Verdict(StrEnum):
     """Where the plan stands."""
 

@@ -334,6 +334,9 @@ class Psps:
     def fault(self, psp: str, operation: str, fault: str, **parameters: Any) -> None:
         self._control(psp, "POST", "faults", {"operation": operation, "fault": fault, **parameters})
 
+    def clear_faults(self, psp: str) -> None:
+        self._control(psp, "DELETE", "faults")
+
     def let_pass(self, psp: str, seconds: float) -> None:
         """Move the PSP's own clock."""
         self._control(psp, "POST", "clock", {"advance_s": seconds})

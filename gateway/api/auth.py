@@ -33,6 +33,8 @@ class Principal:
     merchant_id: str
     livemode: bool
     kind: Literal["secret", "publishable"]
+    key_id: str
+    """Which of the merchant's keys it is: no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Authenticator:
         kind = DEV_KEYS.get(token) if self._dev else None
         if kind is None:
             return None
-        return Principal(DEV_MERCHANT, False, "secret" if kind == "secret" else "publishable")
+        return Principal(DEV_MERCHANT, False, "secret" if kind == "secret" else "publishable", token)
 
     async def _stored(self, token: str) -> Principal:
         parts = token.split("_")
@@ -99,7 +101,7 @@ class Authenticator:
         mode, kind = ("live" if row["livemode"] else "test"), ("sk" if row["kind"] == "secret" else "pk")
         if parts[:2] != [kind, mode]:
             raise _unauthenticated()
-        return Principal(row["merchant_id"], row["livemode"], row["kind"])
+        return Principal(row["merchant_id"], row["livemode"], row["kind"], parts[2])
 
 
 def _unauthenticated() -> Problem:

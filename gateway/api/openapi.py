@@ -38,6 +38,7 @@ _PAYMENT_EXAMPLE: Final[Mapping[str, Any]] = {
     "metadata": {"cart": "77"},
     "livemode": False,
     "attempt_count": 1,
+    "review": [],
     "created": "2026-11-21T09:30:00.123456Z",
     "updated": "2026-11-21T09:30:00.345678Z",
 }
@@ -152,6 +153,19 @@ _MONEY: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
         _PAYMENT_EXAMPLE,
     ),
     (
+        "/v1/payments/{id}/resolve",
+        "resolve",
+        "Settle what no machine could: an operation in review, by a person's word",
+        {
+            "outcome": "succeeded",
+            "provider_id": "pi_3PqX7Y2eZvKYlo2C1a2b3c4d",
+            "reason": "The provider's support has confirmed the charge.",
+            "evidence": "ticket 4711; settlement report of 2026-11-20, line 12",
+        },
+        "200",
+        _PAYMENT_EXAMPLE,
+    ),
+    (
         "/v1/disputes/{id}/evidence",
         "evidence",
         "Contest a dispute; what is sent is submitted at once",
@@ -191,7 +205,17 @@ _STORING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] =
     (_METHOD_ID, "update_payment_method", "Add tokens, or attach to a customer", _ADD, "200", _METHOD_EXAMPLE),
     ("/v1/customers", "create_customer", "Store a customer", _PERSON, "201", _CUSTOMER_EXAMPLE),
 )
-_FILTERS: Final = ("limit", "cursor", "status", "reference", "customer", "currency", "created[gte]", "created[lt]")
+_FILTERS: Final = (
+    "limit",
+    "cursor",
+    "status",
+    "reference",
+    "customer",
+    "currency",
+    "needs_review",
+    "created[gte]",
+    "created[lt]",
+)
 
 
 def document() -> dict[str, Any]:

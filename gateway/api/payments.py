@@ -28,6 +28,7 @@ from gateway.api.schemas import (
     PaymentCreate,
     PaymentDetails,
     PaymentIncrement,
+    PaymentResolve,
     RefundCreate,
     TokenMethodIn,
 )
@@ -40,6 +41,7 @@ from gateway.lifecycle import Payment, Status, Terms
 from gateway.methods import card_from, card_method, unknown_customer
 from gateway.modify import FollowUp, modify
 from gateway.queries import StoredMethod
+from gateway.resolve import Resolution, resolve
 from gateway.settle import MethodUse
 from gateway.vault import SealBroken, Wallet, open_card
 from idempotency.key import fingerprint
@@ -48,7 +50,16 @@ from providers.contract import Kind
 UNUSED_CARD_S: Final = 3600
 """A card waits for its confirm for 60 minutes, then it is wiped."""
 EXPANDABLE: Final = frozenset({"attempts", "refunds"})
-FILTERS: Final = ("status", "reference", "customer", "currency", "created[gte]", "created[lt]", "expand[]")
+FILTERS: Final = (
+    "status",
+    "reference",
+    "customer",
+    "currency",
+    "needs_review",
+    "created[gte]",
+    "created[lt]",
+    "expand[]",
+)
 
 log = structlog.get_logger()
 
@@ -134,6 +145,25 @@ class Payments(Desk):
         print_ = self._fingerprint("POST /v1/payments/{id}/cancel", payment, raw)
         command = FollowUp(key, print_, payment.terms.id, Kind.VOID, reason=body.cancellation_reason)
         return self._answer("cancel", await modify(command, self._deps))
+
+    async def resolve(self, request: Request) -> Response:
+        """``POST /v1/payments/{id}/resolve``: a person settles what no machine could."""
+        who, key, raw = await self._asked(request)
+        payment = await self._payment(request, who)
+        body = reading.validate(PaymentResolve, raw)
+        print_ = self._fingerprint("POST /v1/payments/{id}/resolve", payment, raw)
+        command = Resolution(
+            key,
+            print_,
+            payment.terms.id,
+            by=who.key_id,
+            operation_id=body.operation,
+            outcome=body.outcome,
+            provider_id=body.provider_id,
+            reason=body.reason,
+            evidence=body.evidence,
+        )
+        return self._answer("resolve", await resolve(command, self._deps))
 
     async def refund(self, request: Request) -> Response:
         """``POST /v1/refunds``."""
@@ -311,9 +341,12 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
     cursor, limit = asking.page(request, FILTERS, PAYMENT)
     if query.get("status") is not None and query["status"] not in set(Status):
         raise Problem("validation_failed", f"status must be one of: {', '.join(Status)}.", "status")
+    if query.get("needs_review", "true") != "true":
+        raise Problem("validation_failed", "needs_review may only be true.", "needs_review")
     filters: dict[str, Any] = {name: query.get(name) for name in ("status", "reference", "customer", "currency")}
     filters |= {
         "before": cursor,
+        "in_review": "needs_review" in query,
         "created_gte": _instant(query, "created[gte]"),
         "created_lt": _instant(query, "created[lt]"),
     }
@@ -341,6 +374,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     "cancel": PaymentCancel,
     "increment": PaymentIncrement,
     "details": PaymentDetails,
+    "resolve": PaymentResolve,
     "refund": RefundCreate,
 }
 """What each verb takes, for the OpenAPI document."""

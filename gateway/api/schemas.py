@@ -296,6 +296,23 @@ class PaymentIncrement(Body):
     amount: Amount = Field(description="The new total in minor units, higher or lower than what is authorized.")
 
 
+class PaymentResolve(Body):
+    """``POST /v1/payments/{id}/resolve``."""
+
+    operation: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        default=None, description="The operation in review; it may be left out where only one is."
+    )
+    outcome: Literal["succeeded", "failed"] = Field(
+        description="Whether the provider carried it out. failed: you have seen that it did not, and never will."
+    )
+    provider_id: Short | None = Field(
+        default=None,
+        description="What the provider calls it, such as pi_… or a PSP reference; needed where it succeeded.",
+    )
+    reason: Long = Field(description="Why this is so, in your words.")
+    evidence: Long = Field(description="Where it can be seen: a line of a settlement report, a ticket, an address.")
+
+
 class PaymentDetails(Body):
     """``POST /v1/payments/{id}/details``."""
 

@@ -58,6 +58,12 @@ class Instruments:
             ["account"],
             registry=registry,
         )
+        self.reviews = Counter(
+            "interlock_operations_put_in_review",
+            "Operations whose outcome nobody could tell in time, by account and kind: a person has to find out.",
+            ["account", "kind"],
+            registry=registry,
+        )
         self.swept = Counter(
             "interlock_swept_operations",
             "Operations the worker looked at, by what became of them.",

@@ -90,13 +90,13 @@ async def test_what_was_queued_counts_as_sent_from_the_moment_somebody_takes_it(
         assert payment is not None
         first = await take_over(payment, payment.operations[1], inside.house.deps)
         assert first is not None
-        assert first[1].reached_nobody
+        assert first.reached_nobody
         assert database.value("SELECT status FROM operation WHERE kind = 'capture'") == "sent"
         database.rows(LOST)
-        second = await take_over(first[0], first[1].operation, inside.house.deps)
+        second = await take_over(first.payment, first.operation, inside.house.deps)
 
     assert second is not None
-    assert not second[1].reached_nobody
+    assert not second.reached_nobody
 
 
 async def test_an_operation_that_is_decided_or_held_is_not_taken(open_gateway: Open, psps: Psps) -> None:

@@ -144,6 +144,77 @@ def captured() -> Payment:
     return told(sent(), "authorize_1", "captured")
 
 
+def unknown() -> Payment:
+    return told(sent(), "authorize_1", "unknown")
+
+
+def voiding(payment: Payment) -> Payment:
+    """The payment while its attempt of unknown outcome is voided, so that another account may be asked."""
+    void = replace(operation(Kind.VOID, S.SENT, seq=2), metadata={"purpose": lifecycle.FAILOVER})
+    return lifecycle.failover_opened(payment, payment.operations[0], void, NOW).payment
+
+
+# --- Outcomes that nobody knows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("news", ["approved", "captured", "declined", "not_processed"])
+def test_nothing_is_believed_of_an_attempt_while_the_void_is_out_that_is_to_end_it(news: str) -> None:
+    payment = voiding(unknown())
+
+    change = hear(payment, "authorize_1", NEWS[news](AMOUNT))
+
+    assert change == NoChange(lifecycle.VOID_DECIDES)
+
+
+def test_a_confirmed_void_of_an_unknown_attempt_lets_the_next_account_be_asked() -> None:
+    payment = told(voiding(unknown()), "void_2", "approved")
+
+    assert (payment.operations[0].status, payment.processing_reason) == (S.VOIDED, Reason.AWAITING_RETRY)
+    assert payment.plan().account == "b"
+
+
+@pytest.mark.parametrize("news", ["declined", "not_processed"])
+def test_a_void_that_ended_nothing_leaves_the_attempt_as_unknown_as_it_was(news: str) -> None:
+    payment = told(voiding(unknown()), "void_2", news)
+
+    assert (payment.operations[0].status, payment.operations[1].status) == (S.UNKNOWN, S.FAILED)
+    assert payment.plan().account is None
+    assert told(payment, "authorize_1", "captured").status is Status.SUCCEEDED
+
+
+def _canceled(payment: Payment) -> Payment:
+    return lifecycle.cancel_opened(payment, None, None, NOW).payment
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [
+        pytest.param(sent(), id="on its way"),
+        pytest.param(authorized(), id="authorized"),
+        pytest.param(_canceled(unknown()), id="to be canceled"),
+        pytest.param(told(sent(("a",)), "authorize_1", "unknown"), id="nobody else to ask"),
+        pytest.param(told(voiding(unknown()), "void_2", "declined"), id="tried before"),
+    ],
+)
+def test_an_attempt_is_voided_for_a_failover_only_where_that_can_lead_to_one(payment: Payment) -> None:
+    void = operation(Kind.VOID, S.SENT, seq=9)
+
+    with pytest.raises(Refused):
+        lifecycle.failover_opened(payment, payment.operations[0], void, NOW)
+
+
+def test_a_review_changes_nothing_but_what_is_said_of_it() -> None:
+    payment = unknown()
+
+    change = lifecycle.put_in_review(payment, payment.operations[0], {"tries": 9}, LATER)
+
+    assert isinstance(change, Change)
+    assert (change.payment.status, change.payment.processing_reason) == (Status.PROCESSING, Reason.NEEDS_REVIEW)
+    assert (change.payment.operations[0].status, change.payment.in_review) == (S.UNKNOWN, True)
+    again = lifecycle.put_in_review(change.payment, change.payment.operations[0], {"tries": 10}, LATER)
+    assert isinstance(again, NoChange)
+
+
 # --- Every step in the table, and no other ----------------------------------------------------------------------------
 
 
@@ -770,6 +841,22 @@ class Life(RuleBasedStateMachine):
     def abandon(self) -> None:
         self.ask(lambda: lifecycle.abandoned(self.payment, self.next(Kind.VOID), NOW))
 
+    @precondition(lambda self: self.payment.open_attempt is not None)
+    @rule()
+    def void_the_unknown(self) -> None:
+        attempt = self.payment.open_attempt
+        assert attempt is not None
+        void = replace(self.next(Kind.VOID), metadata={"purpose": lifecycle.FAILOVER})
+        self.ask(lambda: lifecycle.failover_opened(self.payment, attempt, void, NOW))
+
+    @precondition(lambda self: self.payment.operations)
+    @rule(data=st.data())
+    def put_in_review(self, data: st.DataObject) -> None:
+        about = data.draw(st.sampled_from(self.payment.operations))
+        change = lifecycle.put_in_review(self.payment, about, {"tries": 9}, NOW)
+        if isinstance(change, Change):
+            self.apply(change)
+
     @precondition(lambda self: self.payment.attempts)
     @rule(data=st.data())
     def lapse(self, data: st.DataObject) -> None:
@@ -914,7 +1001,9 @@ class Life(RuleBasedStateMachine):
                 S.PENDING: (Status.PROCESSING, Reason.PENDING_AT_PROVIDER),
                 S.UNKNOWN: (Status.PROCESSING, Reason.OUTCOME_UNKNOWN),
             }
-            assert (payment.status, payment.processing_reason) == waits[attempt.status]
+            status, reason = waits[attempt.status]
+            assert payment.status is status
+            assert payment.processing_reason is (Reason.NEEDS_REVIEW if attempt.in_review else reason)
         elif live:
             assert payment.status in {Status.REQUIRES_CAPTURE, Status.SUCCEEDED}
             assert (payment.account, payment.decline) == (live[0].account, None)
