@@ -1,0 +1,480 @@
+"""A line that breaks on purpose: a TCP proxy between a real account and its real sandbox PSP.
+
+The vocabulary is Toxiproxy's (``latency``, ``timeout``, ``reset_peer``, ``limit_data``, ``slicer``), and a toxic is a coroutine
+over one connection. A toxic works on every request until the line is mended. ``struck`` says that it has done its work: a caller
+that gave up before has met no fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import fcntl
+import json
+import select
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+HOST: Final = "127.0.0.1"
+NOBODY: Final = "http://nowhere.invalid"
+HTML: Final = b"<html><body>Bad Gateway</body></html>"
+DRIP_PAUSE_S: Final = 0.05
+"""A byte in 50 ms: each read is quick, and the shortest answer takes far longer than a call's 10 s."""
+
+
+# --- One connection ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The PSP's whole answer."""
+
+    head: bytes
+    body: bytes
+
+    @property
+    def raw(self) -> bytes:
+        return self.head + self.body
+
+
+class Line:
+    """One connection of a caller, and the way on to the PSP."""
+
+    def __init__(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.proxy = proxy
+        self.reader = reader
+        self._writer = writer
+        self._begun = b""
+
+    async def begins(self) -> bool:
+        """Wait for the first byte of a request. ``False`` where the caller has gone."""
+        self._begun = await self.reader.read(1)
+        return bool(self._begun)
+
+    async def request(self) -> bytes:
+        """The whole request, noted."""
+        head = self._begun + await self.reader.readuntil(b"\r\n\r\n")
+        body = await self.reader.readexactly(_length(head))
+        self.proxy.requests.append((head, body))
+        return head + body
+
+    async def forward(self, request: bytes, *, slice_bytes: int | None = None) -> Reply:
+        """Send it on to the PSP, on a connection of its own, and read the whole answer."""
+        reader, writer = await asyncio.open_connection(HOST, self.proxy.psp_port)
+        try:
+            for part in _slices(request, slice_bytes or len(request)):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0)
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(_length(head))
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        if not self.proxy.keeps:
+            head = head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        return Reply(head, body)
+
+    async def say(self, raw: bytes) -> None:
+        self._writer.write(raw)
+        await self._writer.drain()
+
+    async def heard(self) -> None:
+        """Wait until the caller's side has taken over every byte that was said."""
+        while struct.unpack("i", fcntl.ioctl(self._fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]:
+            await asyncio.sleep(0)
+
+    async def until_gone(self) -> None:
+        """Wait until the caller hangs up."""
+        with contextlib.suppress(ConnectionError):
+            while await self.reader.read(1 << 16):
+                pass
+
+    def reset(self) -> None:
+        """RST instead of FIN."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    def _fileno(self) -> int:
+        fileno: int = self._writer.get_extra_info("socket").fileno()
+        return fileno
+
+
+def _length(head: bytes) -> int:
+    lines = head.lower().split(b"\r\n")
+    return next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:")), 0)
+
+
+def _slices(raw: bytes, size: int) -> Iterator[bytes]:
+    return (raw[at : at + size] for at in range(0, len(raw), size))
+
+
+# --- Toxics -----------------------------------------------------------------------------------------------------------
+
+Toxic = Callable[..., Awaitable[None]]
+
+
+async def healthy(line: Line) -> None:
+    reply = await line.forward(await line.request())
+    await line.say(reply.raw)
+
+
+async def latency(line: Line, seconds: float = 0.2) -> None:
+    request = await line.request()
+    await asyncio.sleep(seconds)
+    reply = await line.forward(request)
+    line.proxy.struck.set()
+    await line.say(reply.raw)
+
+
+async def slicer(line: Line, size: int = 7) -> None:
+    """Both ways in slices of a few bytes."""
+    reply = await line.forward(await line.request(), slice_bytes=size)
+    line.proxy.struck.set()
+    for part in _slices(reply.raw, size):
+        await line.say(part)
+        await asyncio.sleep(0)
+
+
+async def duplicate(line: Line, answer: int) -> None:
+    """The network delivers the request twice at the same time; the caller hears one of the two answers."""
+    request = await line.request()
+    replies = await asyncio.gather(line.forward(request), line.forward(request))
+    line.proxy.struck.set()
+    await line.say(replies[answer].raw)
+
+
+async def timeout(line: Line, *, asked: bool) -> None:
+    """Silence: the request is swallowed, or its answer is."""
+    request = await line.request()
+    if asked:
+        await line.forward(request)
+    line.proxy.struck.set()
+    await line.until_gone()
+
+
+async def late(line: Line) -> None:
+    """The request arrives when the caller has given up."""
+    request = await line.request()
+    line.proxy.struck.set()
+    await line.until_gone()
+    await line.forward(request)
+
+
+async def too_late(line: Line) -> None:
+    """The request lies in some queue until the caller's replay has been answered; then it arrives."""
+    request = await line.request()
+    line.proxy.struck.set()
+    await line.until_gone()
+    await line.proxy.released.wait()
+    await line.forward(request)
+
+
+async def drip(line: Line) -> None:
+    """The answer comes byte by byte: no read is slow, the whole is."""
+    reply = await line.forward(await line.request())
+    gone = asyncio.ensure_future(line.until_gone())
+    try:
+        for part in _slices(reply.raw, 1):
+            await line.say(part)
+            line.proxy.struck.set()
+            if (await asyncio.wait({gone}, timeout=DRIP_PAUSE_S))[0]:
+                return
+        line.proxy.outlasted = True
+    finally:
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+
+
+async def reset_peer(line: Line, at: str) -> None:
+    """RST: in the request, after it, in the answer's headers or body, or when all was said."""
+    if at == "request":
+        await line.reader.read(40)
+    else:
+        request = await line.request()
+        if at != "request_end":
+            reply = await line.forward(request)
+            told = {"headers": reply.head[:20], "body": reply.head + reply.body[:20], "end": reply.raw}[at]
+            await line.say(told)
+            await line.heard()
+    line.proxy.struck.set()
+    line.reset()
+
+
+async def hang_up(line: Line) -> None:
+    """FIN without a word, when the PSP has answered."""
+    await line.forward(await line.request())
+    line.proxy.struck.set()
+    await line.close()
+
+
+async def limit_data(line: Line) -> None:
+    """Half the answer's body, then FIN."""
+    reply = await line.forward(await line.request())
+    line.proxy.struck.set()
+    await line.say(reply.head + reply.body[: len(reply.body) // 2])
+    await line.close()
+
+
+async def answer(
+    line: Line, status: int, body: bytes | str, *, asked: bool, headers: Mapping[str, str] | None = None
+) -> None:
+    """Something between the two answers in the PSP's place; a text is the code of an error in that PSP's own words."""
+    request = await line.request()
+    if asked:
+        await line.forward(request)
+    line.proxy.struck.set()
+    raw = body if isinstance(body, bytes) else _problem(line.proxy.psp, status, body)
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(raw)}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    await line.say("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+
+
+def _problem(psp: str, status: int, code: str) -> bytes:
+    if psp == "adyen":
+        said: Any = {"status": status, "errorCode": code, "errorType": "validation", "message": "no"}
+    else:
+        said = {"error": {"type": "invalid_request_error", "code": code, "message": "no"}}
+    return json.dumps(said).encode()
+
+
+async def lie(line: Line, about: str) -> None:
+    """The true answer with another amount, or in another currency, wherever it says so."""
+    reply = await line.forward(await line.request())
+    body = json.dumps(_lied(json.loads(reply.body), about)).encode()
+    head = [part for part in reply.head.split(b"\r\n") if part and not part.lower().startswith(b"content-length")]
+    line.proxy.struck.set()
+    await line.say(b"\r\n".join([*head, f"Content-Length: {len(body)}".encode()]) + b"\r\n\r\n" + body)
+
+
+_AMOUNTS: Final = {"amount", "amount_received", "amount_capturable", "value"}
+
+
+def _lied(part: Any, about: str) -> Any:
+    if isinstance(part, list):
+        return [_lied(each, about) for each in part]
+    if not isinstance(part, dict):
+        return part
+    lied = {name: _lied(value, about) for name, value in part.items()}
+    for name, value in lied.items():
+        if about == "amount" and name in _AMOUNTS and isinstance(value, int):
+            lied[name] = value + 1
+        if about == "currency" and name == "currency" and isinstance(value, str):
+            lied[name] = "USD" if value.isupper() else "usd"
+    return lied
+
+
+async def plain_text(line: Line) -> None:
+    """What a web server says to who speaks TLS on its plain port."""
+    await line.say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+TOXICS: Final[Mapping[str, Toxic]] = {
+    toxic.__name__: toxic
+    for toxic in (
+        healthy,
+        latency,
+        slicer,
+        duplicate,
+        timeout,
+        late,
+        too_late,
+        drip,
+        reset_peer,
+        hang_up,
+        limit_data,
+        answer,
+        lie,
+    )
+}
+LISTENERS: Final = ("refused", "full_backlog", "no_name", "plain_text_for_tls", "wrong_certificate")
+"""What goes wrong before there is a connection."""
+
+
+# --- The proxy --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Proxy:
+    """One line to one PSP, on a port of its own. Healthy until it is broken, and again once it is mended."""
+
+    psp: str
+    psp_port: int
+    certificate: ssl.SSLContext
+    requests: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Head and body of every whole request that came."""
+    connections: int = 0
+    keeps: bool = False
+    """Whether a connection stays open for another request after an answer."""
+    outlasted: bool = False
+    """Whether somebody listened to a drip to its end."""
+    struck: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def open(self) -> None:
+        self._toxic: Callable[[Line], Awaitable[None]] = healthy
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fillers: list[socket.socket] = []
+        self._held: socket.socket | None = _bound(0)
+        self.port: int = self._held.getsockname()[1]
+        self.url = f"http://{HOST}:{self.port}"
+        await self._listen()
+
+    async def break_down(self, toxic: str, **parameters: Any) -> str:
+        """From now on every request meets the toxic. Gives the address to send to."""
+        self.struck.clear()
+        if toxic not in LISTENERS:
+            self._toxic = lambda line: TOXICS[toxic](line, **parameters)
+            return self.url
+        self.struck.set()  # whoever sends cannot but meet it
+        if toxic == "no_name":
+            return NOBODY
+        if toxic == "plain_text_for_tls":
+            self._toxic = plain_text
+            return f"https://{HOST}:{self.port}"
+        await self._hush()
+        if toxic == "full_backlog":
+            self._fill()
+        if toxic == "wrong_certificate":
+            await self._listen(self.certificate)
+            return f"https://{HOST}:{self.port}"
+        return self.url
+
+    async def mend(self) -> None:
+        self._toxic, self.keeps = healthy, False
+        await self._hush()
+        await self._listen()
+
+    async def calm(self) -> None:
+        """Wait until everything that is under way has arrived."""
+        await asyncio.gather(*self._tasks)
+
+    async def aclose(self) -> None:
+        await self._hush()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._held is not None:
+            self._held.close()
+
+    async def _listen(self, tls: ssl.SSLContext | None = None) -> None:
+        self._listener: asyncio.Server | None = await asyncio.start_server(
+            self._accept, sock=_bound(self.port), ssl=tls, backlog=100
+        )
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    async def _hush(self) -> None:
+        """Nobody listens any more. The port stays ours: a connection is refused, and nobody else can take it."""
+        self._held = self._held or _bound(self.port)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
+        await asyncio.sleep(0)  # the listening socket is closed in the loop's next round
+
+    def _fill(self) -> None:
+        """A listener that never accepts, with a queue that is full: whoever connects now gets no answer at all."""
+        listener = _bound(self.port)
+        listener.listen(0)
+        self._fillers.append(listener)
+        while True:
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex((HOST, self.port))
+            self._fillers.append(filler)
+            ready = select.poll()
+            ready.register(filler, select.POLLOUT)
+            if not ready.poll(50):  # ms; within this machine a connection is there at once, or never
+                return
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.ensure_future(self._converse(Line(self, reader, writer)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, line: Line) -> None:
+        try:
+            while await line.begins():
+                await self._toxic(line)
+                if not self.keeps:
+                    return
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            await line.close()
+
+
+def _bound(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((HOST, port))
+    return listener
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A certificate that nobody has signed, for somebody else."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody.example")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    kept: Path = tmp_path_factory.mktemp("tls") / "pem"
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    kept.write_bytes(private + made.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(kept)
+    return context
+
+
+Proxies = Callable[[str, str], Awaitable[Proxy]]
+
+
+@pytest_asyncio.fixture
+async def proxies(certificate: ssl.SSLContext) -> AsyncIterator[Proxies]:
+    """``await proxies(psp, url)``: a new line to the PSP at that address. All are closed at the end."""
+    opened: list[Proxy] = []
+
+    async def open_one(psp: str, url: str) -> Proxy:
+        proxy = Proxy(psp, int(url.rpartition(":")[2]), certificate)
+        await proxy.open()
+        opened.append(proxy)
+        return proxy
+
+    yield open_one
+    for proxy in opened:
+        await proxy.aclose()

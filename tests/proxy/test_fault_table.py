@@ -1,0 +1,431 @@
+"""Every fault of the line, at both PSPs, for every verb: what is recorded, what the PSP's books say, and what becomes of it.
+
+Real accounts speak through a proxy to the real sandbox PSPs. :data:`TABLE` is the outcome table of the architecture, section 3;
+:data:`MERCHANT` is what a merchant is told of it. Each cell goes its whole way: the fault, the books, a lookup, the replay under
+the same key, and the books again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+
+from providers.adyen import AdyenProvider
+from providers.contract import (
+    Approved,
+    Ask,
+    Authorize,
+    Call,
+    Capture,
+    Declined,
+    Kind,
+    NotProcessed,
+    Outcome,
+    Pending,
+    Refund,
+    Token,
+    Unknown,
+    Void,
+)
+from providers.money import Money
+from providers.registry import Account, AccountConfig
+from providers.stripe import StripeProvider
+from providers.transport import Transport
+
+if TYPE_CHECKING:
+    from tests.conftest import Database, Inside, Kit, Open, Psps
+    from tests.proxy.conftest import Proxies, Proxy
+
+HTML_BODY: Final = b"<html><body>Bad Gateway</body></html>"
+TRUTH: Final = "the truth"
+NOT_SENT: Final = "NotProcessed not_sent"
+LOST: Final = "Unknown connection_lost"
+TIMEOUT: Final = "Unknown timeout"
+UNREADABLE: Final = "Unknown unreadable"
+FAILED: Final = "Unknown lookup_failed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault. ``outcome`` is that of the first send, ``effect`` how often the PSP has done it by then."""
+
+    fault: str
+    toxic: str
+    parameters: Mapping[str, Any]
+    outcome: str
+    effect: int
+    lookup: str
+    """What a lookup under the same fault says."""
+    void: str | None = None
+    """The outcome of a void, which names no amount, where it differs."""
+    follow_up: str | None = None
+    """The outcome of everything that follows a payment, where it differs."""
+    kept: bool = False
+    """It strikes a connection that was used before and kept."""
+
+    def expected(self, kind: Kind) -> str:
+        if kind is Kind.VOID and self.void is not None:
+            return self.void
+        return self.outcome if kind is Kind.AUTHORIZE or self.follow_up is None else self.follow_up
+
+
+def row(fault: str, toxic: str, outcome: str, effect: int, lookup: str, /, **more: Any) -> Row:
+    ours = {name: more.pop(name) for name in ("void", "follow_up", "kept") if name in more}
+    return Row(fault, toxic, more, outcome, effect, lookup, **ours)
+
+
+# fmt: off
+TABLE: Final = (
+    #   the fault                              toxic                   first send      effect  lookup
+    # Nothing can have left.
+    row("connection refused",                 "refused",              NOT_SENT,        0, FAILED),
+    row("nobody accepts the connection",      "full_backlog",         NOT_SENT,        0, FAILED),
+    row("unknown host name",                  "no_name",              NOT_SENT,        0, FAILED),
+    row("plain text in the place of TLS",     "plain_text_for_tls",   NOT_SENT,        0, FAILED),
+    row("a certificate of somebody else",     "wrong_certificate",    NOT_SENT,        0, FAILED),
+    # Silence: it may have happened.
+    row("timeout before the effect",          "timeout",              TIMEOUT,         0, TIMEOUT, asked=False),
+    row("timeout after the effect",           "timeout",              TIMEOUT,         1, TIMEOUT, asked=True),
+    row("late delivery",                      "late",                 TIMEOUT,         1, TIMEOUT),
+    row("delivery after the replay",          "too_late",             TIMEOUT,         0, TIMEOUT),
+    row("slow drip",                          "drip",                 TIMEOUT,         1, TIMEOUT),
+    # A line that breaks: it may have happened.
+    row("reset in the middle of the request", "reset_peer",           LOST,            0, FAILED, at="request"),
+    row("reset before it is forwarded",       "reset_peer",           LOST,            0, FAILED, at="request_end"),
+    row("a kept connection that is dead",     "reset_peer",           LOST,            0, FAILED, at="request_end", kept=True),
+    row("reset in the answer's headers",      "reset_peer",           LOST,            1, FAILED, at="headers"),
+    row("reset in the answer's body",         "reset_peer",           LOST,            1, FAILED, at="body"),
+    row("reset after the whole answer",       "reset_peer",           TRUTH,           1, TRUTH, at="end"),
+    row("hung up without an answer",          "hang_up",              LOST,            1, FAILED),
+    row("truncated answer",                   "limit_data",           LOST,            1, FAILED),
+    # An answer that is none.
+    row("garbage 200 for the answer",         "answer",               UNREADABLE,      1, UNREADABLE, status=200, body=b"<<<>>>", asked=True),
+    row("garbage 200 without asking",         "answer",               UNREADABLE,      0, UNREADABLE, status=200, body=b"<<<>>>", asked=False),
+    row("empty 200 for the answer",           "answer",               UNREADABLE,      1, UNREADABLE, status=200, body=b"", asked=True),
+    row("empty 200 without asking",           "answer",               UNREADABLE,      0, UNREADABLE, status=200, body=b"", asked=False),
+    row("wrong amount",                       "lie",  "Unknown mismatch_amount",       1, "Unknown mismatch_amount", about="amount", void=TRUTH),
+    row("wrong currency",                     "lie",  "Unknown mismatch_currency",     1, "Unknown mismatch_currency", about="currency", void=TRUTH),
+    # Answers of the table by their status.
+    row("500 before the effect",              "answer", "Unknown http_500",            0, FAILED, status=500, body="api_error", asked=False),
+    row("500 after the effect",               "answer", "Unknown http_500",            1, FAILED, status=500, body="api_error", asked=True),
+    row("502 with HTML before the effect",    "answer", "Unknown http_502",            0, FAILED, status=502, body=HTML_BODY, asked=False),
+    row("502 with HTML after the effect",     "answer", "Unknown http_502",            1, FAILED, status=502, body=HTML_BODY, asked=True),
+    row("503 with Retry-After",               "answer", "Unknown http_503",            0, FAILED, status=503, body=b"", asked=False, headers={"Retry-After": "1"}),
+    row("504 after the effect",               "answer", "Unknown http_504",            1, FAILED, status=504, body=HTML_BODY, asked=True),
+    row("409 in flight",                      "answer", "Unknown http_409",            0, FAILED, status=409, body="idempotency_key_in_use", asked=False),
+    row("400 with a code of no list",         "answer", "Unknown http_400",            0, FAILED, status=400, body="a_new_code", asked=False),
+    row("429",                                "answer", "NotProcessed rate_limited",   0, FAILED, status=429, body="rate_limit", asked=False),
+    row("401",                                "answer", "NotProcessed credentials",    0, FAILED, status=401, body="000", asked=False),
+    row("403",                                "answer", "NotProcessed credentials",    0, FAILED, status=403, body="901", asked=False),
+    # Trouble that changes nothing.
+    row("duplicate delivery, first answer",   "duplicate",            TRUTH,           1, TRUTH, answer=0),
+    row("duplicate delivery, second answer",  "duplicate",            TRUTH,           1, TRUTH, answer=1),
+    row("latency within the deadline",        "latency",              TRUTH,           1, TRUTH),
+    row("both ways in slices",                "slicer",               TRUTH,           1, TRUTH),
+)
+# fmt: on
+
+VERBS: Final = (Kind.AUTHORIZE, Kind.CAPTURE, Kind.REFUND, Kind.VOID)
+PSPS: Final = ("stripe", "adyen")
+EUR: Final = Money(1999, "EUR")
+TOKENS: Final = {"stripe": "pm_card_visa", "adyen": "test_4111111111111111"}
+SECRETS: Final = {"stripe": "FLOWS_STRIPE", "adyen": "FLOWS_ADYEN"}
+BOOKS: Final = {Kind.CAPTURE: "captures", Kind.REFUND: "refunds", Kind.VOID: "voids"}
+PREFIXES: Final = {Kind.AUTHORIZE: "att", Kind.CAPTURE: "cap", Kind.REFUND: "re", Kind.VOID: "vd"}
+AT_ONCE: Final = 8
+"""Cells on their way at the same time, but for those that only wait for silence to end."""
+OPEN_MAX: Final = 100
+"""Cells begun and not ended: each has a port of its own."""
+
+
+# --- The adapters -----------------------------------------------------------------------------------------------------
+
+DEADLINES_S: Final = (1.0, 4.0, 16.0, 60.0)
+"""Of a call that meets silence. Where a slow machine has not even sent by then, no fault was met: once more, with more time."""
+PATIENCE_S: Final = 60.0
+"""Of a call that is to end by itself."""
+CONNECT_S: Final = 0.5
+SILENT: Final = frozenset({"timeout", "late", "too_late", "drip"})
+
+
+def said(outcome: Outcome, psp: str, kind: Kind) -> str:
+    """An outcome in the words of the table."""
+    match outcome:
+        case Approved(amount=amount) if psp == "stripe" or kind is Kind.AUTHORIZE:
+            return TRUTH if amount == EUR else f"Approved {amount}"
+        case Pending(provider_id=provider_id) if psp == "adyen" and kind is not Kind.AUTHORIZE:
+            return TRUTH if provider_id else "Pending without an id"
+        case NotProcessed(reason=reason) | Unknown(reason=reason):
+            return f"{type(outcome).__name__} {reason}"
+        case Declined(decline=decline):
+            return f"Declined {decline.code}"
+        case _:
+            return type(outcome).__name__
+
+
+async def keep_nothing(request: Mapping[str, Any]) -> None:
+    raise AssertionError("there is one step only")
+
+
+@dataclass
+class Bench:
+    """What all cells share."""
+
+    psps: Psps
+    proxies: Proxies
+    transport: Transport
+    hasty: Transport
+    """One that does not wait long for a connection."""
+    http: httpx.AsyncClient
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OPEN_MAX))
+
+    def account(self, psp: str, url: str, *, hasty: bool = False) -> Account:
+        secret = {"stripe": "sk_test_sandbox", "adyen": "adyen_test_sandbox"}[psp]
+        config = AccountConfig(
+            name=psp,
+            merchant="mer_dev",
+            provider=psp,
+            api_key=SecretStr(secret),
+            base_url=url,
+            merchant_account="FlowsECOM" if psp == "adyen" else None,
+        )
+        transport = self.hasty if hasty else self.transport
+        provider: Any = StripeProvider if psp == "stripe" else AdyenProvider
+        return Account(config, provider(config, transport))
+
+    async def effects(self, psp: str, kind: Kind, name: str) -> int:
+        """How often the PSP's books say that it was done: by our reference of an authorization, else by its payment.
+
+        A second one under whatever key counts, and so does one that was tried and did not fit any more.
+        """
+        by = "reference" if kind is Kind.AUTHORIZE else "payment"
+        answer = await self.http.get(f"{self.psps.urls[psp]}/_sandbox/books", params={by: name})
+        books = answer.json()
+        book = BOOKS.get(kind, "authorisations")
+        return len(books[book]) + len(books["rejections"])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault at one PSP for one verb, or for the lookup of one."""
+
+    row: Row
+    psp: str
+    kind: Kind
+    lookup: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.row.fault} / {self.psp} / {'lookup of ' if self.lookup else ''}{self.kind}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call that can be sent, and by what name the books know its effect."""
+
+    call: Call
+    name: str
+
+
+async def prepared(bench: Bench, cell: Cell, healthy: Account) -> Prepared:
+    """The call of a cell, with the payment that it follows."""
+    operation = _new(PREFIXES[cell.kind])
+    if cell.kind is Kind.AUTHORIZE:
+        return Prepared(_call(healthy, _authorization(cell.psp, operation)), operation)
+    method = "automatic" if cell.kind is Kind.REFUND else "manual"
+    attempt = _new("att")
+    call = _call(healthy, _authorization(cell.psp, attempt, method))
+    approved = await healthy.send(call, keep_nothing, first_send=True, timeout_s=PATIENCE_S)
+    assert isinstance(approved, Approved), approved
+    at, ask = approved.provider_id, None
+    match cell.kind:
+        case Kind.CAPTURE:
+            ask = Capture(operation, "pay_1", EUR, at)
+        case Kind.REFUND:
+            ask = Refund(operation, "pay_1", EUR, at)
+        case _:
+            ask = Void(operation, "pay_1", EUR, attempt, at)
+    return Prepared(_call(healthy, ask), at)
+
+
+def _new(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def _authorization(psp: str, operation: str, method: Any = "automatic") -> Authorize:
+    return Authorize(operation, "pay_1", EUR, method, Token(TOKENS[psp]), "https://gateway.example/v1/return/t")
+
+
+def _call(account: Account, ask: Ask) -> Call:
+    kind = Kind(type(ask).__name__.lower())
+    return Call(ask.operation_id, kind, account.provider.compose(ask), str(uuid.uuid4()), ask.amount)
+
+
+async def judged(cell: Cell, bench: Bench) -> list[str]:
+    """What differs from the table. A cell whose fault came too late for a slow machine is done once more."""
+    way = _looked_up if cell.lookup else _sent
+    async with bench.room:
+        for deadline_s in DEADLINES_S:
+            proxy = await bench.proxies(cell.psp, bench.psps.urls[cell.psp])
+            found = await way(cell, bench, proxy, deadline_s if cell.row.toxic in SILENT else PATIENCE_S)
+            await proxy.aclose()
+            if found is not None:
+                return [f"{cell}: {difference}" for difference in found]
+    return [f"{cell}: the fault never struck"]
+
+
+async def _through_the_fault(bench: Bench, proxy: Proxy, sending: Callable[[], Any]) -> Outcome:
+    """Send while few others do; who only waits for silence to end makes room."""
+    async with bench.slots:
+        task, struck = asyncio.ensure_future(sending()), asyncio.ensure_future(proxy.struck.wait())
+        await asyncio.wait({task, struck}, return_when=asyncio.FIRST_COMPLETED)
+    struck.cancel()
+    outcome: Outcome = await task
+    return outcome
+
+
+async def _warmed(bench: Bench, proxy: Proxy) -> None:
+    """Leave a connection in the pool that has served a request."""
+    proxy.keeps = True
+    await bench.transport.request("GET", f"{proxy.url}/_sandbox/clock", {}, b"", PATIENCE_S)
+
+
+async def _sent(cell: Cell, bench: Bench, proxy: Proxy, timeout_s: float) -> list[str] | None:
+    """A verb: sent into the fault, looked up, replayed, and counted in the books at each step."""
+    row, psp, kind = cell.row, cell.psp, cell.kind
+    async with bench.slots:
+        healthy = bench.account(psp, bench.psps.urls[psp])
+        ready = await prepared(bench, cell, healthy)
+        if row.kept:
+            await _warmed(bench, proxy)
+    call, differs = ready.call, Differences()
+    url = await proxy.break_down(row.toxic, **row.parameters)
+    broken = bench.account(psp, url, hasty=row.toxic == "full_backlog")
+
+    def send(*, first: bool) -> Callable[[], Any]:
+        return lambda: broken.send(call, keep_nothing, first_send=first, timeout_s=timeout_s)
+
+    outcome = await _through_the_fault(bench, proxy, send(first=True))
+    if not proxy.struck.is_set():
+        return None
+    differs.unless("first send", said(outcome, psp, kind), row.expected(kind))
+    if isinstance(outcome, NotProcessed):  # the same answer to a second send proves nothing any more
+        again = await _through_the_fault(bench, proxy, send(first=False))
+        differs.unless("second send", said(again, psp, kind), "Unknown earlier_send")
+    if row.kept:
+        differs.unless("new connections", proxy.connections, len(proxy.requests) - 1)
+    if row.toxic == "drip":
+        differs.unless("listened to the end of a drip", proxy.outlasted, False)
+    if row.toxic != "too_late":
+        await proxy.calm()
+    differs.unless("effects", await bench.effects(psp, kind, ready.name), row.effect)
+    await proxy.mend()
+    async with bench.slots:
+        found = await healthy.lookup(call, timeout_s=PATIENCE_S)
+        _judge_lookup(cell, found, row.effect, differs)
+        mended = bench.account(psp, proxy.url)
+        replayed = await mended.send(call, keep_nothing, first_send=False, timeout_s=PATIENCE_S)
+    differs.unless("replay", said(replayed, psp, kind), TRUTH)
+    differs.unless("effects after the replay", await bench.effects(psp, kind, ready.name), 1)
+    proxy.released.set()
+    await proxy.calm()
+    differs.unless("effects in the end", await bench.effects(psp, kind, ready.name), 1)
+    differs.unless("requests of one operation", len(_sendings(proxy)), 1)
+    return differs.found
+
+
+def _judge_lookup(cell: Cell, found: Outcome, effect: int, differs: Differences) -> None:
+    """After the fault: the truth where it was done, and never a no where it was not."""
+    told = said(found, cell.psp, cell.kind)
+    if cell.psp == "adyen":
+        differs.unless("lookup", told, "Unknown no_lookup")
+    elif effect:
+        differs.unless("lookup", told, TRUTH)
+    elif not isinstance(found, Unknown):
+        differs.unless("lookup of what did not happen", told, "Unknown")
+
+
+async def _looked_up(cell: Cell, bench: Bench, proxy: Proxy, timeout_s: float) -> list[str] | None:
+    """A lookup of what was done: into the fault, and after it."""
+    row, psp, kind = cell.row, cell.psp, cell.kind
+    async with bench.slots:
+        healthy = bench.account(psp, bench.psps.urls[psp])
+        ready = await prepared(bench, cell, healthy)
+        await healthy.send(ready.call, keep_nothing, first_send=True, timeout_s=PATIENCE_S)
+        if row.kept and psp == "stripe":  # a lookup at Adyen uses no connection at all
+            await _warmed(bench, proxy)
+    differs = Differences()
+    url = await proxy.break_down(row.toxic, **row.parameters)
+    broken = bench.account(psp, url, hasty=row.toxic == "full_backlog")
+
+    outcome = await _through_the_fault(bench, proxy, lambda: broken.lookup(ready.call, timeout_s=timeout_s))
+
+    if psp == "adyen":
+        differs.unless("lookup", said(outcome, psp, kind), "Unknown no_lookup")
+        differs.unless("connections", proxy.connections, 0)
+    elif not proxy.struck.is_set():
+        return None
+    else:
+        expected = TRUTH if row.void == TRUTH and kind is Kind.VOID else row.lookup
+        differs.unless("lookup", said(outcome, psp, kind), expected)
+    proxy.released.set()
+    await proxy.mend()
+    await proxy.calm()
+    async with bench.slots:
+        found = await bench.account(psp, proxy.url).lookup(ready.call, timeout_s=PATIENCE_S)
+    _judge_lookup(cell, found, 1, differs)
+    differs.unless("effects", await bench.effects(psp, kind, ready.name), 1)
+    return differs.found
+
+
+@dataclass
+class Differences:
+    """What is not as it should be."""
+
+    found: list[str] = field(default_factory=list)
+
+    def unless(self, what: str, is_: object, should: object) -> None:
+        if is_ != should:
+            self.found.append(f"{what}: {is_!r} and not {should!r}")
+
+
+def _sendings(proxy: Proxy) -> set[tuple[bytes, ...]]:
+    """The different requests among those that were to move money: path, key and body."""
+    posts = [(head, body) for head, body in proxy.requests if head.startswith(b"POST")]
+    return {(head.split(b"\r\n")[0], *re.findall(rb"(?im)^idempotency-key: *(.+?)\r$", head), body) for head, body in posts}
+
+
+@pytest.fixture
+async def bench(psps: Psps, proxies: Proxies) -> AsyncIterator[Bench]:
+    transport, hasty = Transport(), Transport(connect_timeout_s=CONNECT_S)
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
+        yield Bench(psps, proxies, transport, hasty, http)
+    await transport.aclose()
+    await hasty.aclose()
+
+
+async def test_each_fault_of_the_line_is_what_the_table_says_and_the_books_agree(
+    bench: Bench, proved: Callable[[str], None]
+) -> None:
+    verbs = [Cell(row, psp, kind) for row in TABLE for psp in PSPS for kind in VERBS]
+    lookups = [Cell(row, "stripe", kind, lookup=True) for row in TABLE for kind in VERBS]
+    lookups += [Cell(row, "adyen", Kind.AUTHORIZE, lookup=True) for row in TABLE]
+
+    differing = list(itertools.chain(*await asyncio.gather(*(judged(cell, bench) for cell in [*verbs, *lookups]))))
+
+    assert differing == []
+    proved(
+        f"fault proxy, adapters: {len(TABLE)} faults, {len(verbs)} cells of verbs and {len(lookups)} of lookups, 0 differing"
+    )
