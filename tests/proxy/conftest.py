@@ -96,8 +96,8 @@ class Line:
 
     async def heard(self) -> None:
         """Wait until the caller's side has taken over every byte that was said."""
-        while struct.unpack("i", fcntl.ioctl(self._fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]:
-            await asyncio.sleep(0)
+        while struct.unpack("i", fcntl.ioctl(self._fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # the kernel has no event for it
 
     async def until_gone(self) -> None:
         """Wait until the caller hangs up."""
@@ -239,7 +239,10 @@ async def limit_data(line: Line) -> None:
 async def answer(
     line: Line, status: int, body: bytes | str, *, asked: bool, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Something between the two answers in the PSP's place; a text is the code of an error in that PSP's own words."""
+    """Something between the two answers in the PSP's place.
+
+    A text is the code of an error in the PSP's own words, or the code at each of the two: ``stripe's/adyen's``.
+    """
     request = await line.request()
     if asked:
         await line.forward(request)
@@ -250,7 +253,8 @@ async def answer(
     await line.say("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
 
 
-def _problem(psp: str, status: int, code: str) -> bytes:
+def _problem(psp: str, status: int, codes: str) -> bytes:
+    code = codes.split("/")[-1 if psp == "adyen" else 0]
     if psp == "adyen":
         said: Any = {"status": status, "errorCode": code, "errorType": "validation", "message": "no"}
     else:
@@ -334,82 +338,76 @@ class Proxy:
     async def open(self) -> None:
         self._toxic: Callable[[Line], Awaitable[None]] = healthy
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fillers: list[socket.socket] = []
-        self._held: socket.socket | None = _bound(0)
-        self.port: int = self._held.getsockname()[1]
-        self.url = f"http://{HOST}:{self.port}"
-        await self._listen()
+        self._listeners: list[asyncio.Server] = []
+        self._deaf: list[socket.socket] = []
+        self.url = f"http://{HOST}:{await self._listen()}"
 
     async def break_down(self, toxic: str, **parameters: Any) -> str:
-        """From now on every request meets the toxic. Gives the address to send to."""
+        """From now on every request meets the toxic. Gives the address to send to, another one where nobody may be reached."""
         self.struck.clear()
         if toxic not in LISTENERS:
             self._toxic = lambda line: TOXICS[toxic](line, **parameters)
             return self.url
         self.struck.set()  # whoever sends cannot but meet it
-        if toxic == "no_name":
-            return NOBODY
-        if toxic == "plain_text_for_tls":
-            self._toxic = plain_text
-            return f"https://{HOST}:{self.port}"
-        await self._hush()
-        if toxic == "full_backlog":
-            self._fill()
-        if toxic == "wrong_certificate":
-            await self._listen(self.certificate)
-            return f"https://{HOST}:{self.port}"
-        return self.url
+        match toxic:
+            case "refused":
+                return f"http://{HOST}:{self._hold()}"
+            case "full_backlog":
+                return f"http://{HOST}:{self._fill()}"
+            case "no_name":
+                return NOBODY
+            case "plain_text_for_tls":
+                self._toxic = plain_text
+                return self.url.replace("http", "https")
+            case _:
+                return f"https://{HOST}:{await self._listen(self.certificate)}"
 
-    async def mend(self) -> None:
+    def mend(self) -> None:
+        """Whoever sends to :attr:`url` from now on is heard."""
         self._toxic, self.keeps = healthy, False
-        await self._hush()
-        await self._listen()
 
     async def calm(self) -> None:
         """Wait until everything that is under way has arrived."""
         await asyncio.gather(*self._tasks)
 
     async def aclose(self) -> None:
-        await self._hush()
+        """May be called twice."""
+        for listener in self._listeners:
+            listener.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._held is not None:
-            self._held.close()
+        for deaf in self._deaf:
+            deaf.close()
+        await asyncio.sleep(0)  # what was closed is torn down in the loop's next round
 
-    async def _listen(self, tls: ssl.SSLContext | None = None) -> None:
-        self._listener: asyncio.Server | None = await asyncio.start_server(
-            self._accept, sock=_bound(self.port), ssl=tls, backlog=100
-        )
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+    async def _listen(self, tls: ssl.SSLContext | None = None) -> int:
+        listener = await asyncio.start_server(self._accept, HOST, 0, ssl=tls)
+        self._listeners.append(listener)
+        port: int = listener.sockets[0].getsockname()[1]
+        return port
 
-    async def _hush(self) -> None:
-        """Nobody listens any more. The port stays ours: a connection is refused, and nobody else can take it."""
-        self._held = self._held or _bound(self.port)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        for filler in self._fillers:
-            filler.close()
-        self._fillers.clear()
-        await asyncio.sleep(0)  # the listening socket is closed in the loop's next round
+    def _hold(self) -> int:
+        """A port where nobody listens, and that nobody else can take."""
+        held = socket.socket()
+        held.bind((HOST, 0))
+        self._deaf.append(held)
+        port: int = held.getsockname()[1]
+        return port
 
-    def _fill(self) -> None:
+    def _fill(self) -> int:
         """A listener that never accepts, with a queue that is full: whoever connects now gets no answer at all."""
-        listener = _bound(self.port)
-        listener.listen(0)
-        self._fillers.append(listener)
+        port = self._hold()
+        self._deaf[-1].listen(0)
         while True:
             filler = socket.socket()
             filler.setblocking(False)
-            filler.connect_ex((HOST, self.port))
-            self._fillers.append(filler)
+            filler.connect_ex((HOST, port))
+            self._deaf.append(filler)
             ready = select.poll()
             ready.register(filler, select.POLLOUT)
             if not ready.poll(50):  # ms; within this machine a connection is there at once, or never
-                return
+                return port
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -427,13 +425,6 @@ class Proxy:
             pass
         finally:
             await line.close()
-
-
-def _bound(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((HOST, port))
-    return listener
 
 
 @pytest.fixture(scope="session")
