@@ -257,7 +257,8 @@ async def prepared(bench: Bench, cell: Cell, healthy: Account) -> Prepared:
     call = _call(healthy, _authorization(cell.psp, attempt, method))
     approved = await healthy.send(call, keep_nothing, first_send=True, timeout_s=PATIENCE_S)
     assert isinstance(approved, Approved), approved
-    at, ask = approved.provider_id, None
+    at = approved.provider_id
+    ask: Ask
     match cell.kind:
         case Kind.CAPTURE:
             ask = Capture(operation, "pay_1", EUR, at)
@@ -623,30 +624,17 @@ async def test_a_merchant_is_told_what_the_table_says_and_each_payment_is_made_o
     async def send(each: Flow) -> None:
         each.answers.append(await each.send(inside, flow))
 
-    import time
-
-    t0 = time.time()
-
-    def tick(w):
-        print("TICK", w, round(time.time() - t0, 1))
-
     async with open_gateway((), more=whole) as inside:
-        tick("open")
         await stage.each(lambda each: each.prepare(inside))
-        tick("prep")
     urls = {each.account: await each.proxy.break_down(each.row.toxic, **each.row.parameters) for each in stage.flows}
     for each in stage.flows:
         each.proxy.requests.clear()
     async with open_gateway((), more=stage.accounts(urls, flow.MERCHANT_ACCOUNT)) as inside:
-        tick("open")
         await stage.into_the_fault(send)
-        tick("fault")
     for each in stage.flows:
         each.proxy.mend()
     async with open_gateway((), more=whole) as inside:
-        tick("open")
         await _settle(stage, inside, flow)
-        tick("settled")
         for _ in range(2):
             await stage.each(send)
         for each in stage.flows:
@@ -654,10 +642,9 @@ async def test_a_merchant_is_told_what_the_table_says_and_each_payment_is_made_o
         for each in stage.flows:
             await each.proxy.calm()
 
-    tick("replays")
-    differing = [difference for each in stage.flows for difference in _judged_flow(each, inside.database)]
-    differing += _judged_books(stage, inside.database, psps)
-    tick("judged")
+    rows = Rows(inside.database)
+    differing = [difference for each in stage.flows for difference in _judged_flow(each, rows)]
+    differing += _judged_books(stage, rows, psps)
     assert not differing, "\n".join(differing)
     proved(f"fault proxy, gateway: {len(stage.flows)} requests of merchants ({_counted(stage)}), 0 differing")
 
@@ -684,15 +671,33 @@ async def _settle(stage: Stage, inside: Inside, flow: type[Kit]) -> None:
         return {name for _, _, body in stage.webhooks for name in _OPERATION_ID.findall(body)}
 
     await flow.eventually(lambda: promised <= come(), "the webhooks of what is pending")
-    for _, headers, body in list(stage.webhooks):
+
+    async def deliver(headers: Mapping[str, str], body: bytes) -> None:
         owner = next((owners[name] for name in _OPERATION_ID.findall(body) if name in owners), None)
-        if owner is not None:
+        if owner is None:  # of an object that does not carry our names
+            return
+        async with stage.slots:
             answer = await inside.merchant.http.post(f"/v1/webhooks/{owner}", content=body, headers=headers)
-            assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, answer.text
+
+    await asyncio.gather(*(deliver(headers, body) for _, headers, body in list(stage.webhooks)))
     await inside.work()
 
 
-def _judged_flow(each: Flow, database: Database) -> list[str]:
+class Rows:
+    """What the gateway's database says, read once."""
+
+    def __init__(self, database: Database) -> None:
+        self.payments = {row["id"]: row for row in database.rows("SELECT * FROM payment")}
+        self.operations: dict[str, list[dict[str, Any]]] = {name: [] for name in self.payments}
+        for row in database.rows("SELECT * FROM operation ORDER BY seq"):
+            self.operations[row["payment_id"]].append(row)
+
+    def attempts(self, payment_id: str) -> list[dict[str, Any]]:
+        return [row for row in self.operations[payment_id] if row["kind"] == "authorize"]
+
+
+def _judged_flow(each: Flow, rows: Rows) -> list[str]:
     """The answers, the accounts that were asked, and the requests as they went over the line."""
     differs = Differences()
     first, *replays = each.answers
@@ -703,8 +708,7 @@ def _judged_flow(each: Flow, database: Database) -> list[str]:
     differs.unless("marked as replayed", replays[-1].headers.get("Idempotent-Replayed"), "true")
     if first.status_code == each.last:
         differs.unless("the first answer's bytes", first.content, replays[0].content)
-    operations = database.operations(_payment_of(each))
-    attempts = [operation for operation in operations if operation["kind"] == "authorize"]
+    operations, attempts = rows.operations[_payment_of(each)], rows.attempts(_payment_of(each))
     if each.payment is None:
         differs.unless("accounts asked", [attempt["account"] for attempt in attempts], each.asked)
     else:
@@ -721,7 +725,7 @@ def _payment_of(each: Flow) -> str:
     return replayed
 
 
-def _judged_books(stage: Stage, database: Database, psps: Psps) -> list[str]:
+def _judged_books(stage: Stage, rows: Rows, psps: Psps) -> list[str]:
     """Each effect once, in the books of the PSP that says so; and nobody else was asked."""
     books = {
         book: [entry | {"psp": psp} for psp in PSPS for entry in psps.books(psp, book)]
@@ -733,11 +737,8 @@ def _judged_books(stage: Stage, database: Database, psps: Psps) -> list[str]:
     }
     found, spared = [], set()
     for each in stage.flows:
-        differs, payment = (
-            Differences(),
-            database.rows("SELECT * FROM payment WHERE id = %(id)s", id=_payment_of(each))[0],
-        )
-        attempts = [row for row in database.operations(payment["id"]) if row["kind"] == "authorize"]
+        differs, payment = Differences(), rows.payments[_payment_of(each)]
+        attempts = rows.attempts(payment["id"])
         spared |= {row["provider_key"].encode() for row in attempts if row["account"].startswith("spare_")}
         made = [sum(by_reference[psp, attempt["id"]] for psp in PSPS) for attempt in attempts]
         differs.unless("authorizations", made, [0] * (len(made) - 1) + [1 - (each.refused and each.verb == "alone")])
