@@ -13,7 +13,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -198,10 +198,12 @@ class Bench:
     hasty: Transport
     """One that does not wait long for a connection."""
     http: httpx.AsyncClient
+    careless: Callable[[Account], Any] = lambda account: account
+    """What stands in the place of an account: for the proof that a mistake would be found."""
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OPEN_MAX))
 
-    def account(self, psp: str, url: str, *, hasty: bool = False) -> Account:
+    def account(self, psp: str, url: str, *, hasty: bool = False) -> Any:
         secret = {"stripe": "sk_test_sandbox", "adyen": "adyen_test_sandbox"}[psp]
         config = AccountConfig(
             name=psp,
@@ -213,7 +215,7 @@ class Bench:
         )
         transport = self.hasty if hasty else self.transport
         provider: Any = StripeProvider if psp == "stripe" else AdyenProvider
-        return Account(config, provider(config, transport))
+        return self.careless(Account(config, provider(config, transport)))
 
     async def effects(self, psp: str, kind: Kind, name: str) -> int:
         """How often the PSP's books say that it was done: by our reference of an authorization, else by its payment.
@@ -248,7 +250,7 @@ class Prepared:
     name: str
 
 
-async def prepared(bench: Bench, cell: Cell, healthy: Account) -> Prepared:
+async def prepared(bench: Bench, cell: Cell, healthy: Any) -> Prepared:
     """The call of a cell, with the payment that it follows."""
     operation = _new(PREFIXES[cell.kind])
     if cell.kind is Kind.AUTHORIZE:
@@ -278,7 +280,7 @@ def _authorization(psp: str, operation: str, method: Any = "automatic") -> Autho
     return Authorize(operation, "pay_1", EUR, method, Token(TOKENS[psp]), "https://gateway.example/v1/return/t")
 
 
-def _call(account: Account, ask: Ask) -> Call:
+def _call(account: Any, ask: Ask) -> Call:
     kind = Kind(type(ask).__name__.lower())
     return Call(ask.operation_id, kind, account.provider.compose(ask), str(uuid.uuid4()), ask.amount)
 
@@ -442,6 +444,72 @@ async def test_each_fault_of_the_line_is_what_the_table_says_and_the_books_agree
     proved(
         f"fault proxy, adapters: {len(TABLE)} faults, {len(verbs)} cells of verbs and {len(lookups)} of lookups, 0 differing"
     )
+
+
+# --- That a mistake would be found ------------------------------------------------------------------------------------
+
+
+class Careless:
+    """An account that makes no mistake. Those below make one each, of the kind that loses a payment or makes it twice."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.provider = account.provider
+
+    async def send(self, call: Call, keep: Any, **how: Any) -> Outcome:
+        return await self.account.send(call, keep, **how)
+
+    async def lookup(self, call: Call, **how: Any) -> Outcome:
+        return await self.account.lookup(call, **how)
+
+
+class AnotherKeyForTheReplay(Careless):
+    async def send(self, call: Call, keep: Any, **how: Any) -> Outcome:
+        key = call.key if how["first_send"] else str(uuid.uuid4())
+        return await super().send(replace(call, key=key), keep, **how)
+
+
+class NoAnswerMeansNotSent(Careless):
+    async def send(self, call: Call, keep: Any, **how: Any) -> Outcome:
+        outcome = await super().send(call, keep, **how)
+        return NotProcessed("not_sent") if isinstance(outcome, Unknown) else outcome
+
+
+class EarlierSendsAreForgotten(Careless):
+    async def send(self, call: Call, keep: Any, **how: Any) -> Outcome:
+        return await super().send(call, keep, **how | {"first_send": True})
+
+
+class AnyAmountIsTheAmount(Careless):
+    async def send(self, call: Call, keep: Any, **how: Any) -> Outcome:
+        outcome = await super().send(call, keep, **how)
+        wrong = isinstance(outcome, Unknown) and outcome.reason == "mismatch_amount"
+        return Approved("pi_1", EUR) if wrong else outcome
+
+
+class NothingFoundIsANo(Careless):
+    async def lookup(self, call: Call, **how: Any) -> Outcome:
+        outcome = await super().lookup(call, **how)
+        return NotProcessed("not_sent") if isinstance(outcome, Unknown) else outcome
+
+
+@pytest.mark.parametrize(
+    ("careless", "fault", "found"),
+    [
+        (AnotherKeyForTheReplay, "hung up without an answer", "effects after the replay: 2 and not 1"),
+        (NoAnswerMeansNotSent, "truncated answer", "first send: 'NotProcessed not_sent' and not"),
+        (EarlierSendsAreForgotten, "connection refused", "second send: 'NotProcessed not_sent' and not"),
+        (AnyAmountIsTheAmount, "wrong amount", "first send: 'the truth' and not"),
+        (NothingFoundIsANo, "reset before it is forwarded", "lookup of what did not happen: 'NotProcessed not_sent'"),
+    ],
+)
+async def test_a_mistake_would_be_found(careless: type[Careless], fault: str, found: str, bench: Bench) -> None:
+    bench.careless = careless
+    (row,) = [row for row in TABLE if row.fault == fault]
+
+    differing = await judged(Cell(row, "stripe", Kind.AUTHORIZE), bench)
+
+    assert [difference for difference in differing if found in difference], differing
 
 
 # --- Through the whole gateway ----------------------------------------------------------------------------------------
