@@ -32,8 +32,8 @@ from cryptography.x509.oid import NameOID
 HOST: Final = "127.0.0.1"
 NOBODY: Final = "http://nowhere.invalid"
 HTML: Final = b"<html><body>Bad Gateway</body></html>"
-DRIP_PAUSE_S: Final = 0.05
-"""A byte in 50 ms: each read is quick, and the shortest answer takes far longer than a call's 10 s."""
+DRIP_PAUSE_S: Final = 0.25
+"""Between two bytes: each read is quick, and the shortest answer takes far longer than any deadline of a call."""
 
 
 # --- One connection ---------------------------------------------------------------------------------------------------
@@ -421,8 +421,8 @@ class Proxy:
                 await self._toxic(line)
                 if not self.keeps:
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the caller has gone
         finally:
             await line.close()
 
