@@ -622,7 +622,7 @@ class Flow:
         if self.verb == "authorize" and self.outcome.startswith("NotProcessed"):
             return [self.account, f"spare_{OTHER[self.psp]}"]
         if self.verb == "alone" and self.outcome == "NotProcessed":
-            return [self.account, self.account]  # the second time because the merchant sent the same key again
+            return [self.account] * 3  # once more each time the merchant sent the same key again
         return [self.account]
 
     async def send(self, inside: Inside, flow: type[Kit]) -> httpx.Response:
@@ -729,6 +729,16 @@ async def test_a_merchant_is_told_what_the_table_says_and_each_payment_is_made_o
         each.proxy.requests.clear()
     async with open_gateway((), more=stage.accounts(urls, flow.MERCHANT_ACCOUNT)) as inside:
         await stage.into_the_fault(send)
+    # Before it is over, another one: nobody listens. A request that may have left before is no less unknown for that.
+    nobody = await stage.spares["stripe"].break_down("refused")
+    nowhere = stage.accounts({each.account: nobody for each in stage.flows}, flow.MERCHANT_ACCOUNT)
+    async with open_gateway((), more=nowhere) as inside:
+        _let_due(inside.database)
+        for _ in range(ROUNDS_MAX):
+            if not await sweep(inside.house.deps):
+                break
+        _let_due(inside.database)
+        await stage.each(send)
     for each in stage.flows:
         each.proxy.mend()
     async with open_gateway((), more=whole) as inside:
@@ -747,15 +757,19 @@ async def test_a_merchant_is_told_what_the_table_says_and_each_payment_is_made_o
     proved(f"fault proxy, gateway: {len(stage.flows)} requests of merchants ({_counted(stage)}), 0 differing")
 
 
+def _let_due(database: Database) -> int:
+    """Some seconds pass: what is not known is due, and its holder's time is over. What is pending has more time."""
+    due = database.rows(
+        """UPDATE operation SET due_at = now(), lease_until = now() WHERE status IN ('created', 'sent', 'unknown')
+        RETURNING id"""
+    )
+    return len(due)
+
+
 async def _settle(stage: Stage, inside: Inside, flow: type[Kit]) -> None:
     """What the worker can settle, and then what the webhooks say."""
     for _ in range(ROUNDS_MAX):
-        # Its time has come, and its holder's is over: a few seconds. What is pending waits for its webhook, and has more time.
-        due = inside.database.rows(
-            """UPDATE operation SET due_at = now(), lease_until = now() WHERE status IN ('created', 'sent', 'unknown')
-            RETURNING id"""
-        )
-        if not due:
+        if not _let_due(inside.database):
             break
         await sweep(inside.house.deps)
     # A parked payment goes on when its merchant sends the same request again.
@@ -802,8 +816,9 @@ class Rows:
 def _judged_flow(each: Flow, rows: Rows) -> list[str]:
     """The answers, the accounts that were asked, and the requests as they went over the line."""
     differs = Differences()
-    first, *replays = each.answers
+    first, meanwhile, *replays = each.answers
     differs.unless("first answer", first.status_code, each.first)
+    differs.unless("answer while nobody listened", meanwhile.status_code, each.first)
     for replay in replays:
         differs.unless("replay", replay.status_code, each.last)
         differs.unless("the replay's bytes", replay.content, replays[0].content)
