@@ -584,6 +584,8 @@ class Flow:
     payment: str | None = None
     """The payment that it follows."""
     answers: list[httpx.Response] = field(default_factory=list)
+    terms: dict[str, Any] = field(default_factory=dict)
+    """What else is asked of an authorization."""
 
     def __str__(self) -> str:
         return f"{self.row.fault} / {self.psp} / {self.verb}"
@@ -617,6 +619,11 @@ class Flow:
         return self.first if self.refused else DONE[self.verb]
 
     @property
+    def untold(self) -> bool:
+        """Whether nobody tells what came of a void: Adyen says nothing of a cancel for a payment that it never saw."""
+        return self.psp == "adyen" and self.row.effect == 0
+
+    @property
     def asked(self) -> list[str]:
         """The accounts that are asked for an authorization, one after the other."""
         if self.verb == "authorize" and self.outcome.startswith("NotProcessed"):
@@ -631,7 +638,7 @@ class Flow:
             case "authorize" | "alone":
                 spare = {f"spare_{OTHER[self.psp]}": TOKENS[OTHER[self.psp]]} if self.verb == "authorize" else {}
                 tokens = {"type": "token", "tokens": {self.account: TOKENS[self.psp], **spare}}
-                return await inside.merchant.charge(key=self.key, payment_method_data=tokens)
+                return await inside.merchant.charge(key=self.key, payment_method_data=tokens, **self.terms)
             case "refund":
                 return await inside.merchant.post("/v1/refunds", {"payment": self.payment}, key=self.key)
             case verb:
@@ -778,10 +785,10 @@ async def _settle(stage: Stage, inside: Inside, flow: type[Kit]) -> None:
             answer = await each.send(inside, flow)
             assert answer.status_code == 201, f"{each}: {answer.text}"
     owners = {row["id"].encode(): row["account"] for row in inside.database.rows("SELECT id, account FROM operation")}
-    promised = {
-        row["id"].encode()
-        for row in inside.database.rows("SELECT id FROM operation WHERE status = 'pending' AND provider = 'adyen'")
-    }
+    # A void by the attempt's own name is told by that name, and of what was never there it is not told at all.
+    pending = """SELECT id FROM operation WHERE status = 'pending' AND provider = 'adyen'
+        AND metadata->>'purpose' IS DISTINCT FROM 'failover'"""
+    promised = {row["id"].encode() for row in inside.database.rows(pending)}
 
     def come() -> set[bytes]:
         return {name for _, body in stage.webhooks for name in _OPERATION_ID.findall(body)}
@@ -892,3 +899,59 @@ def _in_the_end(each: Flow) -> tuple[str, int, int, int]:
 def _counted(stage: Stage) -> str:
     counts = Counter(each.verb for each in stage.flows)
     return ", ".join(f"{count} {verb}" for verb, count in counts.items())
+
+
+@pytest.mark.parametrize("capture_method", ["manual", pytest.param("automatic", marks=pytest.mark.nightly)])
+async def test_where_an_unknown_attempt_is_voided_and_another_account_asked_there_is_never_a_second_authorization(
+    capture_method: str, stage: Stage, open_gateway: Open, psps: Psps, flow: type[Kit], proved: Callable[[str], None]
+) -> None:
+    stage.flows[:] = [each for each in stage.flows if each.verb == "authorize" and each.outcome == "Unknown"]
+    policy = "void_then_failover"
+
+    async def send(each: Flow) -> None:
+        each.answers.append(await each.send(inside, flow))
+
+    urls = {each.account: await each.proxy.break_down(each.row.toxic, **each.row.parameters) for each in stage.flows}
+    for each in stage.flows:
+        each.terms["capture_method"] = capture_method
+    async with open_gateway((), more=stage.accounts(urls, flow.MERCHANT_ACCOUNT), on_unknown=policy) as inside:
+        await stage.into_the_fault(send)
+    for each in stage.flows:
+        each.proxy.mend()
+    async with open_gateway((), more=stage.accounts({}, flow.MERCHANT_ACCOUNT), on_unknown=policy) as inside:
+
+        async def told() -> bool:
+            """After the worker, the webhooks and the merchant have all tried again."""
+            await _settle(stage, inside, flow)
+            await stage.each(send)
+            return all(each.answers[-1].status_code == 201 or each.untold for each in stage.flows)
+
+        await flow.eventually(told, "the end of every payment that anybody tells of")
+        for each in stage.flows:
+            each.proxy.released.set()
+        for each in stage.flows:
+            await each.proxy.calm()
+        await flow.eventually(told, "the same, once the last request has arrived")
+
+    differing = _judged_failovers(stage.flows, Rows(inside.database), psps)
+    assert not differing, "\n".join(differing)
+    untold = sum(each.untold for each in stage.flows)
+    proved(f"fault proxy, {policy}, {capture_method} capture: {len(stage.flows)} charges, {untold} untold, 0 twice")
+
+
+def _judged_failovers(flows: list[Flow], rows: Rows, psps: Psps) -> list[str]:
+    """One authorization that stands, at the account that the payment names; of what nobody tells, at most one."""
+    books = [entry for psp in PSPS for entry in psps.books(psp, "authorisations")]
+    standing = {entry["reference"] for entry in books if entry["status"] != "voided"}
+    found = []
+    for each in flows:
+        payment, differs = rows.payments[each.answers[-1].json()["id"]], Differences()
+        attempts = rows.attempts(payment["id"])
+        stands = [attempt["account"] for attempt in attempts if attempt["id"] in standing]
+        if each.untold:
+            differs.unless("more than one stands", stands[1:], [])
+            differs.unless("asked although nobody told", [attempt["account"] for attempt in attempts], [each.account])
+        else:
+            differs.unless("stands", stands, [payment["account"]])
+        found += [f"{each}: {difference}" for difference in differs.found]
+    return found
