@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from providers.contract import Kind
+
 HOST: Final = "127.0.0.1"
 NOBODY: Final = "http://nowhere.invalid"
 HTML: Final = b"<html><body>Bad Gateway</body></html>"
@@ -469,3 +471,126 @@ async def proxies(certificate: ssl.SSLContext) -> AsyncIterator[Proxies]:
     yield open_one
     for proxy in opened:
         await proxy.aclose()
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+PSPS: Final = ("stripe", "adyen")
+TRUTH: Final = "the truth"
+NOT_SENT: Final = "NotProcessed not_sent"
+LOST: Final = "Unknown connection_lost"
+TIMEOUT: Final = "Unknown timeout"
+UNREADABLE: Final = "Unknown unreadable"
+FAILED: Final = "Unknown lookup_failed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault. ``outcome`` is that of the first send, ``effect`` how often the PSP has done it by then."""
+
+    fault: str
+    toxic: str
+    parameters: Mapping[str, Any]
+    outcome: str
+    effect: int
+    lookup: str
+    """What a lookup under the same fault says."""
+    void: str | None = None
+    """The outcome of a void, which names no amount, where it differs."""
+    follow_up: str | None = None
+    """The outcome of everything that follows a payment, where it differs."""
+    kept: bool = False
+    """It strikes a connection that was used before and kept."""
+    only: str | None = None
+    """The PSP that says such a thing, where the other one does not."""
+
+    @property
+    def card(self) -> str:
+        """The outcome where a card has to be made known first: while that step fails no money has moved, so nothing is unknown.
+
+        Only silence is, as a deadline does not say which step it ended. A lie about money is told in the second step.
+        """
+        first_step = self.outcome.startswith("Unknown") and self.outcome != TIMEOUT and self.toxic != "lie"
+        return NOT_SENT if first_step else self.outcome
+
+    def expected(self, kind: Kind) -> str:
+        if kind is Kind.VOID and self.void is not None:
+            return self.void
+        return self.outcome if kind is Kind.AUTHORIZE or self.follow_up is None else self.follow_up
+
+
+def row(fault: str, toxic: str, outcome: str, effect: int, lookup: str, /, **more: Any) -> Row:
+    ours = {name: more.pop(name) for name in ("void", "follow_up", "kept", "only") if name in more}
+    return Row(fault, toxic, more, outcome, effect, lookup, **ours)
+
+
+# fmt: off
+TABLE: Final = (
+    #   the fault                              toxic                   first send      effect  lookup
+    # Nothing can have left.
+    row("connection refused",                 "refused",              NOT_SENT,        0, FAILED),
+    row("nobody accepts the connection",      "full_backlog",         NOT_SENT,        0, FAILED),
+    row("unknown host name",                  "no_name",              NOT_SENT,        0, FAILED),
+    row("plain text in the place of TLS",     "plain_text_for_tls",   NOT_SENT,        0, FAILED),
+    row("a certificate of somebody else",     "wrong_certificate",    NOT_SENT,        0, FAILED),
+    # Silence: it may have happened.
+    row("timeout before the effect",          "timeout",              TIMEOUT,         0, TIMEOUT, asked=False),
+    row("timeout after the effect",           "timeout",              TIMEOUT,         1, TIMEOUT, asked=True),
+    row("late delivery",                      "late",                 TIMEOUT,         1, TIMEOUT),
+    row("delivery after the replay",          "too_late",             TIMEOUT,         0, TIMEOUT),
+    row("slow drip",                          "drip",                 TIMEOUT,         1, TIMEOUT),
+    # A line that breaks: it may have happened.
+    row("reset in the middle of the request", "reset_peer",           LOST,            0, FAILED, at="request"),
+    row("reset before it is forwarded",       "reset_peer",           LOST,            0, FAILED, at="request_end"),
+    row("a kept connection that is dead",     "reset_peer",           LOST,            0, FAILED, at="request_end", kept=True),
+    row("reset in the answer's headers",      "reset_peer",           LOST,            1, FAILED, at="headers"),
+    row("reset in the answer's body",         "reset_peer",           LOST,            1, FAILED, at="body"),
+    row("reset after the whole answer",       "reset_peer",           TRUTH,           1, TRUTH, at="end"),
+    row("hung up without an answer",          "hang_up",              LOST,            1, FAILED),
+    row("truncated answer",                   "limit_data",           LOST,            1, FAILED),
+    # An answer that is none.
+    row("garbage 200 for the answer",         "answer",               UNREADABLE,      1, UNREADABLE, status=200, body=b"<<<>>>", asked=True),
+    row("garbage 200 without asking",         "answer",               UNREADABLE,      0, UNREADABLE, status=200, body=b"<<<>>>", asked=False),
+    row("empty 200 for the answer",           "answer",               UNREADABLE,      1, UNREADABLE, status=200, body=b"", asked=True),
+    row("empty 200 without asking",           "answer",               UNREADABLE,      0, UNREADABLE, status=200, body=b"", asked=False),
+    row("wrong amount",                       "lie",  "Unknown mismatch_amount",       1, "Unknown mismatch_amount", about="amount", void=TRUTH),
+    row("wrong currency",                     "lie",  "Unknown mismatch_currency",     1, "Unknown mismatch_currency", about="currency", void=TRUTH),
+    # Answers of the table by their status.
+    row("500 before the effect",              "answer", "Unknown http_500",            0, FAILED, status=500, body="api_error", asked=False),
+    row("500 after the effect",               "answer", "Unknown http_500",            1, FAILED, status=500, body="api_error", asked=True),
+    row("502 with HTML before the effect",    "answer", "Unknown http_502",            0, FAILED, status=502, body=HTML, asked=False),
+    row("502 with HTML after the effect",     "answer", "Unknown http_502",            1, FAILED, status=502, body=HTML, asked=True),
+    row("503 with Retry-After",               "answer", "Unknown http_503",            0, FAILED, status=503, body=b"", asked=False, headers={"Retry-After": "1"}),
+    row("504 after the effect",               "answer", "Unknown http_504",            1, FAILED, status=504, body=HTML, asked=True),
+    row("409 in flight",                      "answer", "Unknown http_409",            0, FAILED, status=409, body="idempotency_key_in_use/704", asked=False),
+    row("429 lock_timeout",                   "answer", "Unknown http_429",            0, FAILED, status=429, body="lock_timeout", asked=False, only="stripe"),
+    row("503 with 703, transient",            "answer", "Unknown http_503",            0, FAILED, status=503, body="703", asked=False, only="adyen", headers={"transient-error": "true"}),
+    row("400 with a code of no list",         "answer", "Unknown http_400",            0, FAILED, status=400, body="a_new_code", asked=False),
+    row("400 with a code of the list",        "answer", "NotProcessed rejected",       0, FAILED, status=400, body="parameter_missing/702", asked=False, follow_up="Declined provider_refused"),
+    row("429",                                "answer", "NotProcessed rate_limited",   0, FAILED, status=429, body="rate_limit", asked=False),
+    row("401",                                "answer", "NotProcessed credentials",    0, FAILED, status=401, body="000", asked=False),
+    row("403",                                "answer", "NotProcessed credentials",    0, FAILED, status=403, body="901", asked=False),
+    # Trouble that changes nothing.
+    row("duplicate delivery, first answer",   "duplicate",            TRUTH,           1, TRUTH, answer=0),
+    row("duplicate delivery, second answer",  "duplicate",            TRUTH,           1, TRUTH, answer=1),
+    row("latency within the deadline",        "latency",              TRUTH,           1, TRUTH),
+    row("both ways in slices",                "slicer",               TRUTH,           1, TRUTH),
+)
+# fmt: on
+
+
+class Faults:
+    """The table, by row and PSP."""
+
+    COUNT: Final = len(TABLE)
+    pairs: Final = [(row, psp) for row in TABLE for psp in PSPS if row.only in {None, psp}]
+
+    @staticmethod
+    def named(fault: str) -> Row:
+        (found,) = [row for row in TABLE if row.fault == fault]
+        return found
+
+
+@pytest.fixture
+def faults() -> type[Faults]:
+    return Faults

@@ -1,7 +1,7 @@
 """Every fault of the line, at both PSPs, for every verb: what is recorded, what the PSP's books say, and what becomes of it.
 
-Real accounts speak through a proxy to the real sandbox PSPs. :data:`TABLE` is the outcome table of the architecture, section 3;
-:data:`MERCHANT` is what a merchant is told of it. Each cell goes its whole way: the fault, the books, a lookup, the replay under
+Real accounts speak through a proxy to the real sandbox PSPs. The table of faults beside the proxy is the outcome table of the architecture,
+section 3; :data:`MERCHANT` is what a merchant is told of it. Each cell goes its whole way: the fault, the books, a lookup, the replay under
 the same key, and the books again.
 """
 
@@ -47,114 +47,9 @@ from providers.transport import Transport
 
 if TYPE_CHECKING:
     from tests.conftest import Database, Inside, Kit, Open, Psps
-    from tests.proxy.conftest import Proxies, Proxy
+    from tests.proxy.conftest import Faults, Proxies, Proxy, Row
 
-HTML_BODY: Final = b"<html><body>Bad Gateway</body></html>"
 TRUTH: Final = "the truth"
-NOT_SENT: Final = "NotProcessed not_sent"
-LOST: Final = "Unknown connection_lost"
-TIMEOUT: Final = "Unknown timeout"
-UNREADABLE: Final = "Unknown unreadable"
-FAILED: Final = "Unknown lookup_failed"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One fault. ``outcome`` is that of the first send, ``effect`` how often the PSP has done it by then."""
-
-    fault: str
-    toxic: str
-    parameters: Mapping[str, Any]
-    outcome: str
-    effect: int
-    lookup: str
-    """What a lookup under the same fault says."""
-    void: str | None = None
-    """The outcome of a void, which names no amount, where it differs."""
-    follow_up: str | None = None
-    """The outcome of everything that follows a payment, where it differs."""
-    kept: bool = False
-    """It strikes a connection that was used before and kept."""
-    only: str | None = None
-    """The PSP that says such a thing, where the other one does not."""
-
-    @property
-    def card(self) -> str:
-        """The outcome where a card has to be made known first: while that step fails no money has moved, so nothing is unknown.
-
-        Only silence is, as a deadline does not say which step it ended. A lie about money is told in the second step.
-        """
-        first_step = self.outcome.startswith("Unknown") and self.outcome != TIMEOUT and self.toxic != "lie"
-        return NOT_SENT if first_step else self.outcome
-
-    def expected(self, kind: Kind) -> str:
-        if kind is Kind.VOID and self.void is not None:
-            return self.void
-        return self.outcome if kind is Kind.AUTHORIZE or self.follow_up is None else self.follow_up
-
-
-def _pairs() -> list[tuple[Row, str]]:
-    return [(row, psp) for row in TABLE for psp in PSPS if row.only in {None, psp}]
-
-
-def row(fault: str, toxic: str, outcome: str, effect: int, lookup: str, /, **more: Any) -> Row:
-    ours = {name: more.pop(name) for name in ("void", "follow_up", "kept", "only") if name in more}
-    return Row(fault, toxic, more, outcome, effect, lookup, **ours)
-
-
-# fmt: off
-TABLE: Final = (
-    #   the fault                              toxic                   first send      effect  lookup
-    # Nothing can have left.
-    row("connection refused",                 "refused",              NOT_SENT,        0, FAILED),
-    row("nobody accepts the connection",      "full_backlog",         NOT_SENT,        0, FAILED),
-    row("unknown host name",                  "no_name",              NOT_SENT,        0, FAILED),
-    row("plain text in the place of TLS",     "plain_text_for_tls",   NOT_SENT,        0, FAILED),
-    row("a certificate of somebody else",     "wrong_certificate",    NOT_SENT,        0, FAILED),
-    # Silence: it may have happened.
-    row("timeout before the effect",          "timeout",              TIMEOUT,         0, TIMEOUT, asked=False),
-    row("timeout after the effect",           "timeout",              TIMEOUT,         1, TIMEOUT, asked=True),
-    row("late delivery",                      "late",                 TIMEOUT,         1, TIMEOUT),
-    row("delivery after the replay",          "too_late",             TIMEOUT,         0, TIMEOUT),
-    row("slow drip",                          "drip",                 TIMEOUT,         1, TIMEOUT),
-    # A line that breaks: it may have happened.
-    row("reset in the middle of the request", "reset_peer",           LOST,            0, FAILED, at="request"),
-    row("reset before it is forwarded",       "reset_peer",           LOST,            0, FAILED, at="request_end"),
-    row("a kept connection that is dead",     "reset_peer",           LOST,            0, FAILED, at="request_end", kept=True),
-    row("reset in the answer's headers",      "reset_peer",           LOST,            1, FAILED, at="headers"),
-    row("reset in the answer's body",         "reset_peer",           LOST,            1, FAILED, at="body"),
-    row("reset after the whole answer",       "reset_peer",           TRUTH,           1, TRUTH, at="end"),
-    row("hung up without an answer",          "hang_up",              LOST,            1, FAILED),
-    row("truncated answer",                   "limit_data",           LOST,            1, FAILED),
-    # An answer that is none.
-    row("garbage 200 for the answer",         "answer",               UNREADABLE,      1, UNREADABLE, status=200, body=b"<<<>>>", asked=True),
-    row("garbage 200 without asking",         "answer",               UNREADABLE,      0, UNREADABLE, status=200, body=b"<<<>>>", asked=False),
-    row("empty 200 for the answer",           "answer",               UNREADABLE,      1, UNREADABLE, status=200, body=b"", asked=True),
-    row("empty 200 without asking",           "answer",               UNREADABLE,      0, UNREADABLE, status=200, body=b"", asked=False),
-    row("wrong amount",                       "lie",  "Unknown mismatch_amount",       1, "Unknown mismatch_amount", about="amount", void=TRUTH),
-    row("wrong currency",                     "lie",  "Unknown mismatch_currency",     1, "Unknown mismatch_currency", about="currency", void=TRUTH),
-    # Answers of the table by their status.
-    row("500 before the effect",              "answer", "Unknown http_500",            0, FAILED, status=500, body="api_error", asked=False),
-    row("500 after the effect",               "answer", "Unknown http_500",            1, FAILED, status=500, body="api_error", asked=True),
-    row("502 with HTML before the effect",    "answer", "Unknown http_502",            0, FAILED, status=502, body=HTML_BODY, asked=False),
-    row("502 with HTML after the effect",     "answer", "Unknown http_502",            1, FAILED, status=502, body=HTML_BODY, asked=True),
-    row("503 with Retry-After",               "answer", "Unknown http_503",            0, FAILED, status=503, body=b"", asked=False, headers={"Retry-After": "1"}),
-    row("504 after the effect",               "answer", "Unknown http_504",            1, FAILED, status=504, body=HTML_BODY, asked=True),
-    row("409 in flight",                      "answer", "Unknown http_409",            0, FAILED, status=409, body="idempotency_key_in_use/704", asked=False),
-    row("429 lock_timeout",                   "answer", "Unknown http_429",            0, FAILED, status=429, body="lock_timeout", asked=False, only="stripe"),
-    row("503 with 703, transient",            "answer", "Unknown http_503",            0, FAILED, status=503, body="703", asked=False, only="adyen", headers={"transient-error": "true"}),
-    row("400 with a code of no list",         "answer", "Unknown http_400",            0, FAILED, status=400, body="a_new_code", asked=False),
-    row("400 with a code of the list",        "answer", "NotProcessed rejected",       0, FAILED, status=400, body="parameter_missing/702", asked=False, follow_up="Declined provider_refused"),
-    row("429",                                "answer", "NotProcessed rate_limited",   0, FAILED, status=429, body="rate_limit", asked=False),
-    row("401",                                "answer", "NotProcessed credentials",    0, FAILED, status=401, body="000", asked=False),
-    row("403",                                "answer", "NotProcessed credentials",    0, FAILED, status=403, body="901", asked=False),
-    # Trouble that changes nothing.
-    row("duplicate delivery, first answer",   "duplicate",            TRUTH,           1, TRUTH, answer=0),
-    row("duplicate delivery, second answer",  "duplicate",            TRUTH,           1, TRUTH, answer=1),
-    row("latency within the deadline",        "latency",              TRUTH,           1, TRUTH),
-    row("both ways in slices",                "slicer",               TRUTH,           1, TRUTH),
-)
-# fmt: on
 
 VERBS: Final = (Kind.AUTHORIZE, Kind.CAPTURE, Kind.REFUND, Kind.VOID)
 PSPS: Final = ("stripe", "adyen")
@@ -459,19 +354,19 @@ async def bench(psps: Psps, proxies: Proxies) -> AsyncIterator[Bench]:
 
 
 async def test_each_fault_of_the_line_is_what_the_table_says_and_the_books_agree(
-    bench: Bench, proved: Callable[[str], None]
+    bench: Bench, faults: type[Faults], proved: Callable[[str], None]
 ) -> None:
-    verbs = [Cell(row, psp, kind) for row, psp in _pairs() for kind in VERBS]
-    verbs += [Cell(row, "stripe", Kind.AUTHORIZE, card=True) for row, psp in _pairs() if psp == "stripe"]
+    verbs = [Cell(row, psp, kind) for row, psp in faults.pairs for kind in VERBS]
+    verbs += [Cell(row, "stripe", Kind.AUTHORIZE, card=True) for row, psp in faults.pairs if psp == "stripe"]
     # Adyen cannot be asked, and says so of every kind alike.
     looked_up = {"stripe": VERBS, "adyen": (Kind.AUTHORIZE,)}
-    lookups = [Cell(row, psp, kind, lookup=True) for row, psp in _pairs() for kind in looked_up[psp]]
+    lookups = [Cell(row, psp, kind, lookup=True) for row, psp in faults.pairs for kind in looked_up[psp]]
 
     differing = list(itertools.chain(*await asyncio.gather(*(judged(cell, bench) for cell in [*verbs, *lookups]))))
 
     assert not differing, "\n".join(differing)
     proved(
-        f"fault proxy, adapters: {len(TABLE)} faults, {len(verbs)} cells of verbs and {len(lookups)} of lookups, 0 differing"
+        f"fault proxy, adapters: {faults.COUNT} faults, {len(verbs)} cells of verbs and {len(lookups)} of lookups, 0 differing"
     )
 
 
@@ -532,11 +427,12 @@ class NothingFoundIsANo(Careless):
         (NothingFoundIsANo, "reset before it is forwarded", "lookup of what did not happen: 'NotProcessed not_sent'"),
     ],
 )
-async def test_a_mistake_would_be_found(careless: type[Careless], fault: str, found: str, bench: Bench) -> None:
+async def test_a_mistake_would_be_found(
+    careless: type[Careless], fault: str, found: str, bench: Bench, faults: type[Faults]
+) -> None:
     bench.careless = careless
-    (row,) = [row for row in TABLE if row.fault == fault]
 
-    differing = await judged(Cell(row, "stripe", Kind.AUTHORIZE), bench)
+    differing = await judged(Cell(faults.named(fault), "stripe", Kind.AUTHORIZE), bench)
 
     assert [difference for difference in differing if found in difference], differing
 
@@ -699,7 +595,7 @@ def _account_table(name: str, psp: str, url: str, merchant_account: str) -> str:
 
 
 @pytest.fixture
-async def stage(psps: Psps, proxies: Proxies, api_port: int) -> AsyncIterator[Stage]:
+async def stage(psps: Psps, proxies: Proxies, faults: type[Faults], api_port: int) -> AsyncIterator[Stage]:
     webhooks: list[tuple[dict[str, str], bytes]] = []
 
     async def hear(request: web.Request) -> web.Response:
@@ -713,7 +609,7 @@ async def stage(psps: Psps, proxies: Proxies, api_port: int) -> AsyncIterator[St
     await web.TCPSite(runner, "127.0.0.1", api_port).start()  # before a line is given that port
     flows = [
         Flow(row, psp, verb, f"a{number:03}_{verb}", await proxies(psp, psps.urls[psp]))
-        for number, (row, psp) in enumerate(_pairs())
+        for number, (row, psp) in enumerate(faults.pairs)
         for verb in DONE
         if not row.kept  # whether a connection was kept is nothing to a merchant
     ]
