@@ -355,7 +355,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
 
     def follow(payment: Payment, plan: Plan) -> Next | None:
         nonlocal following
-        alone = deps.policies["provider_not_reached"] == Stance.FAIL_CLOSED and isinstance(outcome, NotProcessed)
+        alone = _alone(deps) and isinstance(outcome, NotProcessed)
         following = None if alone else _following(payment, plan, work, deps)
         return None if following is None else Next(following.operation, _seal(following, deps))
 
@@ -404,10 +404,19 @@ def _count(outcome: Outcome, following: Work | None, deps: Deps) -> None:
     """Count the policies that stood in for an account's answer."""
     if isinstance(outcome, Unknown):
         deps.instruments.stood_in("unknown", deps.on_unknown)
-    if isinstance(outcome, NotProcessed):
-        alone = deps.policies["provider_not_reached"] == Stance.FAIL_CLOSED
-        if alone or following is not None:
-            deps.instruments.stood_in("provider_not_reached", Stance.FAIL_CLOSED if alone else Stance.FAIL_OPEN)
+    if isinstance(outcome, NotProcessed) and (_alone(deps) or following is not None):
+        deps.instruments.stood_in("provider_not_reached", deps.policies["provider_not_reached"])
+
+
+def _alone(deps: Deps) -> bool:
+    """Whether nobody else is asked, by choice, where an account certainly did nothing."""
+    return deps.policies["provider_not_reached"] == Stance.FAIL_CLOSED
+
+
+def _reached_nobody(payment: Payment) -> bool:
+    """Whether certainly nothing happened at any account that this round has asked."""
+    asked = [attempt for attempt in payment.attempts if attempt.round == payment.round]
+    return all(attempt.status is OperationStatus.NOT_PROCESSED for attempt in asked)
 
 
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
@@ -459,7 +468,8 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
         return await _present(command, payment, deps)
     now, plan, round_ = deps.clock(), payment.plan(), payment.round
     route = payment.route
-    if plan.verdict is Verdict.NOT_SENT:  # nothing happened anywhere: start over with the accounts there are now
+    if plan.verdict is Verdict.NOT_SENT or (_alone(deps) and _reached_nobody(payment)):
+        # Nothing happened anywhere: start over with the accounts there are now.
         route, round_ = _route(payment.terms, command.wallet, deps), payment.round + 1
         plan = Plan.start(route)
     if not _may_ask(plan.account, command.wallet, deadline, deps):

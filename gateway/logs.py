@@ -19,8 +19,8 @@ from typing import Any, Final
 import orjson
 import structlog
 
-LINES_MAX: Final = 2_000
-"""Lines that may wait: some seconds of an outage's talk, and less than a megabyte."""
+LINES_MAX: Final = 1_000
+"""Lines that may wait: seconds of an outage's talk, and less than a megabyte."""
 AT_ONCE: Final = 100
 """Lines in one write."""
 FLUSH_S: Final = 1.0

@@ -223,7 +223,7 @@ _ROWS: Final[Mapping[str, Policy]] = {
         "any",
         "Where the log goes: blocked, closed or full. Metrics are kept in memory until they are asked for",
         ("any",),
-        *_only(Stance.FAIL_OPEN, "keeps a few thousand lines, then drops and counts them", "the same answers"),
+        *_only(Stance.FAIL_OPEN, "keeps a thousand lines, then drops and counts them", "the same answers"),
         fixed="No charge may wait for a log line, or fail for one.",
     ),
     "webhook_unconfigured": Policy(

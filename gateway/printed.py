@@ -303,9 +303,9 @@ def current(path: Path) -> str | None:
     return _SECTION.sub(lambda found: found[1] + sections[found[2]]() + found[4], text)
 
 
-def stale(folder: Path = DOCS) -> list[str]:
-    """The pages in ``folder`` that are missing or do not say what the code says."""
-    pages = [folder / name for name in (*PAGES, *SECTIONS)]
+def stale(folder: Path | None = None) -> list[str]:
+    """The pages in ``folder``, or else in ``docs/``, that are missing or do not say what the code says."""
+    pages = [(folder or DOCS) / name for name in (*PAGES, *SECTIONS)]
     return [path.name for path in pages if not path.exists() or path.read_text(encoding="utf-8") != current(path)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import logs
 from gateway.api import asking
 from gateway.api.asking import Desk
 from gateway.policies import POLICIES, Policy, variable_of
@@ -19,6 +20,7 @@ class Policies(Desk):
     async def list(self, request: Request) -> Response:
         """``GET /v1/policies``, in the order of the table. The same for every merchant; the counts are this process's."""
         await self._principal(request)
+        self._deps.instruments.lines_dropped(logs.dropped())
         applied, chosen = self._deps.instruments.applied(), self._deps.policies
         shown = [policy_object(name, row, chosen[name], applied) for name, row in POLICIES.items()]
         return asking.listed(shown, len(shown))
