@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import httpx
 
     from gateway.embedded import Valkey
-    from tests.conftest import Commands, Database, Databases, Inside, Kit, Merchant, Open, Processes, Psps
+    from tests.conftest import Checked, Commands, Database, Databases, Inside, Kit, Merchant, Open, Processes, Psps
 
 BROKEN: Final[set[str]] = set()
 """The rows whose part was broken in this run, and which held."""
@@ -146,7 +146,14 @@ async def _back(inside: Inside, own: Postgres, flow: type[Kit]) -> None:
 @pytest.mark.parametrize("how", ["killed", "paused"])
 @pytest.mark.parametrize("policy", GatePolicy)
 async def test_redis_loss__a_key_makes_one_charge_with_postgres_alone_or_none_at_all(
-    row: Row, policy: GatePolicy, how: str, open_gateway: Open, psps: Psps, valkey: Valkey
+    row: Row,
+    policy: GatePolicy,
+    how: str,
+    open_gateway: Open,
+    psps: Psps,
+    valkey: Valkey,
+    database: Database,
+    checked: Checked,
 ) -> None:
     async with open_gateway(on_redis_loss=policy) as inside:
         valkey.kill() if how == "killed" else valkey.pause()
@@ -162,11 +169,19 @@ async def test_redis_loss__a_key_makes_one_charge_with_postgres_alone_or_none_at
     assert later.status_code == 201
     assert policy is GatePolicy.FAIL_CLOSED or first.content == again.content == later.content
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
 @pytest.mark.parametrize("how", ["flushed", "failed over to an empty copy"])
 async def test_redis_data_loss__a_key_that_redis_forgot_is_found_in_postgres(
-    row: Row, how: str, open_gateway: Open, psps: Psps, valkey: Valkey, flow: type[Kit]
+    row: Row,
+    how: str,
+    open_gateway: Open,
+    psps: Psps,
+    valkey: Valkey,
+    flow: type[Kit],
+    database: Database,
+    checked: Checked,
 ) -> None:
     async with open_gateway() as inside:
         first = await inside.merchant.charge(key="order-1")
@@ -186,13 +201,14 @@ async def test_redis_data_loss__a_key_that_redis_forgot_is_found_in_postgres(
     row.says(again)
     assert again.content == first.content
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
 # --- Postgres ---------------------------------------------------------------------------------------------------------
 
 
 async def test_postgres_loss_opening__nothing_is_sent_and_the_same_key_is_safe(
-    row: Row, open_on_own: OpenOwn, own: Postgres, psps: Psps, flow: type[Kit]
+    row: Row, open_on_own: OpenOwn, own: Postgres, psps: Psps, flow: type[Kit], own_database: Database, checked: Checked
 ) -> None:
     async with open_on_own() as inside:
         paid = await inside.merchant.charged()
@@ -213,11 +229,19 @@ async def test_postgres_loss_opening__nothing_is_sent_and_the_same_key_is_safe(
     assert (reached, counted) == (asked, 2)
     assert [answer.status_code for answer in later] == [201, 201]
     assert (len(psps.charges()), len(psps.books("stripe", "refunds"))) == (2, 1)
+    await checked(own_database, psps)
 
 
 @pytest.mark.parametrize("away", ["for a moment", "longer than it is held"])
 async def test_postgres_loss_recording__an_outcome_is_held_or_asked_for_again(
-    row: Row, away: str, open_on_own: OpenOwn, own: Postgres, psps: Psps, flow: type[Kit]
+    row: Row,
+    away: str,
+    open_on_own: OpenOwn,
+    own: Postgres,
+    psps: Psps,
+    flow: type[Kit],
+    own_database: Database,
+    checked: Checked,
 ) -> None:
     psps.fault("stripe", "authorize", "latency", latency_ms=1500)
     psps.fault("stripe", "authorize", "drop_webhook", times=None)
@@ -245,6 +269,7 @@ async def test_postgres_loss_recording__an_outcome_is_held_or_asked_for_again(
     assert (payment["status"], payment["amount_received"]) == ("succeeded", 1999)
     assert len(psps.charges()) == 1
     assert len({request["key"] for request in psps.requests("stripe", "authorize")}) == 1
+    await checked(own_database, psps)
 
 
 async def test_postgres_loss_reading__no_state_is_told_from_memory(
@@ -294,7 +319,7 @@ def _unknown(psps: Psps) -> None:
 
 
 async def test_postgres_loss_webhook__what_is_not_stored_is_not_acknowledged_and_comes_again(
-    row: Row, open_on_own: OpenOwn, own: Postgres, psps: Psps, flow: type[Kit]
+    row: Row, open_on_own: OpenOwn, own: Postgres, psps: Psps, flow: type[Kit], own_database: Database, checked: Checked
 ) -> None:
     _unknown(psps)
 
@@ -320,6 +345,7 @@ async def test_postgres_loss_webhook__what_is_not_stored_is_not_acknowledged_and
     row.says(refused)
     assert (counted, taken.status_code, stored) == (1, 200, 1)
     assert len(psps.charges()) == 1
+    await checked(own_database, psps)
 
 
 async def test_postgres_loss_api_key__nobody_is_let_in_who_cannot_be_looked_up(
@@ -330,6 +356,7 @@ async def test_postgres_loss_api_key__nobody_is_let_in_who_cannot_be_looked_up(
     psps: Psps,
     commands: Commands,
     flow: type[Kit],
+    checked: Checked,
 ) -> None:
     good, revoked = (commands(own_database, "keys", "create", "mer_dev") for _ in range(2))
     commands(own_database, "keys", "revoke", revoked.split("_")[2])
@@ -347,12 +374,15 @@ async def test_postgres_loss_api_key__nobody_is_let_in_who_cannot_be_looked_up(
     assert counted == 3
     assert (later.status_code, never.status_code) == (201, 401)
     assert len(psps.charges()) == 1
+    await checked(own_database, psps)
 
 
 # --- Providers --------------------------------------------------------------------------------------------------------
 
 
-async def test_provider_not_reached__the_next_account_is_asked(row: Row, open_gateway: Open, psps: Psps) -> None:
+async def test_provider_not_reached__the_next_account_is_asked(
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
     async with open_gateway(unreachable=("stripe",)) as inside:
         answer = await inside.merchant.charge(key="order-1")
         again = await inside.merchant.charge(key="order-1")
@@ -362,10 +392,11 @@ async def test_provider_not_reached__the_next_account_is_asked(row: Row, open_ga
     assert (answer.json()["account"], answer.json()["attempt_count"]) == ("adyen", 2)
     assert (again.content, counted) == (answer.content, 1)
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
 async def test_provider_not_reached__nobody_else_is_asked_where_that_was_chosen(
-    row: Row, open_gateway: Open, psps: Psps
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
 ) -> None:
     async with open_gateway(unreachable=("stripe",), on_provider_not_reached="fail_closed") as inside:
         refused = await inside.merchant.charge(key="order-1")
@@ -382,9 +413,12 @@ async def test_provider_not_reached__nobody_else_is_asked_where_that_was_chosen(
         refused.json()["payment"]["id"],
     )
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
-async def test_unknown__nobody_else_is_asked_until_it_is_settled(row: Row, open_gateway: Open, psps: Psps) -> None:
+async def test_unknown__nobody_else_is_asked_until_it_is_settled(
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
     _unknown(psps)
 
     async with open_gateway() as inside:
@@ -399,10 +433,11 @@ async def test_unknown__nobody_else_is_asked_until_it_is_settled(row: Row, open_
     assert (counted, others) == (1, [])
     assert (payment["status"], payment["account"]) == ("succeeded", "stripe")
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
 async def test_unknown__the_next_account_is_asked_once_the_void_is_confirmed_where_that_was_chosen(
-    row: Row, open_gateway: Open, psps: Psps
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
 ) -> None:
     _unknown(psps)
 
@@ -415,10 +450,11 @@ async def test_unknown__the_next_account_is_asked_once_the_void_is_confirmed_whe
     assert (answer.status_code, answer.json()["account"], again.content) == (201, "adyen", answer.content)
     assert counted == 1
     assert [charge["status"] for charge in psps.charges()] == ["voided", "authorised"]
+    await checked(database, psps)
 
 
 async def test_providers_all_down__the_payment_is_parked_and_the_same_key_starts_over(
-    row: Row, open_gateway: Open, psps: Psps, database: Database
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
 ) -> None:
     async with open_gateway(unreachable=psps.REAL) as inside:
         refused = await inside.merchant.charge(key="order-1")
@@ -431,10 +467,11 @@ async def test_providers_all_down__the_payment_is_parked_and_the_same_key_starts
     assert (shown["status"], shown["processing_reason"], counted) == ("processing", "awaiting_retry", 1)
     assert (later.status_code, later.json()["id"]) == (201, shown["id"])
     assert (len(psps.charges()), database.value("SELECT count(*) FROM payment")) == (1, 1)
+    await checked(database, psps)
 
 
 async def test_follow_up_not_reached__it_is_queued_and_done_once_when_the_provider_is_back(
-    row: Row, open_gateway: Open, psps: Psps
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
 ) -> None:
     async with open_gateway() as inside:
         paid = await inside.merchant.charged()
@@ -457,6 +494,7 @@ async def test_follow_up_not_reached__it_is_queued_and_done_once_when_the_provid
     assert counted == 3
     assert [len(psps.books("stripe", book)) for book in ("refunds", "captures")] == [1, 2]
     assert [answer.json()["status"] for answer in done] == ["succeeded", "succeeded", "canceled"]
+    await checked(database, psps)
 
 
 # --- Who looks on -----------------------------------------------------------------------------------------------------
@@ -594,7 +632,7 @@ async def test_webhook_not_authentic__a_wrong_signature_or_time_changes_nothing(
 
 @pytest.mark.parametrize("instead", [SOME_KEY, None], ids=["another key", "no key"])
 async def test_vault_loss_card__a_card_that_does_not_open_is_not_charged_and_the_same_key_is_safe(
-    row: Row, instead: str | None, open_gateway: Open, psps: Psps, flow: type[Kit]
+    row: Row, instead: str | None, open_gateway: Open, psps: Psps, flow: type[Kit], database: Database, checked: Checked
 ) -> None:
     async with open_gateway() as inside:
         stored = (await inside.merchant.post("/v1/payment_methods", flow.card())).json()["id"]
@@ -611,10 +649,11 @@ async def test_vault_loss_card__a_card_that_does_not_open_is_not_charged_and_the
     assert fresh.status_code == (422 if instead is None else 201)  # without any key, cards are not accepted at all
     assert later.status_code == 201
     assert len(psps.charges()) == (1 if instead is None else 2)
+    await checked(database, psps)
 
 
 async def test_vault_loss_follow_up__captures_refunds_and_cancels_go_on(
-    row: Row, open_gateway: Open, psps: Psps
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
 ) -> None:
     async with open_gateway() as inside:
         kept = {"setup_future_usage": "off_session", "capture_method": "manual"}
@@ -634,6 +673,7 @@ async def test_vault_loss_follow_up__captures_refunds_and_cancels_go_on(
         "canceled",
     ]
     assert [len(psps.books("stripe", book)) for book in ("captures", "refunds")] == [1, 1]
+    await checked(database, psps)
 
 
 # --- The worker -------------------------------------------------------------------------------------------------------
@@ -655,7 +695,7 @@ async def _gauge(merchant: Merchant, name: str) -> float:
 
 @pytest.mark.parametrize("policy", POLICIES["worker_loss"].choices)
 async def test_worker_loss__charges_go_on_for_ten_minutes_and_then_nothing_new_is_added_to_the_backlog(
-    row: Row, policy: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    row: Row, policy: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     server = processes.server(GATEWAY_WORKER_BACKLOG_MAX="0", GATEWAY_ON_WORKER_LOSS=policy).start()
     worker = processes.worker()
@@ -703,6 +743,7 @@ async def test_worker_loss__charges_go_on_for_ten_minutes_and_then_nothing_new_i
     assert counted == ([1, 1] if bounded else [2, 0])
     assert (replayed.content, captured.status_code, again.status_code) == (soon.content, 200, 201)
     assert len(psps.charges()) == 4
+    await checked(database, psps)
 
 
 # --- The clock --------------------------------------------------------------------------------------------------------
