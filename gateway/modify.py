@@ -35,6 +35,7 @@ from providers.contract import (
     Document,
     Increment,
     Kind,
+    NotProcessed,
     Outcome,
     Refund,
     Void,
@@ -362,6 +363,8 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
         answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, payment, operation))
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
+    if isinstance(outcome, NotProcessed):
+        deps.instruments.stood_in("follow_up_not_reached")
     recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
     try:
         if recorded is not None:

@@ -266,7 +266,8 @@ async def _record(
                 answer=None if decide is None or following is not None or told else decide(change.payment),
                 learned=learned(change, settled, outcome, use) if operation.kind is Kind.AUTHORIZE else None,
                 dispute=await _dispute(change, settled, outcome, deps),
-            )
+            ),
+            deps,
         )
         if written is None:
             return None
@@ -349,7 +350,7 @@ def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-async def write_steadily(write: Callable[[], Awaitable[Written]]) -> Written | None:
+async def write_steadily(write: Callable[[], Awaitable[Written]], deps: Deps) -> Written | None:
     """Write what a PSP has answered, holding on to it while Postgres is away. ``None`` where that took too long.
 
     A commit whose answer was lost is simply written again: the payment's version then tells that it was there.
@@ -358,6 +359,7 @@ async def write_steadily(write: Callable[[], Awaitable[Written]]) -> Written | N
         return await write()
     except DATABASE_LOST as error:
         log.warning("write_retried", error=type(error).__name__)
+        deps.instruments.stood_in("postgres_loss_recording")
     try:
         return await _retrying(HOLD_S)(write)
     except RetryError as error:
