@@ -17,7 +17,9 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -29,7 +31,7 @@ import aiohttp
 import pytest
 
 from gateway.api.auth import make_key
-from gateway.embedded import Postgres, Valkey
+from gateway.embedded import SUPERUSER, Postgres, Valkey
 from gateway.migrate import migrate
 from gateway.settings import VERSIONS, Settings
 from gateway.vault import Keyring
@@ -127,6 +129,55 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
         yield server
 
 
+NO_SMALL_DISK: Final = "a small file system cannot be mounted here (it takes root)"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, own_databases: Databases) -> Iterator[Path]:
+    """A file system of 256 MB in memory that can be filled. It goes away with the test process, however that ends."""
+    where = tmp_path / "small"
+    where.mkdir()
+    script = 'mount -t tmpfs -o size=256m,mode=0700 tmpfs "$1" && echo mounted && cat; umount -l "$1"'
+    holder = subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", str(where)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with holder:  # it ends with its standard input
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"mounted\n":
+            pytest.skip(NO_SMALL_DISK)
+        owner = (own_databases.server.data_dir / "cluster").stat()
+        os.chown(where, owner.st_uid, owner.st_gid)
+        yield where
+
+
+@pytest.fixture
+def tight_database(database: Database, own_databases: Databases, small_disk: Path) -> Iterator[Database]:
+    """The test's database, its tables on the small disk."""
+    name = database.value("SELECT current_database()")
+    server = dataclasses.replace(database, admin_url=own_databases.server.url("postgres", role=SUPERUSER))
+    server.rows(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    server.rows(f"ALTER DATABASE {name} SET TABLESPACE small")
+    yield database
+    own_databases.server.drop_database(name)
+    server.rows("DROP TABLESPACE small")
+
+
+@pytest.fixture
+def tight_log(small_disk: Path, tmp_path: Path) -> Iterator[Postgres]:
+    """A Postgres with its write-ahead log on the small disk."""
+    folder = tmp_path / "postgres"
+    Postgres.start(folder).stop()
+    log = folder / "cluster" / "pg_wal"
+    shutil.move(log, small_disk / "pg_wal")
+    log.symlink_to(small_disk / "pg_wal")
+    with Postgres.start(folder) as server:
+        yield server
+
+
 # --- Merchants --------------------------------------------------------------------------------------------------------
 
 GOOD, SOFT, HARD = "4242424242424242", "4000000000000002", "4000000000009987"
@@ -209,11 +260,11 @@ class Order:
         return self.part if self.kind.approved and self.kind.verb == "refund" else 0
 
 
-def orders(size: Size) -> list[Order]:
-    """The kinds in their shares, shuffled."""
-    dice = random.Random(size.seed)
+def orders(size: Size, first: int) -> list[Order]:
+    """The kinds in their shares, shuffled; numbered from ``first`` on."""
+    dice = random.Random(size.seed + first)
     kinds = dice.choices(KINDS, [kind.weight for kind in KINDS], k=size.payments)
-    return [Order(number, kind) for number, kind in enumerate(kinds)]
+    return [Order(number, kind) for number, kind in enumerate(kinds, first)]
 
 
 @dataclass(frozen=True)
@@ -244,6 +295,21 @@ class Told:
 FINAL: Final = frozenset({"200", "201", "402"})
 
 
+def _code(answer: bytes) -> str:
+    """A problem's code; what is no problem of the API has none, and is told from all that is."""
+    with contextlib.suppress(ValueError, LookupError):
+        return str(json.loads(answer)["code"])
+    return f"without a code: {answer[:80]!r}"
+
+
+@dataclass(eq=False)
+class Sending:
+    """One send on its way, and in the end what came of it."""
+
+    url: str
+    label: str = ""
+
+
 @dataclass
 class Merchants:
     """Sends orders at a steady rate, whether or not the last one was answered, each until it is decided."""
@@ -261,7 +327,7 @@ class Merchants:
     took_s: list[float] = field(default_factory=list)
     well: bool = False
     begun: int = 0
-    open: int = 0
+    on_the_way: set[Sending] = field(default_factory=set)
     _next: Iterator[int] = field(default_factory=itertools.count)
 
     async def shop(self, wanted: Sequence[Order], rate: float) -> None:
@@ -307,9 +373,11 @@ class Merchants:
             status, label, answer = await self.send(path, fields, key)
             if label in FINAL:
                 return Said(path, fields, key, status, answer)
-            again = status in {0, 202} or json.loads(answer).get("retryable") is True
+            again = status in {0, 202} or b'"retryable":true' in answer
             assert again, f"{key} was answered {label}: {answer[:500]!r}"
-            assert time.monotonic() < deadline, f"{key} was never decided; the last answer was {label}: {answer[:500]!r}"
+            assert time.monotonic() < deadline, (
+                f"{key} was never decided; the last answer was {label}: {answer[:500]!r}"
+            )
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_S[1])
 
@@ -318,13 +386,14 @@ class Merchants:
         url = self.urls[next(self._next) % len(self.urls)]
         headers = {"Authorization": f"Bearer {self.api_key}", "Idempotency-Key": key}
         started, status, answer = time.monotonic(), 0, b""
-        self.open += 1
+        sending = Sending(url, "hung up")
+        self.on_the_way.add(sending)
         try:
             async with self.http.post(url + path, json=fields, headers=headers) as response:
                 status, answer = response.status, await response.read()
             label = str(status)
             if status >= 400 and status != 402:
-                label = f"{status} {json.loads(answer)['code']}"
+                label = f"{status} {_code(answer)}"
         except aiohttp.ClientConnectorError:
             status, label = 0, "refused connection"
         except (aiohttp.ClientError, OSError):
@@ -332,7 +401,8 @@ class Merchants:
         except TimeoutError:
             status, label = 0, "no answer in time"
         finally:
-            self.open -= 1
+            self.on_the_way.remove(sending)
+        sending.label = label
         if self.well:
             self.after[label] += 1
         else:
@@ -385,7 +455,10 @@ class Books:
     @classmethod
     def of(cls, psps: Psps) -> Books:
         charges: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        moved: dict[str, dict[str, list[dict[str, Any]]]] = {"captures": defaultdict(list), "refunds": defaultdict(list)}
+        moved: dict[str, dict[str, list[dict[str, Any]]]] = {
+            "captures": defaultdict(list),
+            "refunds": defaultdict(list),
+        }
         for psp in psps.REAL:
             for entry in psps.books(psp, "authorisations"):
                 charges[entry["payment_reference"]].append(entry)
@@ -416,14 +489,20 @@ HOLDS_MONEY: Final = frozenset({"requires_capture", "succeeded"})
 def judge(told: Sequence[Told], database: Database, books: Books) -> Verdict:
     """Lay the three side by side, once nothing moves any more."""
     found = Verdict()
-    rows = database.rows("SELECT * FROM payment")
-    operations = database.rows("SELECT id, payment_id, kind, status, provider_key FROM operation")
+    keys = [each.order.key for each in told]
+    rows = database.rows("SELECT * FROM payment WHERE reference = ANY(%(keys)s)", keys=keys)
+    ids = [row["id"] for row in rows]
+    operations = database.rows(
+        "SELECT id, payment_id, kind, status, provider_key FROM operation WHERE payment_id = ANY(%(ids)s)", ids=ids
+    )
     attempts: dict[str, list[str]] = defaultdict(list)
     for operation in operations:
         if operation["kind"] == "authorize":
             attempts[operation["payment_id"]].append(operation["id"])
     found.payments = len(rows)
-    found.unknown = database.value("SELECT count(*) FROM change WHERE news = 'Unknown'")
+    found.unknown = database.value(
+        "SELECT count(*) FROM change WHERE news = 'Unknown' AND payment_id = ANY(%(ids)s)", ids=ids
+    )
     by_key = {row["reference"]: row for row in rows}
     if len(by_key) != len(rows):
         found.double.append(f"{len(rows)} payments for {len(by_key)} keys")
@@ -435,7 +514,9 @@ def judge(told: Sequence[Told], database: Database, books: Books) -> Verdict:
             if each.charge is not None or each.order.comes_back:
                 found.lost.append(f"{each.order.key} has no payment")
             continue
-        _judge_order(each, row, [charge for attempt in attempts[row["id"]] for charge in books.charges.get(attempt, [])], found)
+        _judge_order(
+            each, row, [charge for attempt in attempts[row["id"]] for charge in books.charges.get(attempt, [])], found
+        )
         _judge_amounts(each, row, attempts[row["id"]], books, found)
     _judge_wire(books.requests, {operation["id"]: operation["provider_key"] for operation in operations}, found)
     return found
@@ -497,7 +578,9 @@ def _judge_wire(requests: Sequence[Mapping[str, Any]], keys: Mapping[str, str], 
     for used in users.values():
         if len(used - {None}) > 1:
             found.wrong.append(f"one key for {sorted(used - {None})}")
-    asked = {entry["reference"] for entry in requests if entry["operation"] in {"authorize", "capture", "void", "refund"}}
+    asked = {
+        entry["reference"] for entry in requests if entry["operation"] in {"authorize", "capture", "void", "refund"}
+    }
     found.lost += [f"a PSP was asked for {each}, which is not written down" for each in asked - {None} - keys.keys()]
 
 
@@ -528,17 +611,30 @@ class Fire:
     kit: type[Kit]
     servers: list[Server] = field(default_factory=list)
     workers: list[Any] = field(default_factory=list)
-    production: Mapping[str, str] = field(default_factory=lambda: {"GATEWAY_DEV": "0"})
+    settings: Mapping[str, str] = field(default_factory=lambda: {"GATEWAY_DEV": "0"})
+    """As in production, where a server that is told to stop has half a minute to finish."""
+    latency_ms: int = LATENCY_MS
+    remarks: list[str] = field(default_factory=list)
+    ordered: int = 0
     merchants: Merchants = field(init=False)
 
     @property
     def database(self) -> Database:
         return self.processes.configuration.database
 
-    async def open(self, servers: int = 2, *, prepared: Callable[[int, Server], None] = lambda number, server: None) -> None:
+    def rest_on(self, server: Postgres) -> None:
+        """Use another Postgres, before anything is opened."""
+        name, self.postgres = migrated(server), server
+        urls = {"url": server.url(name), "owner_url": server.url(name, role="interlock_owner")}
+        database = dataclasses.replace(self.database, **urls, admin_url=server.url(name, role=SUPERUSER))
+        self.processes.configuration = dataclasses.replace(self.processes.configuration, database=database)
+
+    async def open(
+        self, servers: int = 2, *, prepared: Callable[[int, Server], None] = lambda number, server: None
+    ) -> None:
         """Start the servers and the worker, and wait until they serve. ``prepared`` may change one before its start."""
         for number in range(servers):
-            server = self.processes.server(**self.production)
+            server = self.processes.server(**self.settings)
             prepared(number, server)
             server.process.start()
             self.servers.append(server)
@@ -546,17 +642,37 @@ class Fire:
         for server in self.servers:
             await self.ready(server)
 
+    def orders(self) -> list[Order]:
+        """New orders, as many as the size says."""
+        self.ordered += self.size.payments
+        return orders(self.size, self.ordered - self.size.payments)
+
     async def add_server(self) -> Server:
         """Another server, once it serves."""
-        server = self.processes.server(**self.production)
+        server = self.processes.server(**self.settings)
         server.process.start()
         await self.ready(server)
         self.servers.append(server)
+        self.merchants.urls.append(server.url)
         return server
 
     def signal_postgres(self, how: signal.Signals) -> None:
         """Send ``how`` to Postgres and to all its sessions."""
         signalled(self.postgres, how)
+
+    async def stop(self, server: Server) -> str:
+        """SIGTERM, as a rolling restart sends it. Gives how long it took, and what became of the calls that were under way."""
+        under_way = [each for each in self.merchants.on_the_way if each.url == server.url]
+        started = time.monotonic()
+        stopping = asyncio.create_task(asyncio.to_thread(server.process.stop))
+        await asyncio.sleep(0.3)  # for as long, nobody has told the merchants
+        if server.url in self.merchants.urls:
+            self.merchants.urls.remove(server.url)
+        await stopping
+        took_s = time.monotonic() - started
+        await self.merchants.until(lambda: not self.merchants.on_the_way & set(under_way), "the end of its calls")
+        cut = sum(not each.label[:1].isdigit() for each in under_way)
+        return f"SIGTERM with {len(under_way)} calls under way: {len(under_way) - cut} answered, {cut} cut, gone in {took_s:.1f} s"
 
     def start_worker(self) -> None:
         self.workers.append(self.processes.worker())
@@ -570,7 +686,7 @@ class Fire:
         faults = ("garbage", "reset_after_effect", "error_after_effect", "truncated", "reset_before_effect", "empty")
         often = max(1, self.size.payments // 250)
         for psp in self.psps.REAL:
-            self.psps.fault(psp, "any", "latency", latency_ms=LATENCY_MS, times=None)
+            self.psps.fault(psp, "any", "latency", latency_ms=self.latency_ms, times=None)
             for number, fault in enumerate(faults):
                 self.psps.fault(psp, "authorize", fault, times=often, after=5 + 9 * number)
             for number, verb in enumerate(("capture", "refund", "void")):
@@ -587,11 +703,12 @@ class Fire:
         rate: float = 90.0,
         wanted: Sequence[Order] | None = None,
     ) -> Verdict:
-        """Send the orders, let ``loss`` happen on their way, wait until all is settled, and judge.
+        """Send the orders, let ``loss`` happen on their way, wait until all is settled, and judge. May be called again.
 
         Nobody may have seen an answer that is not in ``allowed``, nor, once it is over, one that is not usual.
         """
-        wanted = orders(self.size) if wanted is None else wanted
+        self.psps.reset()
+        wanted = self.orders() if wanted is None else wanted
         self.stumble()
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S)
@@ -640,7 +757,7 @@ class Fire:
         took = sorted(self.merchants.took_s)
         self.note(
             f"under fire, {what}: {verdict.payments} payments, {self.size.losses} loss(es); callers saw {seen}; "
-            f"{verdict.unknown} unknown outcomes; p50 {took[len(took) // 2] * 1000:.0f} ms, "
+            f"{''.join(f'{remark}; ' for remark in self.remarks)}{verdict.unknown} unknown outcomes; p50 {took[len(took) // 2] * 1000:.0f} ms, "
             f"p99 {took[len(took) * 99 // 100] * 1000:.0f} ms; "
             f"{len(verdict.double)} double, {len(verdict.lost)} lost, {len(verdict.wrong)} wrong"
         )
