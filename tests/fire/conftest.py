@@ -319,6 +319,8 @@ class Merchants:
     http: aiohttp.ClientSession
     body: Callable[..., dict[str, Any]]
     card: Callable[..., dict[str, Any]]
+    story: Callable[[str], str]
+    """All that is known of a key, for the message of a test that fails."""
     told: list[Told] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     """Every answer that anybody got until all was decided, a connection that was lost included."""
@@ -376,7 +378,7 @@ class Merchants:
             again = status in {0, 202} or b'"retryable":true' in answer
             assert again, f"{key} was answered {label}: {answer[:500]!r}"
             assert time.monotonic() < deadline, (
-                f"{key} was never decided; the last answer was {label}: {answer[:500]!r}"
+                f"{key} was never decided, the last answer was {label}: {self.story(key)}"
             )
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_S[1])
@@ -493,7 +495,7 @@ def judge(told: Sequence[Told], database: Database, books: Books) -> Verdict:
     rows = database.rows("SELECT * FROM payment WHERE reference = ANY(%(keys)s)", keys=keys)
     ids = [row["id"] for row in rows]
     operations = database.rows(
-        "SELECT id, payment_id, kind, status, provider_key FROM operation WHERE payment_id = ANY(%(ids)s)", ids=ids
+        "SELECT id, payment_id, kind, status FROM operation WHERE payment_id = ANY(%(ids)s)", ids=ids
     )
     attempts: dict[str, list[str]] = defaultdict(list)
     for operation in operations:
@@ -506,7 +508,8 @@ def judge(told: Sequence[Told], database: Database, books: Books) -> Verdict:
     by_key = {row["reference"]: row for row in rows}
     if len(by_key) != len(rows):
         found.double.append(f"{len(rows)} payments for {len(by_key)} keys")
-    strangers = books.charges.keys() - {attempt for ids in attempts.values() for attempt in ids}
+    known = {row["id"]: row["provider_key"] for row in database.rows("SELECT id, provider_key FROM operation")}
+    strangers = books.charges.keys() - known.keys()
     found.lost += [f"the books hold a charge of an operation that is not there: {each}" for each in strangers]
     for each in told:
         row = by_key.get(each.order.key)
@@ -518,7 +521,7 @@ def judge(told: Sequence[Told], database: Database, books: Books) -> Verdict:
             each, row, [charge for attempt in attempts[row["id"]] for charge in books.charges.get(attempt, [])], found
         )
         _judge_amounts(each, row, attempts[row["id"]], books, found)
-    _judge_wire(books.requests, {operation["id"]: operation["provider_key"] for operation in operations}, found)
+    _judge_wire(books.requests, known, found)
     return found
 
 
@@ -686,6 +689,7 @@ class Fire:
         faults = ("garbage", "reset_after_effect", "error_after_effect", "truncated", "reset_before_effect", "empty")
         often = max(1, self.size.payments // 250)
         for psp in self.psps.REAL:
+            self.psps._control(psp, "DELETE", "faults")
             self.psps.fault(psp, "any", "latency", latency_ms=self.latency_ms, times=None)
             for number, fault in enumerate(faults):
                 self.psps.fault(psp, "authorize", fault, times=often, after=5 + 9 * number)
@@ -707,7 +711,6 @@ class Fire:
 
         Nobody may have seen an answer that is not in ``allowed``, nor, once it is over, one that is not usual.
         """
-        self.psps.reset()
         wanted = self.orders() if wanted is None else wanted
         self.stumble()
         connector = aiohttp.TCPConnector(limit=0)
@@ -715,21 +718,64 @@ class Fire:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             urls = [server.url for server in self.servers]
             key = new_key(self.database, self.kit.SECRETS["GATEWAY_SECRET_KEY"])
-            self.merchants = Merchants(urls, key, http, self.kit.body, self.kit.card)
+            self.merchants = Merchants(urls, key, http, self.kit.body, self.kit.card, self.story)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.merchants.shop(wanted, rate))
                 group.create_task(self._trouble(loss))
             await self.at_rest()
             self.merchants.well = True
             different = await self.merchants.replayed()
-        verdict = judge(self.merchants.told, self.database, Books.of(self.psps))
+        verdict = self.judge(self.merchants.told, self.books())
         if different:
             verdict.wrong.append(f"{different} keys were answered otherwise than before")
         self._report(what, verdict)
         assert verdict.clean(), verdict
+        assert all(process.is_alive() for process in (*self.workers, *(server.process for server in self.servers)))
         assert self.merchants.seen.keys() - {"hung up"} <= set(allowed), self.merchants.seen
         assert self.merchants.after.keys() <= FINAL, self.merchants.after
         return verdict
+
+    def books(self) -> Books:
+        """The PSPs' books as they stand."""
+        return Books.of(self.psps)
+
+    def judge(self, told: Sequence[Told], books: Books) -> Verdict:
+        """What is wrong."""
+        return judge(told, self.database, books)
+
+    def attempt_of(self, key: str) -> str:
+        """The one attempt of a key's payment."""
+        found: str = self.database.value(
+            "SELECT o.id FROM operation o JOIN payment p ON p.id = o.payment_id WHERE p.reference = %(key)s", key=key
+        )
+        return found
+
+    def story(self, key: str) -> str:
+        """The rows of a key's payment, and what its operations have asked of the PSPs."""
+        (used,) = self.database.rows(
+            "SELECT payment_id, operation_id, status FROM idempotency_key WHERE key = %(key)s", key=key
+        ) or [{"payment_id": None}]
+        mine = {"id": used["payment_id"]}
+        operations = self.database.rows(
+            """SELECT id, kind, status, reason, epoch, tries, lease_until - now() AS lease, due_at - now() AS due,
+            sealed_request IS NULL AS wiped FROM operation WHERE payment_id = %(id)s ORDER BY seq""",
+            **mine,
+        )
+        changes = self.database.rows(
+            "SELECT at, source, news, to_status, reason FROM change WHERE payment_id = %(id)s ORDER BY seq", **mine
+        )
+        ours = {operation["id"] for operation in operations}
+        wire = [entry for psp in self.psps.REAL for entry in self.psps.requests(psp) if entry["reference"] in ours]
+        inbox = self.database.rows(
+            "SELECT account, type, result, tries, due_at - now() AS due, count(*) FROM webhook_inbox GROUP BY 1, 2, 3, 4, 5"
+        )
+        sent = Counter(
+            (psp, each["kind"], each["status"], each["attempts"], each["last_answer"])
+            for psp in self.psps.REAL
+            for each in self.psps.webhooks(psp)
+        )
+        parts = [used, *operations, *changes, *wire[:6], *wire[-6:], *inbox[:40], dict(sent)]
+        return "\n".join(str({name: str(value) for name, value in part.items()}) for part in parts)
 
     async def _trouble(self, loss: Loss) -> None:
         """Let it happen as often as the size says, spread over the orders."""
@@ -745,7 +791,9 @@ class Fire:
             still = await asyncio.to_thread(
                 self.database.rows,
                 """SELECT kind, account, status, count(*) FROM operation
-                WHERE status IN ('created', 'sent', 'unknown', 'pending') GROUP BY 1, 2, 3""",
+                WHERE status IN ('created', 'sent', 'unknown', 'pending') GROUP BY 1, 2, 3
+                UNION ALL SELECT type, account, 'not applied', count(*) FROM webhook_inbox
+                WHERE due_at IS NOT NULL AND tries = 0 GROUP BY 1, 2""",
             )
             if not still:
                 return
