@@ -24,6 +24,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -37,7 +38,8 @@ from gateway.settings import VERSIONS, Settings
 from gateway.vault import Keyring
 
 if TYPE_CHECKING:
-    from tests.conftest import Database, Databases, Kit, Processes, Psps, Server
+    from gateway.invariants import Report
+    from tests.conftest import Checked, Database, Databases, Kit, Processes, Psps, Server
 
 PATIENCE_S: Final = 180.0
 """How long anything may take before a test says that it never came. A sound run needs a tenth of it, on a busy machine."""
@@ -612,12 +614,17 @@ class Fire:
     valkey: Valkey
     note: Callable[[str], None]
     kit: type[Kit]
+    checked: Checked
     servers: list[Server] = field(default_factory=list)
     workers: list[Any] = field(default_factory=list)
     settings: Mapping[str, str] = field(default_factory=lambda: {"GATEWAY_DEV": "0"})
     """As in production, where a server that is told to stop has half a minute to finish."""
     latency_ms: int = LATENCY_MS
+    slow: str = "any"
+    """Which of the PSPs' operations take that long."""
     remarks: list[str] = field(default_factory=list)
+    clocks_off_s: int = 0
+    """By how much some servers are ahead or behind, where they are."""
     ordered: int = 0
     merchants: Merchants = field(init=False)
 
@@ -671,6 +678,7 @@ class Fire:
         await asyncio.sleep(0.3)  # for as long, nobody has told the merchants
         if server.url in self.merchants.urls:
             self.merchants.urls.remove(server.url)
+        self.servers.remove(server)
         await stopping
         took_s = time.monotonic() - started
         await self.merchants.until(lambda: not self.merchants.on_the_way & set(under_way), "the end of its calls")
@@ -690,7 +698,7 @@ class Fire:
         often = max(1, self.size.payments // 250)
         for psp in self.psps.REAL:
             self.psps._control(psp, "DELETE", "faults")
-            self.psps.fault(psp, "any", "latency", latency_ms=self.latency_ms, times=None)
+            self.psps.fault(psp, self.slow, "latency", latency_ms=self.latency_ms, times=None)
             for number, fault in enumerate(faults):
                 self.psps.fault(psp, "authorize", fault, times=often, after=5 + 9 * number)
             for number, verb in enumerate(("capture", "refund", "void")):
@@ -712,6 +720,7 @@ class Fire:
         Nobody may have seen an answer that is not in ``allowed``, nor, once it is over, one that is not usual.
         """
         wanted = self.orders() if wanted is None else wanted
+        began = self.database.value("SELECT now()")
         self.stumble()
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S)
@@ -728,7 +737,9 @@ class Fire:
         verdict = self.judge(self.merchants.told, self.books())
         if different:
             verdict.wrong.append(f"{different} keys were answered otherwise than before")
-        self._report(what, verdict)
+        if self.clocks_off_s:
+            self._set_clocks_right(began)
+        self._report(what, verdict, await self.checked(self.database, self.psps, at_rest=True))
         assert verdict.clean(), verdict
         assert all(process.is_alive() for process in (*self.workers, *(server.process for server in self.servers)))
         assert self.merchants.seen.keys() - {"hung up"} <= set(allowed), self.merchants.seen
@@ -774,7 +785,7 @@ class Fire:
             for psp in self.psps.REAL
             for each in self.psps.webhooks(psp)
         )
-        parts = [used, *operations, *changes, *wire[:6], *wire[-6:], *inbox[:40], dict(sent)]
+        parts: list[Mapping[Any, Any]] = [used, *operations, *changes, *wire[:6], *wire[-6:], *inbox[:40], dict(sent)]
         return "\n".join(str({name: str(value) for name, value in part.items()}) for part in parts)
 
     async def _trouble(self, loss: Loss) -> None:
@@ -800,14 +811,27 @@ class Fire:
             assert time.monotonic() < deadline, f"still open: {still}"
             await asyncio.sleep(0.2)
 
-    def _report(self, what: str, verdict: Verdict) -> None:
+    def _set_clocks_right(self, began: datetime) -> None:
+        """Take the error out of when operations were opened: the PSPs' wire log, which is compared with that, has the right time.
+
+        What was opened before the run began is behind, what was opened in the future is ahead: a run is shorter than the error.
+        """
+        for sign, wrong in ((1, "created_at < %(began)s"), (-1, "created_at > now()")):
+            self.database.rows(
+                f"UPDATE operation SET created_at = created_at + make_interval(secs => %(error)s) WHERE {wrong}",
+                error=sign * self.clocks_off_s,
+                began=began,
+            )
+
+    def _report(self, what: str, verdict: Verdict, report: Report) -> None:
         seen = ", ".join(f"{count} x {label}" for label, count in sorted(self.merchants.seen.items()))
         took = sorted(self.merchants.took_s)
         self.note(
             f"under fire, {what}: {verdict.payments} payments, {self.size.losses} loss(es); callers saw {seen}; "
             f"{''.join(f'{remark}; ' for remark in self.remarks)}{verdict.unknown} unknown outcomes; p50 {took[len(took) // 2] * 1000:.0f} ms, "
             f"p99 {took[len(took) * 99 // 100] * 1000:.0f} ms; "
-            f"{len(verdict.double)} double, {len(verdict.lost)} lost, {len(verdict.wrong)} wrong"
+            f"{len(verdict.double)} double, {len(verdict.lost)} lost, {len(verdict.wrong)} wrong; "
+            f"{len(report.checked)} invariants hold"
         )
 
 
@@ -833,5 +857,6 @@ def fire(
     size: Size,
     proved: Callable[[str], None],
     flow: type[Kit],
+    checked: Checked,
 ) -> Fire:
-    return Fire(processes, psps, size, own_databases.server, valkey, proved, flow)
+    return Fire(processes, psps, size, own_databases.server, valkey, proved, flow, checked)

@@ -64,7 +64,7 @@ async def test_a_server_that_is_told_to_stop_finishes_its_calls(fire: Fire) -> N
 
 async def test_calls_that_a_stopping_server_does_not_wait_for_are_settled_afterwards(fire: Fire) -> None:
     """It waits for two seconds, and the PSPs take three: the calls are cut off in the middle."""
-    fire.latency_ms = 3000
+    fire.latency_ms, fire.slow = 3000, "authorize"
     fire.settings = {"GATEWAY_DEV": "1"}
     await fire.open()
 
@@ -83,7 +83,7 @@ async def test_a_rolling_restart_under_load_is_only_a_connection_to_be_made_agai
     await fire.open()
 
     async def rolled(fire: Fire) -> None:
-        hears_webhooks, old = fire.servers[0], fire.servers[1:]
+        hears_webhooks, *old = fire.servers
         new = await fire.add_server()
         for server in old:
             fire.remarks.append(await fire.stop(server))
@@ -109,6 +109,7 @@ async def test_clocks_twenty_minutes_apart_change_nothing(fire: Fire) -> None:
             fire.processes.started[-1] = server.process
 
     await fire.open(3, prepared=misled)
+    fire.clocks_off_s = TEN_MINUTES
 
     async def nothing(fire: Fire) -> None:
         """The clocks are trouble enough."""
@@ -116,7 +117,7 @@ async def test_clocks_twenty_minutes_apart_change_nothing(fire: Fire) -> None:
     await fire.burn("clocks ten minutes ahead and behind", nothing, fire.ALWAYS)
 
     ahead, behind = (
-        fire.database.value(f"SELECT count(*) FROM payment WHERE {created}")
-        for created in ("created_at > now() + interval '5 min'", "created_at < now() - interval '8 min'")
+        fire.database.value(f"SELECT count(*) FROM payment WHERE created_at {off}")
+        for off in ("> now() + interval '5 min'", "< now() - interval '9 min'")
     )
     assert min(ahead, behind) > fire.size.payments // 5
