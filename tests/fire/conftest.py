@@ -737,10 +737,10 @@ class Fire:
         verdict = self.judge(self.merchants.told, self.books())
         if different:
             verdict.wrong.append(f"{different} keys were answered otherwise than before")
+        assert verdict.clean(), verdict
         if self.clocks_off_s:
             self._set_clocks_right(began)
         self._report(what, verdict, await self.checked(self.database, self.psps, at_rest=True))
-        assert verdict.clean(), verdict
         assert all(process.is_alive() for process in (*self.workers, *(server.process for server in self.servers)))
         assert self.merchants.seen.keys() - {"hung up"} <= set(allowed), self.merchants.seen
         assert self.merchants.after.keys() <= FINAL, self.merchants.after
