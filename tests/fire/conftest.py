@@ -331,6 +331,9 @@ class Merchants:
     took_s: list[float] = field(default_factory=list)
     well: bool = False
     begun: int = 0
+    held_from: int | None = None
+    """The order that waits, with all after it, until somebody says ``go``: for what takes long to prepare."""
+    go: asyncio.Event = field(default_factory=asyncio.Event)
     on_the_way: set[Sending] = field(default_factory=set)
     _next: Iterator[int] = field(default_factory=itertools.count)
 
@@ -339,6 +342,9 @@ class Merchants:
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for number, order in enumerate(wanted):
+                if number == self.held_from:
+                    await self.go.wait()
+                    started = time.monotonic() - number / rate
                 await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
                 told = Told(order)
                 self.told.append(told)
@@ -714,9 +720,11 @@ class Fire:
         *,
         rate: float = 90.0,
         wanted: Sequence[Order] | None = None,
+        held_from: float | None = None,
     ) -> Verdict:
         """Send the orders, let ``loss`` happen on their way, wait until all is settled, and judge. May be called again.
 
+        ``held_from`` is the share of the orders after which the rest waits until ``loss`` says ``go``.
         Nobody may have seen an answer that is not in ``allowed``, nor, once it is over, one that is not usual.
         """
         wanted = self.orders() if wanted is None else wanted
@@ -728,6 +736,8 @@ class Fire:
             urls = [server.url for server in self.servers]
             key = new_key(self.database, self.kit.SECRETS["GATEWAY_SECRET_KEY"])
             self.merchants = Merchants(urls, key, http, self.kit.body, self.kit.card, self.story)
+            if held_from is not None:
+                self.merchants.held_from = int(len(wanted) * held_from)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.merchants.shop(wanted, rate))
                 group.create_task(self._trouble(loss))

@@ -85,6 +85,9 @@ async def test_a_rolling_restart_under_load_is_only_a_connection_to_be_made_agai
     async def rolled(fire: Fire) -> None:
         hears_webhooks, *old = fire.servers
         new = await fire.add_server()
+        fire.merchants.go.set()
+        begun = fire.merchants.begun
+        await fire.merchants.until(lambda: fire.merchants.begun >= begun + 20, "orders go on")
         for server in old:
             fire.remarks.append(await fire.stop(server))
         worker = fire.workers.pop()
@@ -93,9 +96,10 @@ async def test_a_rolling_restart_under_load_is_only_a_connection_to_be_made_agai
         fire.remarks.append(await fire.stop(hears_webhooks))
         hears_webhooks.process.start()
         await fire.ready(hears_webhooks)
+        fire.merchants.urls.append(hears_webhooks.url)
         fire.servers = [hears_webhooks, new]
 
-    await fire.burn("rolling restart", rolled, fire.SERVER_LOST, rate=60)
+    await fire.burn("rolling restart", rolled, fire.SERVER_LOST, held_from=0.4)
 
 
 async def test_clocks_twenty_minutes_apart_change_nothing(fire: Fire) -> None:
