@@ -290,6 +290,10 @@ class Edge:
             await self._app(scope, receive, send_marked)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the server stops and waits no longer; what was begun is settled by its lease
+            if not started:
+                await _rendered(_cut_off(scope), scope)(scope, receive, send_marked)
+            raise
         except Exception as error:
             problem = _problem_of(error, scope)
             if started:
@@ -318,6 +322,13 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
             return Problem(
                 "internal_error", "Send the same request with the same key again; if it stays, tell us the request_id."
             )
+
+
+def _cut_off(scope: Scope) -> Problem:
+    """What a request is told that was cut off in the middle: never that nothing happened, nor that it failed."""
+    log.warning("request_cut_off", path=_route(scope))
+    code = "internal_error" if scope["method"] == "GET" else "outcome_in_doubt"
+    return Problem(code, "The server was stopped. Send the same request with the same key again.")
 
 
 def _route(scope: Scope) -> str:

@@ -31,7 +31,7 @@ from gateway.settle import (
     FOR_NOTHING_ELSE,
     MethodUse,
     Next,
-    look_up,
+    look,
     open_certainly,
     read,
     record,
@@ -459,7 +459,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
         raise in_progress()
     first_send = taken.reached_nobody
     work = Work(command, taken.payment, taken.operation, taken.request, first_send=first_send, deadline=_deadline())
-    return work if taken.sendable else await _record(work, await look_up(taken, deps), deps)
+    return await _record(work, (await look(taken, deps)).outcome, deps)
 
 
 async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float) -> Work | Answer:

@@ -23,7 +23,7 @@ from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, n
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
-from gateway.settle import DECISIONS_MAX, look_up, open_certainly, read, record, send, take_over
+from gateway.settle import DECISIONS_MAX, look, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
 from idempotency.key import Key
 from providers.contract import (
@@ -399,7 +399,7 @@ async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer
     if taken is None:
         raise in_progress()
     work = Work(taken.payment, taken.operation, taken.request, first_send=taken.reached_nobody)
-    return work if taken.sendable else await _record(command, work, await look_up(taken, deps), deps)
+    return await _record(command, work, (await look(taken, deps)).outcome, deps)
 
 
 async def _present(
