@@ -62,6 +62,8 @@ _DONE: Final = """UPDATE webhook_inbox SET result = $2, tries = tries + 1,
 _DUE: Final = f"""UPDATE webhook_inbox SET due_at = now() + interval '{LEASE_S} seconds' WHERE id IN
     (SELECT id FROM webhook_inbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING id, account, type, sealed_body, position, tries"""
+WRITES: Final[Mapping[str, str]] = {_STORE: "receive", _DONE: "note", _DUE: "claim"}
+"""What each of these statements is called, by its text."""
 
 
 class Inbox:
