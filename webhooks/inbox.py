@@ -17,8 +17,8 @@ from providers.registry import Account
 
 LADDER_S: Final = (5, 30, 300, 3600, 21_600)
 """Seconds until an event that could not be applied is tried again; after the last it is kept as it is."""
-LEASE_S: Final = 60
-"""How long applying an event may take before another worker tries it."""
+LEASE_S: Final = 6
+"""How long applying an event may take before another worker tries it: as long as an operation's lease. Applied twice, it is no news."""
 
 log = structlog.get_logger()
 
