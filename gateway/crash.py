@@ -188,7 +188,7 @@ PATHS: Final[Mapping[str, Path]] = {
     "refund": Path("a refund", _FOLLOW_UP, (("POST", "/v1/refunds"),)),
     "return": Path(
         "a shopper who comes back from a challenge",
-        ("returned", *_CALL),
+        ("returned", "ask", *_CALL),
         (("GET", "/v1/return/[^/]+"), ("POST", "/v1/payments/[^/]+/details")),
     ),
     "dispute": Path(
