@@ -176,6 +176,7 @@ STEPS: Final[Mapping[str, Step]] = {
 
 _GATE: Final = ("take", "release")
 _CALL: Final = ("send", "renew", "settle")
+_NEWS: Final = ("settle", "change", "dispute", "note")
 _CHARGE: Final = (*_GATE, "open", "reseal", *_CALL, "cascade", "take_over", "postpone", "answer")
 _FOLLOW_UP: Final = (*_GATE, "open", *_CALL, "take_over", "postpone", "answer")
 
@@ -188,7 +189,7 @@ PATHS: Final[Mapping[str, Path]] = {
     "refund": Path("a refund", _FOLLOW_UP, (("POST", "/v1/refunds"),)),
     "return": Path(
         "a shopper who comes back from a challenge",
-        ("returned", "ask", *_CALL),
+        ("returned", "ask", *_CALL, "postpone"),
         (("GET", "/v1/return/[^/]+"), ("POST", "/v1/payments/[^/]+/details")),
     ),
     "dispute": Path(
@@ -205,11 +206,13 @@ PATHS: Final[Mapping[str, Path]] = {
         (("POST", "/v1/customers"), ("DELETE", "/v1/customers/[^/]+")),
     ),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),
-    "webhook": Path("a webhook", ("receive", "settle", "dispute", "note"), (("POST", "/v1/webhooks/[^/]+"),)),
+    "webhook": Path("a webhook", ("receive", *_NEWS), (("POST", "/v1/webhooks/[^/]+"),)),
     "sweep": Path("the worker's sweep", ("take_over", "ask", "reseal", *_CALL, "postpone"), job="settle"),
-    "inbound": Path("webhooks that the worker applies", ("claim", "settle", "dispute", "note"), job="inbound"),
-    "cancels": Path("cancels that the worker carries out", ("open", "ask", *_CALL), job="cancels"),
-    "abandoned": Path("challenges that the worker ends", ("adopt", "claim", "open", "ask", *_CALL), job="abandoned"),
+    "inbound": Path("webhooks that the worker applies", ("claim", *_NEWS), job="inbound"),
+    "cancels": Path("cancels that the worker carries out", ("open", "ask", *_CALL, "postpone"), job="cancels"),
+    "abandoned": Path(
+        "challenges that the worker ends", ("adopt", "claim", "open", "ask", *_CALL, "postpone"), job="abandoned"
+    ),
     "lapsed": Path("declined payments that the worker ends", ("claim", "change", "forget"), job="lapsed"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests"), job="wipe"),

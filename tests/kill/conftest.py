@@ -21,6 +21,7 @@ from aiohttp import web
 
 FORGE: Final = Path(__file__).parent / "forge.py"
 HOST: Final = "127.0.0.1"
+PAUSE_S: Final = 0.2
 GONE_S: Final = 60.0
 """How long a process that was told to die may take; longer is a fault of the forge."""
 OPERATION: Final = re.compile(rb"\b[a-z]{2,3}_[0-9a-f]{32}\b")
@@ -155,23 +156,26 @@ class Post:
     What nobody brings is lost, as far as the gateway can tell.
     """
 
-    letters: list[Letter] = field(default_factory=list)
+    letters: asyncio.Queue[Letter] = field(default_factory=asyncio.Queue)
+    """What came and nobody has brought yet."""
+    seen: list[Letter] = field(default_factory=list)
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def receive(self, request: web.Request) -> web.Response:
         """A PSP brings a webhook."""
         letter = Letter(request.match_info["account"], dict(request.headers), await request.read())
         async with self.came:
-            self.letters.append(letter)
+            self.letters.put_nowait(letter)
+            self.seen.append(letter)
             self.came.notify_all()
         return web.Response()
 
-    async def wait_for(self, operations: set[str], tells: Callable[[Letter], bool]) -> Letter:
-        """The first webhook that speaks of one of these operations and ``tells`` what is waited for."""
+    async def wait_for(self, tells: Callable[[Letter], bool]) -> Letter:
+        """The first webhook that ``tells`` what is waited for."""
         async with self.came:
             while True:
-                for letter in self.letters:
-                    if letter.operations & operations and tells(letter):
+                for letter in self.seen:
+                    if tells(letter):
                         return letter
                 await asyncio.wait_for(self.came.wait(), GONE_S)
 
@@ -187,6 +191,13 @@ class Post:
                 return answer.status
         except aiohttp.ClientError:
             return None
+
+    async def redeliver(self, letter: Letter, http: aiohttp.ClientSession, url: str) -> None:
+        """Bring one until it is acknowledged, as a PSP does."""
+        deadline = asyncio.get_running_loop().time() + GONE_S
+        while await self.deliver(letter, http, url) != 200:
+            assert asyncio.get_running_loop().time() < deadline, f"nobody takes the webhook at {url}"
+            await asyncio.sleep(PAUSE_S)
 
 
 @pytest.fixture
