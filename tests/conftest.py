@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl, urlsplit
 
+import asyncpg
 import httpx
 import hypothesis
 import psycopg
@@ -45,9 +46,11 @@ from referencing.jsonschema import DRAFT202012
 
 from gateway.app import House, create_app, open_house
 from gateway.embedded import SUPERUSER, Postgres, Valkey, spawn
+from gateway.invariants import Outside, Report, check_invariants, horizons, sandbox_arrivals, sandbox_entries
 from gateway.migrate import migrate
 from gateway.settings import Settings
 from gateway.sweep import sweep
+from gateway.vault import Keyring
 from idempotency.once import GatePolicy
 
 HOST: Final = "127.0.0.1"
@@ -319,6 +322,10 @@ class Psps:
     def books(self, psp: str, book: str) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self._control(psp, "GET", "books")[book]
         return entries
+
+    def all_books(self, psp: str) -> dict[str, list[dict[str, Any]]]:
+        books: dict[str, list[dict[str, Any]]] = self._control(psp, "GET", "books")
+        return books
 
     def charges(self) -> list[dict[str, Any]]:
         """Every authorization that any of them has made."""
@@ -876,6 +883,59 @@ def processes(configuration: Configuration, api_port: int, tmp_path: Path) -> It
     ours.end()
 
 
+# --- The promises ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Look:
+    """A superuser's look into a database, a statement at a time, for the checks of the invariants."""
+
+    database: Database
+
+    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
+        connection = await asyncpg.connect(
+            self.database.admin_url, server_settings={"default_transaction_read_only": "on", "jit": "off"}
+        )
+        try:
+            rows: list[Mapping[str, Any]] = await connection.fetch(query, *args)
+            return rows
+        finally:
+            await connection.close()
+
+
+def outside(database: Database, psps: Psps) -> Outside:
+    """What the sandbox PSPs say: their books and wire logs. An account is named where its PSP serves no other one."""
+    used = database.rows(
+        "SELECT provider, min(account) AS name FROM operation GROUP BY provider HAVING count(DISTINCT account) = 1"
+    )
+    names = {row["provider"]: row["name"] for row in used}
+    return Outside(
+        entries=[entry for psp in psps.urls for entry in sandbox_entries(psps.all_books(psp), names.get(psp, ""), psp)],
+        arrivals=[arrival for psp in psps.urls for arrival in sandbox_arrivals(psps.requests(psp), names.get(psp, ""))],
+        horizons=horizons(),
+    )
+
+
+Checked = Callable[..., Awaitable[Report]]
+
+
+@pytest.fixture
+def checked() -> Checked:
+    """``await checked(database, psps, at_rest=True)``: every promise holds, for the rows as for the PSPs' books and wire logs."""
+
+    async def check(database: Database, psps: Psps, *, at_rest: bool = True) -> Report:
+        keyring = Keyring.derive(base64.b64decode(SECRETS["GATEWAY_SECRET_KEY"]))
+        report = await check_invariants(
+            Look(database), outside(database, psps), at_rest=at_rest, grace_s=0 if at_rest else 120, keyring=keyring
+        )
+        assert report.clean, "\n".join(
+            f"{each.invariant} {each.payment_id}: {each.detail}" for each in report.violations
+        )
+        return report
+
+    return check
+
+
 # --- What tests share: ``tests`` is no package, so a fixture hands it out ------------------------------------------------
 
 
@@ -889,6 +949,8 @@ class Kit:
     card = staticmethod(card)
     eventually = staticmethod(eventually)
     flush = staticmethod(flush)
+    Look = Look
+    outside = staticmethod(outside)
 
 
 @pytest.fixture

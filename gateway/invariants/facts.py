@@ -109,6 +109,17 @@ class KeyRecord(NamedTuple):
     open_in_round: int
 
 
+class EventRecord(NamedTuple):
+    """A row of ``webhook_inbox``, without what was in the event."""
+
+    id: int
+    account: str
+    event_id: str
+    due_at: float | None
+    received_at: float
+    applied: bool
+
+
 class Entry(NamedTuple):
     """One movement of money in a provider's own books, or a refused one.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from gateway.invariants.facts import ChangeRecord, DisputeRecord, KeyRecord, OperationRecord, PaymentRecord
+from gateway.invariants.facts import ChangeRecord, DisputeRecord, EventRecord, KeyRecord, OperationRecord, PaymentRecord
 
 PAGE: Final = 500
 """Payments or keys read at a time; what is in memory is a few such pages, however many rows there are."""
 
-_INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "review_at"})
+_INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "review_at", "received_at"})
 
 
 class Fetches(Protocol):
@@ -70,6 +70,8 @@ def _value(name: str, table: str, instead: Mapping[str, str]) -> str:
     return f"extract(epoch FROM {table}.{name})::float8" if name in _INSTANTS else f"{table}.{name}"
 
 
+NOW: Final = "SELECT extract(epoch FROM now())::float8 AS now"
+
 REVIEWED: Final = """SELECT table_name::text AS name FROM information_schema.columns
     WHERE column_name = 'review_at' AND table_name IN ('payment', 'operation') AND table_schema = 'public'"""
 
@@ -119,8 +121,10 @@ KEYED: Final = "SELECT EXISTS (SELECT FROM idempotency_key WHERE payment_id = $1
 OPERATIONS: Final = "SELECT id, payment_id FROM operation WHERE id = ANY($1::text[])"
 """Which of these operations there are."""
 
-INBOX: Final = """SELECT id, account, event_id, extract(epoch FROM due_at)::float8 AS due_at,
-    extract(epoch FROM received_at)::float8 AS received_at, applied_at IS NOT NULL AS applied, result,
+_EVENT: Final = {"applied": "e.applied_at IS NOT NULL"}
+INBOX: Final = f"""SELECT {", ".join(f"{_value(name, 'e', _EVENT)} AS {name}" for name in EventRecord._fields)},
     extract(epoch FROM now())::float8 AS now
-    FROM webhook_inbox WHERE id > $1 ORDER BY id LIMIT $2"""
-"""One page of the inbox, without what was in the events."""
+    FROM webhook_inbox e WHERE e.id > $1 AND e.received_at >= to_timestamp($2::float8) ORDER BY e.id LIMIT $3"""
+"""One page of the inbox above an id, received at ``$2`` or later, ``$3`` of them."""
+EVENT: Final = INBOX.replace("e.id > $1", "e.id = $1")
+"""One event again."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from gateway.invariants.facts import Case, ChangeRecord, KeyCase, OperationRecord
+from gateway.invariants.facts import Case, ChangeRecord, EventRecord, KeyCase, Moment, OperationRecord
 
 Sentences = Iterator[str]
 
@@ -230,11 +230,20 @@ def one_key_per_operation(case: Case) -> Sentences:
             yield f"{op.id} has no provider key that could be sent"
 
 
+REVIEW: Final = "needs_review"
+
+
+def in_review(case: Case, op: OperationRecord) -> bool:
+    """Whether an operation of unknown outcome was handed to a person: nobody else is to look at it."""
+    p = case.payment
+    return REVIEW in {op.reason, p.processing_reason} or op.review_at is not None or p.review_at is not None
+
+
 def nothing_forgotten(case: Case) -> Sentences:
     """Whatever is open is due, or waits for somebody who will come."""
     p, moment = case.payment, case.moment
     for op in case.operations:
-        if op.status not in OPEN or op.review_at is not None or p.review_at is not None:
+        if op.status not in OPEN or in_review(case, op):
             continue
         if op.status in IN_FLIGHT | {"requires_action"} and op.due_at is None:
             yield f"{op.id} is {op.status}, and nobody will ever look at it"
@@ -347,6 +356,16 @@ def told_failed_is_unpaid(case: KeyCase) -> Sentences:
         yield f"the key {key.key!r} was answered 402, and {key.opened} is {what} in the same round"
 
 
-def operations_by_id(case: Case) -> dict[str, OperationRecord]:
-    """The payment's operations by their ids."""
-    return {op.id: op for op in case.operations}
+# --- One event --------------------------------------------------------------------------------------------------------
+
+
+def event_is_applied(event: EventRecord, moment: Moment) -> Sentences:
+    """An event that was stored is applied, or due to be."""
+    if event.applied:
+        return
+    if event.due_at is None:
+        yield f"the event {event.event_id} of {event.account} is not applied, and never will be"
+    elif moment.at_rest:
+        yield f"the event {event.event_id} of {event.account} is not applied, and everything is at rest"
+    elif event.due_at < moment.now - moment.grace_s:
+        yield f"the event {event.event_id} of {event.account} was due {moment.now - event.due_at:.0f} s ago"

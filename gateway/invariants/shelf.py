@@ -45,7 +45,7 @@ class Shelf:
 
     def pour_entries(self, entries: Iterable[Entry]) -> int:
         """Take entries in; once, before the first look-up. Returns how many."""
-        return self._pour("entry", Entry, entries, ("reference", "payment_reference"))
+        return self._pour("entry", Entry, entries, ("reference", "payment_reference", "key"))
 
     def pour_arrivals(self, arrivals: Iterable[Arrival]) -> int:
         """Take arrivals in; once, before the first look-up. Returns how many."""
@@ -63,21 +63,21 @@ class Shelf:
         """Those of ``ids`` that a key has opened."""
         return {row[0] for row in self._ask("SELECT id FROM opened WHERE id IN ({})", ids)}
 
-    def about(self, operations: Sequence[str]) -> Shelved:
-        """Entries and arrivals that name one of ``operations``, and arrivals that share a key with such a one."""
-        entries = {
-            row[0]: Entry._make(row[1:])
-            for name in ("reference", "payment_reference")
-            for row in self._ask(f"SELECT {_listed(Entry)} FROM entry WHERE {name} IN ({{}})", operations)
-        }
-        named = {
-            row[0]: Arrival._make(row[1:])
-            for row in self._ask(f"SELECT {_listed(Arrival)} FROM arrival WHERE reference IN ({{}})", operations)
-        }
-        keys = sorted({arrival.key for arrival in named.values() if arrival.key is not None})
-        for row in self._ask(f"SELECT {_listed(Arrival)} FROM arrival WHERE key IN ({{}})", keys):
-            named.setdefault(row[0], Arrival._make(row[1:]))
-        return Shelved(sorted(entries.items()), sorted(named.items()))
+    def about(self, operations: Sequence[str], keys: Sequence[str]) -> Shelved:
+        """Entries and arrivals that name one of ``operations``, or came under one of ``keys``, or share a key with such a one."""
+        entries, arrivals = dict[int, Entry](), dict[int, Arrival]()
+        for column, names in (("reference", operations), ("payment_reference", operations), ("key", keys)):
+            query = f'SELECT {_listed(Entry)} FROM entry WHERE "{column}" IN ({{}})'
+            entries |= {row[0]: Entry._make(row[1:]) for row in self._ask(query, names)}
+        for column, names in (("reference", operations), ("key", keys)):
+            arrivals |= self._arrivals(column, names)
+        shared = {arrival.key for arrival in arrivals.values() if arrival.key is not None}
+        arrivals |= self._arrivals("key", sorted(shared - set(keys)))
+        return Shelved(sorted(entries.items()), sorted(arrivals.items()))
+
+    def _arrivals(self, column: str, names: Sequence[str]) -> dict[int, Arrival]:
+        query = f'SELECT {_listed(Arrival)} FROM arrival WHERE "{column}" IN ({{}})'
+        return {row[0]: Arrival._make(row[1:]) for row in self._ask(query, names)}
 
     def mark(self, shelved: Shelved) -> None:
         """Note that these belong to operations of ours."""

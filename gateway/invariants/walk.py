@@ -6,18 +6,22 @@ what looks broken is read once more before it is reported, and what is younger t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
 import orjson
 
 from gateway.invariants.facts import (
+    Arrival,
     Case,
     ChangeRecord,
     DisputeRecord,
+    Entry,
+    EventRecord,
     KeyCase,
     KeyRecord,
     Moment,
@@ -27,7 +31,20 @@ from gateway.invariants.facts import (
     Report,
     Violation,
 )
-from gateway.invariants.queries import COUNTS, KEY, KEYED, KEYS, PAGE, REVIEWED, Fetches, statements
+from gateway.invariants.queries import (
+    COUNTS,
+    EVENT,
+    INBOX,
+    KEY,
+    KEYED,
+    KEYS,
+    NOW,
+    OPERATIONS,
+    PAGE,
+    REVIEWED,
+    Fetches,
+    statements,
+)
 from gateway.invariants.shelf import Shelf
 from gateway.invariants.table import INVARIANTS
 from gateway.sql import Row
@@ -114,20 +131,24 @@ class _Walk:
         started = await self._keys(totals.get("idempotency_key", 0))
         self._shelf.index_opened()
         await self._payments(totals.get("payment", 0), started)
+        await self._strays()
+        await self._inbox()
         return Report(
             violations=tuple(self._found),
             broken=dict(self._broken),
             rows=dict(self._rows),
             entries=self._entries,
             arrivals=self._arrivals,
-            checked=tuple(each.name for each in INVARIANTS if self._is_checked(each)),
+            checked=tuple(
+                each.name for each in INVARIANTS if each.is_checked(books=self._books is not None, wire=self._wire)
+            ),
         )
 
     # -- keys
 
     async def _keys(self, total: int) -> float:
         """Judge every key, and note what each has opened. Returns the database's time when it began."""
-        (row,) = await self._db.fetch("SELECT extract(epoch FROM now())::float8 AS now")
+        (row,) = await self._db.fetch(NOW)
         started: float = row["now"]
         after: tuple[str, bool, str] = ("", False, "")
         while rows := await self._db.fetch(KEYS, *after, self._page, self._since):
@@ -180,14 +201,40 @@ class _Walk:
     async def _cases(self, rows: Iterable[Row], started: float) -> list[Case]:
         bare = [_case(row, self._moment(row["now"])) for row in rows]
         opened = self._shelf.opened([case.payment.id for case in bare])
-        return [await self._whole(case, case.payment.id in opened, started) for case in bare]
+        whole = [await self._keyed(case, case.payment.id in opened, started) for case in bare]
+        return whole if self._books is None else self._with_books(whole)
 
-    async def _whole(self, case: Case, keyed: bool, started: float) -> Case:  # noqa: FBT001 - a fact about the case
-        p = case.payment
+    def _with_books(self, cases: list[Case]) -> list[Case]:
+        """The cases with what the providers say of them."""
+        owners = {op.id: number for number, case in enumerate(cases) for op in case.operations}
+        senders = {op.provider_key: op.id for case in cases for op in case.operations}
+        shelved = self._shelf.about(list(owners), list(senders))
+        self._shelf.mark(shelved)
+        entries: dict[int, list[Entry]] = defaultdict(list)
+        arrivals: dict[int, list[Arrival]] = defaultdict(list)
+        for _, entry in shelved.entries:
+            # What names no operation was caused by the one under whose key it came.
+            known = entry if entry.reference else entry._replace(reference=senders.get(entry.key or ""))
+            for number in {owners[name] for name in (known.reference, known.payment_reference) if name in owners}:
+                entries[number].append(known)
+        of_key: dict[str, set[int]] = defaultdict(set)
+        named = [
+            each if each.reference else each._replace(reference=senders.get(each.key or ""))
+            for _, each in shelved.arrivals
+        ]
+        for arrival in named:
+            if arrival.reference in owners:
+                of_key[arrival.key or ""].add(owners[arrival.reference])
+        for arrival in named:
+            mine = {owners[arrival.reference]} if arrival.reference in owners else set()
+            for number in mine | (of_key[arrival.key] if arrival.key else set()):
+                arrivals[number].append(arrival)
+        return [replace(case, entries=entries[n], arrivals=arrivals[n]) for n, case in enumerate(cases)]
+
+    async def _keyed(self, case: Case, keyed: bool, started: float) -> Case:  # noqa: FBT001 - a fact about the case
         # A payment that was opened while the keys were walked may have its key behind the place where the walk was.
-        old = self._at_rest or p.created_at < started - self._grace_s
-        keyed = keyed or not old or await self._has_key(p.id)
-        return Case(p, case.operations, case.changes, case.disputes, case.moment, keyed=keyed)
+        old = self._at_rest or case.payment.created_at < started - self._grace_s
+        return case if keyed or not old or await self._has_key(case.payment.id) else replace(case, keyed=False)
 
     async def _has_key(self, payment_id: str) -> bool:
         self._confirmed += 1
@@ -202,15 +249,52 @@ class _Walk:
                 if check is not None:
                     yield from (Violation(each.name, case.payment.id, detail) for detail in check(case))
 
-    # -- what both need
+    # -- what belongs to no payment
+
+    async def _strays(self) -> None:
+        """Judge what the providers have for operations that no payment of the walk has."""
+        if self._books is None:
+            return
+        (row,) = await self._db.fetch(NOW)
+        moment = self._moment(row["now"])
+        for entries in _chunks(self._shelf.stray_entries(), self._page):
+            known = await self._known(name for entry in entries for name in (entry.reference, entry.payment_reference))
+            left = [e for e in entries if e.at >= self._since and not known & {e.reference, e.payment_reference}]
+            for each in INVARIANTS:
+                self._note(_strays(each.name, each.entry, left, moment, lambda e: e.payment_reference or e.payment))
+        for arrivals in _chunks(self._shelf.stray_arrivals(), self._page):
+            known = await self._known(arrival.reference for arrival in arrivals)
+            unknown = [a for a in arrivals if a.at >= self._since and a.reference not in known]
+            for each in INVARIANTS:
+                self._note(_strays(each.name, each.arrival, unknown, moment, lambda a: a.reference or ""))
+
+    async def _known(self, names: Iterable[str | None]) -> set[str | None]:
+        """Those of ``names`` that are operations after all: older than the walk, or written since it passed."""
+        asked = sorted({name for name in names if name is not None})
+        return {row["id"] for row in await self._db.fetch(OPERATIONS, asked)} if asked else set()
+
+    async def _inbox(self) -> None:
+        after = 0
+        while rows := await self._db.fetch(INBOX, after, self._since, self._page):
+            for row in rows:
+                if list(self._event_violations(row)):
+                    for again in await self._db.fetch(EVENT, row["id"], 0.0, 1):
+                        self._note(self._event_violations(again))
+            after = rows[-1]["id"]
+            self._count("webhook_inbox", len(rows), 0)
+
+    def _event_violations(self, row: Row) -> Iterator[Violation]:
+        event, moment = EventRecord._make(row[name] for name in EventRecord._fields), self._moment(row["now"])
+        for each in INVARIANTS:
+            if each.event is not None:
+                yield from (Violation(each.name, event.event_id, detail) for detail in each.event(event, moment))
+
+    # -- what all need
 
     def _moment(self, now: float) -> Moment:
         books = self._books
         taken_at = None if books is None else now if books.taken_at is None else books.taken_at
         return Moment(now, self._at_rest, self._grace_s, taken_at, {} if books is None else books.horizons)
-
-    def _is_checked(self, invariant: object) -> bool:
-        return True
 
     def _note(self, violations: Iterable[Violation]) -> None:
         for violation in violations:
@@ -236,3 +320,24 @@ def _case(row: Row, moment: Moment) -> Case:
         disputes=[DisputeRecord._make(each) for each in orjson.loads(row["disputes"])],
         moment=moment,
     )
+
+
+_T = TypeVar("_T")
+
+
+def _chunks(rows: Iterator[_T], size: int) -> Iterator[list[_T]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def _strays(
+    invariant: str,
+    check: Callable[[_T, Moment], str | None] | None,
+    found: Iterable[_T],
+    moment: Moment,
+    name: Callable[[_T], str],
+) -> Iterator[Violation]:
+    for each in found:
+        detail = None if check is None else check(each, moment)
+        if detail is not None:
+            yield Violation(invariant, name(each), detail)
