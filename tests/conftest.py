@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qsl, urlsplit
 
-import asyncpg
 import httpx
 import hypothesis
 import psycopg
@@ -51,6 +50,7 @@ from gateway.migrate import migrate
 from gateway.settings import Settings
 from gateway.sweep import sweep
 from gateway.vault import Keyring
+from gateway.verify import reading
 from idempotency.once import GatePolicy
 
 HOST: Final = "127.0.0.1"
@@ -886,23 +886,6 @@ def processes(configuration: Configuration, api_port: int, tmp_path: Path) -> It
 # --- The promises ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Look:
-    """A superuser's look into a database, a statement at a time, for the checks of the invariants."""
-
-    database: Database
-
-    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
-        connection = await asyncpg.connect(
-            self.database.admin_url, server_settings={"default_transaction_read_only": "on", "jit": "off"}
-        )
-        try:
-            rows: list[Mapping[str, Any]] = await connection.fetch(query, *args)
-            return rows
-        finally:
-            await connection.close()
-
-
 def outside(database: Database, psps: Psps) -> Outside:
     """What the sandbox PSPs say: their books and wire logs. An account is named where its PSP serves no other one."""
     used = database.rows(
@@ -916,6 +899,11 @@ def outside(database: Database, psps: Psps) -> Outside:
     )
 
 
+def keyring() -> Keyring:
+    """The keys of every gateway of the tests."""
+    return Keyring.derive(base64.b64decode(SECRETS["GATEWAY_SECRET_KEY"]))
+
+
 Checked = Callable[..., Awaitable[Report]]
 
 
@@ -924,10 +912,8 @@ def checked() -> Checked:
     """``await checked(database, psps, at_rest=True)``: every promise holds, for the rows as for the PSPs' books and wire logs."""
 
     async def check(database: Database, psps: Psps, *, at_rest: bool = True) -> Report:
-        keyring = Keyring.derive(base64.b64decode(SECRETS["GATEWAY_SECRET_KEY"]))
-        report = await check_invariants(
-            Look(database), outside(database, psps), at_rest=at_rest, grace_s=0 if at_rest else 120, keyring=keyring
-        )
+        async with reading(database.url) as db:
+            report = await check_invariants(db, outside(database, psps), at_rest=at_rest, grace_s=5, keyring=keyring())
         assert report.clean, "\n".join(
             f"{each.invariant} {each.payment_id}: {each.detail}" for each in report.violations
         )
@@ -949,8 +935,8 @@ class Kit:
     card = staticmethod(card)
     eventually = staticmethod(eventually)
     flush = staticmethod(flush)
-    Look = Look
     outside = staticmethod(outside)
+    keyring = staticmethod(keyring)
 
 
 @pytest.fixture
