@@ -145,6 +145,11 @@ class Process:
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        assert self._running is not None
+        self._running.send_signal(signal.SIGINT)
+
     def suspend(self) -> None:
         """Freeze it as a paused container or a stolen core would."""
         assert self._running is not None

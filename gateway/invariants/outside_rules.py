@@ -182,11 +182,16 @@ def one_key_per_request(case: Case) -> Sentences:
     """Whatever is sent again is the same bytes under the same key, and no key serves two requests."""
     by_key: dict[str, set[tuple[str, str]]] = defaultdict(set)
     by_request: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for arrival in case.arrivals:
+    own_path: dict[tuple[str, str], str] = {}
+    for arrival in sorted(case.arrivals, key=lambda each: each.at):
         if arrival.key is None:  # it asks and changes nothing
             continue
         by_key[arrival.key].add((arrival.path, arrival.body))
-        if arrival.reference is not None:
+        if arrival.reference is None:
+            continue
+        # What completes a challenge goes elsewhere, under a key that follows from what the shopper brought.
+        path = own_path.setdefault((arrival.reference, arrival.operation), arrival.path)
+        if arrival.path == path:
             by_request[arrival.reference, arrival.path, arrival.body].add(arrival.key)
     for key, requests in by_key.items():
         if len(requests) > 1:
@@ -197,20 +202,39 @@ def one_key_per_request(case: Case) -> Sentences:
 
 
 def asked_one_after_the_other(case: Case) -> Sentences:
-    """No other account is asked before the one that was asked has answered."""
+    """No other account is asked before it is known what came of the attempt before."""
     attempts = sorted(case.attempts, key=lambda op: op.seq)
     for op, following in pairwise(attempts):
-        before = _asking(case, op)
-        after = min((arrival.at for arrival in _asking(case, following)), default=None)
-        if not before or after is None:
+        asked = _asking(case, {op.id})
+        after = min((arrival.at for arrival in _asking(case, {following.id})), default=None)
+        if not asked or after is None:
             continue
-        answered = min((arrival.answered for arrival in before if arrival.answered is not None), default=None)
-        if answered is None or answered > after:
+        known = _known_at(case, op, following, asked)
+        if known is None or known > after:
             yield f"{following.account} was asked for {following.id} before {op.account} had answered for {op.id}"
 
 
-def _asking(case: Case, op: OperationRecord) -> list[Arrival]:
-    return [each for each in case.arrivals if each.reference == op.id and each.operation == "authorize" and each.key]
+def _asking(case: Case, ids: set[str]) -> list[Arrival]:
+    return [each for each in case.arrivals if each.reference in ids and each.operation in _ASKS and each.key]
+
+
+_ASKS: Final = frozenset({"authorize", "void"})
+
+
+def _known_at(case: Case, op: OperationRecord, following: OperationRecord, asked: list[Arrival]) -> float | None:
+    """When an attempt's end was first known here: its provider answered, or to the void of it, or told it otherwise."""
+    voids = {each.id for each in case.operations if each.kind == "void" and op.seq < each.seq < following.seq}
+    answers = [*asked, *_asking(case, voids)]
+    told = [
+        change.at - SKEW_S
+        for change in case.changes
+        if change.operation_id in {op.id, *voids} and change.source != "call" and change.news in _ENDS
+    ]
+    return min([*told, *(each.answered for each in answers if each.answered is not None)], default=None)
+
+
+_ENDS: Final = frozenset({"Approved", "Declined", "Resolved"})
+"""News of an end. That nothing happened is believed of a call alone, and there the provider's answer, or its silence, shows it."""
 
 
 def within_horizon(case: Case) -> Sentences:

@@ -245,11 +245,11 @@ def nothing_forgotten(case: Case) -> Sentences:
     for op in case.operations:
         if op.status not in OPEN or in_review(case, op):
             continue
-        if op.status in IN_FLIGHT | {"requires_action"} and op.due_at is None:
+        if op.due_at is None:
             yield f"{op.id} is {op.status}, and nobody will ever look at it"
         elif op.status in IN_FLIGHT and moment.at_rest:
             yield f"{op.id} is {op.status}, and everything is at rest"
-        elif op.due_at is not None and op.due_at < moment.now - moment.grace_s and op.status != "pending":
+        elif op.due_at < moment.now - moment.grace_s:
             yield f"{op.id} is {op.status}, and was due {moment.now - op.due_at:.0f} s ago"
     parked = p.processing_reason == "awaiting_retry" and p.status == "processing"
     if parked and p.updated_at < moment.now - PARKED_S - moment.grace_s:
@@ -365,7 +365,7 @@ def event_is_applied(event: EventRecord, moment: Moment) -> Sentences:
         return
     if event.due_at is None:
         yield f"the event {event.event_id} of {event.account} is not applied, and never will be"
-    elif moment.at_rest:
+    elif moment.at_rest and event.received_at < moment.now - moment.grace_s:
         yield f"the event {event.event_id} of {event.account} is not applied, and everything is at rest"
     elif event.due_at < moment.now - moment.grace_s:
         yield f"the event {event.event_id} of {event.account} was due {moment.now - event.due_at:.0f} s ago"

@@ -159,7 +159,7 @@ class Maker:
 
         async def known() -> bool:
             await self.inside.work()
-            return (await self.inside.merchant.payment(answer.json()["id"]))["status"] == "succeeded"
+            return bool((await self.inside.merchant.payment(answer.json()["id"]))["status"] == "succeeded")
 
         await self.flow.eventually(known, "the unknown outcome was settled")
 
