@@ -43,7 +43,7 @@ STATEMENT_S: Final = 60
 LOCK_S: Final = 5
 """A migration may hold a table for a moment; longer than this it is not waited for."""
 BOOKS_S: Final = 60.0
-SAY_EVERY_S: Final = 1.0
+SAY_EVERY_S: Final = 2.0
 
 Say = Callable[[str], None]
 
@@ -227,7 +227,7 @@ async def _ask(http: aiohttp.ClientSession, place: _Place) -> tuple[dict[str, An
 
 
 class _Ticker:
-    """Hints how far the walk is, once a second."""
+    """Hints how far the walk is, every two seconds."""
 
     def __init__(self, hint: Say) -> None:
         self._hint = hint

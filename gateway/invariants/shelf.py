@@ -53,7 +53,7 @@ class Shelf:
 
     def pour_opened(self, ids: Iterable[str]) -> None:
         """Note what keys have opened. May be called again until :meth:`index_opened`."""
-        self._file.executemany("INSERT INTO opened VALUES (?)", ((each,) for each in ids))
+        self._many("INSERT INTO opened VALUES (?)", ((each,) for each in ids))
 
     def index_opened(self) -> None:
         """Make what was opened ready for :meth:`opened`."""
@@ -83,7 +83,7 @@ class Shelf:
         """Note that these belong to operations of ours."""
         for name, records in (("entry", shelved.entries), ("arrival", shelved.arrivals)):
             numbers = [(number,) for number, _ in records]
-            self._file.executemany(f"UPDATE {name} SET seen = 1 WHERE rowid = ?", numbers)
+            self._many(f"UPDATE {name} SET seen = 1 WHERE rowid = ?", numbers)
 
     def stray_entries(self) -> Iterator[Entry]:
         """Entries that belong to no operation that was looked up."""
@@ -102,13 +102,16 @@ class Shelf:
         insert = f"INSERT INTO {name} ({', '.join(_columns(record))}) VALUES ({places})"
         left, count = iter(rows), 0
         while chunk := list(islice(left, POUR)):
-            self._file.execute("BEGIN")
-            self._file.executemany(insert, chunk)
-            self._file.execute("COMMIT")
+            self._many(insert, chunk)
             count += len(chunk)
         for column in indexes:  # afterwards: it is sorted once
             self._file.execute(f'CREATE INDEX {name}_{column} ON {name} ("{column}")')
         return count
+
+    def _many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._file.execute("BEGIN")  # by itself each row would be a transaction
+        self._file.executemany(statement, rows)
+        self._file.execute("COMMIT")
 
     def _ask(self, query: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(names), ASK):

@@ -122,6 +122,13 @@ class _Walk:
         self._entries = self._arrivals = 0
         self._wire = books is not None and books.arrivals is not None
         self._confirmed = 0
+        self._checks = [
+            (each.name, check)
+            for each in INVARIANTS
+            for check in (each.rows, each.books if books is not None else None, each.wire if self._wire else None)
+            if check is not None
+        ]
+        """What every payment is looked at with."""
 
     async def report(self) -> Report:
         if self._books is not None:
@@ -244,10 +251,9 @@ class _Walk:
         return bool(row["keyed"])
 
     def _violations(self, case: Case) -> Iterator[Violation]:
-        for each in INVARIANTS:
-            for check in (each.rows, each.books if self._books else None, each.wire if self._wire else None):
-                if check is not None:
-                    yield from (Violation(each.name, case.payment.id, detail) for detail in check(case))
+        for name, check in self._checks:
+            for detail in check(case):
+                yield Violation(name, case.payment.id, detail)
 
     # -- what belongs to no payment
 
