@@ -178,10 +178,6 @@ class Moment:
     taken_at: float | None = None
     horizons: Mapping[str, float] = field(default_factory=dict)
 
-    def settled(self, at: float) -> bool:
-        """Whether what happened at ``at`` is old enough to be judged: at rest everything is."""
-        return self.at_rest or at <= self.now - self.grace_s
-
     def comparable(self, at: float) -> bool:
         """Whether the books were taken long enough after ``at`` to tell of it."""
         return self.taken_at is not None and (self.at_rest or at <= self.taken_at - self.grace_s)

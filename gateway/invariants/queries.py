@@ -6,7 +6,7 @@ there are read, so a column that a newer version adds changes nothing. ``review_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.invariants.facts import ChangeRecord, DisputeRecord, EventRecord, KeyRecord, OperationRecord, PaymentRecord
@@ -20,7 +20,7 @@ _INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "revie
 class Fetches(Protocol):
     """Something that runs one statement: :class:`gateway.sql.Pool`, or the connection of ``gateway verify``."""
 
-    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
+    async def fetch(self, query: str, *args: Any) -> Sequence[Mapping[str, Any]]:
         """The rows of one statement."""
         ...
 
