@@ -170,7 +170,7 @@ class _Walk:
     async def _judge_key(self, key: KeyRecord, now: float) -> None:
         if not list(self._key_violations(key, now)):
             return
-        for row in await self._db.fetch(KEY, key.merchant_id, key.livemode, key.key):
+        for row in (await self._db.fetch(KEY, key.merchant_id, key.livemode, key.key))[:1]:
             self._note(self._key_violations(_key(row), row["now"]))
 
     def _key_violations(self, key: KeyRecord, now: float) -> Iterator[Violation]:
