@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | merchants | keys | vault``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | merchants | keys | vault``."""
 
 from __future__ import annotations
 
@@ -148,6 +148,30 @@ def sandbox(
     chosen = {name: value for name, value in given.items() if value}
     ports = {"stripe_port": stripe_port, "adyen_port": adyen_port, "neutral_port": neutral_port}
     run(SandboxConfig(**ports, **chosen))  # type: ignore[arg-type]  # the ports are numbers, the rest is text
+
+
+@app.command()
+def verify(
+    books: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A sandbox's address, or a file with an entry a line. Else: the sandboxes among the accounts."
+        ),
+    ] = None,
+    *,
+    at_rest: Annotated[bool, typer.Option("--at-rest", help="Nothing is at work: nothing may be open either.")] = False,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds in which books and database may differ.")] = 120,
+    since: Annotated[str | None, typer.Option(help="Only payments since then: 90m, 24h, 7d or a date.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Violations to print; all are counted.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for a program.")] = False,
+) -> None:
+    """Check every promise about payments, reading only, while charges go on. Exit code 1 where one is broken."""
+    from gateway.verify import Wanted, run
+
+    wanted = Wanted(tuple(books or ()), at_rest, grace, since, as_json, limit)
+    with _plainly():
+        code = run(wanted, typer.echo, lambda text: typer.echo(text, err=True))
+    raise typer.Exit(code)
 
 
 @merchants.command("create")

@@ -2,7 +2,8 @@
 
 ``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
 from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings,
-``crash-points.md`` from the table of crash points. A test holds the pages to the code.
+``crash-points.md`` from the table of crash points, ``invariants.md`` from the promises that are checked. A test holds the pages to
+the code.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from gateway import crash, lifecycle
 from gateway.errors import PROBLEMS, TYPE_BASE
+from gateway.invariants import INVARIANTS, Entry
 from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
 from gateway.settings import Settings
 from providers.contract import (
@@ -216,8 +218,53 @@ def crash_points_page() -> str:
     return "\n".join(parts)
 
 
+def invariants_page() -> str:
+    """Every promise that ``gateway verify`` checks, and how to run it."""
+    promises = [(f"`{each.name}`", each.says, each.needs) for each in INVARIANTS]
+    fields = [(f"`{name}`", ENTRY[name]) for name in Entry._fields]
+    return "\n".join(
+        [
+            f"{HEAD}# Invariants\n",
+            (
+                "What may never be broken, whatever is lost or killed. `gateway verify` checks it on a running system, reading only: it\n"
+                "reads pages of payments, each of one moment, in bounded memory, and looks once more at whatever seems broken before it\n"
+                "says so. It exits with 0 where every promise holds, with 1 where one is broken, naming it, the payment and what is wrong\n"
+                "in a sentence, and with 2 where it could not read. The same checks end every test in which something is killed.\n"
+            ),
+            _table(("name", "promise", "judged on"), promises),
+            "## Books\n",
+            (
+                "Some promises need the providers' own books. Without `--books` the sandboxes among the test accounts are asked for theirs;\n"
+                "`--books http://…` asks one sandbox. `--books FILE`, which may be given several times, reads one entry a line, a JSON object:\n"
+            ),
+            _table(("field", "what it is"), fields),
+            (
+                "A file holds all entries of the time it covers, and none of other merchants: what belongs to nobody here is reported as\n"
+                "lost. Payments and entries younger than `--grace` seconds (120) are not compared, since a database and a provider are never\n"
+                "read at one instant. `--since 24h` leaves older payments out. `--at-rest` says that nothing is at work, and then\n"
+                "nothing may be open without a cause. `--json` prints one line for a program. Progress goes to stderr.\n"
+            ),
+        ]
+    )
+
+
+ENTRY: Final[Mapping[str, str]] = {
+    "account": "The account by its name here; may be left out.",
+    "book": "`authorisations`, `captures`, `refunds`, `voids`, `declines` or `rejections`.",
+    "payment": "The provider's id of the payment.",
+    "reference": "The operation of ours that caused it (`att_…`, `cap_…`, `re_…`), as the provider was told; may be null.",
+    "payment_reference": "The attempt (`att_…`) that the payment came with; may be null.",
+    "amount": "In ISO 4217 minor units. Of an authorization that was changed: its total now.",
+    "currency": "ISO 4217, upper case.",
+    "status": "Authorizations: `authorised`, `captured`, `voided`, `expired`. Others: `pending`, `succeeded`, `failed`.",
+    "key": "The idempotency key it came under, which names the operation where `reference` is null; may be left out.",
+    "at": "Seconds since 1970, UTC.",
+}
+"""What the fields of an entry are."""
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "crash-points.md": crash_points_page,
+    "invariants.md": invariants_page,
     "lifecycle.md": lifecycle_page,
     "problems.md": problems_page,
     "providers.md": providers_page,

@@ -45,9 +45,12 @@ from referencing.jsonschema import DRAFT202012
 
 from gateway.app import House, create_app, open_house
 from gateway.embedded import SUPERUSER, Postgres, Valkey, spawn
+from gateway.invariants import Outside, Report, check_invariants, horizons, sandbox_arrivals, sandbox_entries
 from gateway.migrate import migrate
 from gateway.settings import Settings
 from gateway.sweep import sweep
+from gateway.vault import Keyring
+from gateway.verify import reading
 from idempotency.once import GatePolicy
 
 HOST: Final = "127.0.0.1"
@@ -141,6 +144,11 @@ class Process:
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        assert self._running is not None
+        self._running.send_signal(signal.SIGINT)
 
     def suspend(self) -> None:
         """Freeze it as a paused container or a stolen core would."""
@@ -319,6 +327,10 @@ class Psps:
     def books(self, psp: str, book: str) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self._control(psp, "GET", "books")[book]
         return entries
+
+    def all_books(self, psp: str) -> dict[str, list[dict[str, Any]]]:
+        books: dict[str, list[dict[str, Any]]] = self._control(psp, "GET", "books")
+        return books
 
     def charges(self) -> list[dict[str, Any]]:
         """Every authorization that any of them has made."""
@@ -878,6 +890,45 @@ def processes(configuration: Configuration, api_port: int, tmp_path: Path) -> It
     ours.end()
 
 
+# --- The promises ---------------------------------------------------------------------------------------------------------
+
+
+def outside(database: Database, psps: Psps) -> Outside:
+    """What the sandbox PSPs say: their books and wire logs. An account is named where its PSP serves no other one."""
+    used = database.rows(
+        "SELECT provider, min(account) AS name FROM operation GROUP BY provider HAVING count(DISTINCT account) = 1"
+    )
+    names = {row["provider"]: row["name"] for row in used}
+    return Outside(
+        entries=[entry for psp in psps.urls for entry in sandbox_entries(psps.all_books(psp), names.get(psp, ""), psp)],
+        arrivals=[arrival for psp in psps.urls for arrival in sandbox_arrivals(psps.requests(psp), names.get(psp, ""))],
+        horizons=horizons(),
+    )
+
+
+def keyring() -> Keyring:
+    """The keys of every gateway of the tests."""
+    return Keyring.derive(base64.b64decode(SECRETS["GATEWAY_SECRET_KEY"]))
+
+
+Checked = Callable[..., Awaitable[Report]]
+
+
+@pytest.fixture
+def checked() -> Checked:
+    """``await checked(database, psps, at_rest=True)``: every promise holds, for the rows as for the PSPs' books and wire logs."""
+
+    async def check(database: Database, psps: Psps, *, at_rest: bool = True) -> Report:
+        async with reading(database.url) as db:
+            report = await check_invariants(db, outside(database, psps), at_rest=at_rest, grace_s=5, keyring=keyring())
+        assert report.clean, "\n".join(
+            f"{each.invariant} {each.payment_id}: {each.detail}" for each in report.violations
+        )
+        return report
+
+    return check
+
+
 # --- What tests share: ``tests`` is no package, so a fixture hands it out ------------------------------------------------
 
 
@@ -892,6 +943,8 @@ class Kit:
     card = staticmethod(card)
     eventually = staticmethod(eventually)
     flush = staticmethod(flush)
+    outside = staticmethod(outside)
+    keyring = staticmethod(keyring)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.conftest import Database, Kit, Merchant, Open, Processes, Psps, Server
+    from tests.conftest import Checked, Database, Kit, Merchant, Open, Processes, Psps, Server
 
 AT_EACH = ("stripe", "adyen")
 Send = tuple[str, dict[str, Any], str]
@@ -41,7 +41,7 @@ def _slow(psps: Psps, operation: str) -> None:
 
 
 async def test_a_charge_whose_process_is_killed_is_made_once_and_its_retry_answers_rightly(
-    processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     _slow(psps, "authorize")
     server = processes.server().start()
@@ -63,10 +63,11 @@ async def test_a_charge_whose_process_is_killed_is_made_once_and_its_retry_answe
     assert database.value("SELECT count(*) FROM payment") == 2
     for psp in AT_EACH:
         assert len({entry["key"] for entry in psps.requests(psp, "authorize")}) == 1
+    await checked(database, psps)
 
 
 async def test_the_worker_alone_settles_what_a_killed_process_has_left(
-    processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     """Nobody asks again: the shopper is gone, and the money is accounted for all the same."""
     _slow(psps, "authorize")
@@ -85,11 +86,12 @@ async def test_the_worker_alone_settles_what_a_killed_process_has_left(
     assert len(psps.charges()) == 2
     assert database.value("SELECT count(*) FROM operation WHERE sealed_request IS NOT NULL") == 0
     assert database.value("SELECT count(*) FROM change WHERE source = 'sweep'") == 2
+    await checked(database, psps)
 
 
 @pytest.mark.parametrize("psp", AT_EACH)
 async def test_a_process_killed_while_it_passes_on_a_shoppers_return_leaves_it_to_the_worker(
-    psp: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    psp: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     """The shopper has done their part and never comes again."""
     number = {"stripe": "4000000000003220", "adyen": "5454545454545454"}[psp]
@@ -113,10 +115,11 @@ async def test_a_process_killed_while_it_passes_on_a_shoppers_return_leaves_it_t
 
     assert len(psps.charges()) == 1
     assert database.value("SELECT count(*) FROM operation WHERE sealed_request IS NOT NULL") == 0
+    await checked(database, psps)
 
 
 async def test_a_worker_that_is_killed_in_the_middle_of_its_work_leaves_it_to_the_next_one(
-    processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     """Nothing that a dead worker held may keep the next one from working: no lock, no job, no lease."""
     psps.fault("stripe", "authorize", "garbage", times=3)
@@ -137,11 +140,12 @@ async def test_a_worker_that_is_killed_in_the_middle_of_its_work_leaves_it_to_th
 
     assert len(psps.charges()) == 1
     assert len({entry["key"] for entry in psps.requests("stripe", "authorize")}) == 1
+    await checked(database, psps)
 
 
 @pytest.mark.parametrize(("verb", "book"), [("capture", "captures"), ("refund", "refunds")])
 async def test_a_follow_up_whose_process_is_killed_is_done_once_and_its_retry_answers_rightly(
-    verb: str, book: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    verb: str, book: str, processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     server = processes.server().start()
 
@@ -175,10 +179,11 @@ async def test_a_follow_up_whose_process_is_killed_is_done_once_and_its_retry_an
         assert [entry["amount"] for entry in psps.books(psp, book)] == [700]
         assert len({entry["key"] for entry in psps.requests(psp, verb)}) == 1
     assert database.value("SELECT count(*) FROM operation WHERE kind = %(kind)s", kind=verb) == 2
+    await checked(database, psps)
 
 
 async def test_a_process_killed_between_two_accounts_leaves_a_payment_that_its_retry_drives_on(
-    processes: Processes, psps: Psps, flow: type[Kit]
+    processes: Processes, psps: Psps, flow: type[Kit], database: Database, checked: Checked
 ) -> None:
     """The first account has declined, the second one was slow when the process died."""
     psps.fault("adyen", "authorize", "latency", latency_ms=1500)
@@ -198,10 +203,11 @@ async def test_a_process_killed_between_two_accounts_leaves_a_payment_that_its_r
     assert (answer.status_code, answer.json()["account"], answer.json()["attempt_count"]) == (201, "adyen", 2)
     assert len(psps.charges()) == 1
     assert len(psps.requests("stripe", "authorize")) == 1
+    await checked(database, psps)
 
 
 async def test_postgres_lost_after_the_psp_has_answered_loses_no_charge(
-    processes: Processes, psps: Psps, flow: type[Kit]
+    processes: Processes, psps: Psps, flow: type[Kit], database: Database, checked: Checked
 ) -> None:
     """Sessions are cut while the call is on its way; the outcome is held until the database takes it."""
     psps.fault("stripe", "authorize", "latency", latency_ms=1000)
@@ -220,10 +226,11 @@ async def test_postgres_lost_after_the_psp_has_answered_loses_no_charge(
     assert (answer.status_code, answer.json()["status"]) == (201, "succeeded")
     assert again.content == answer.content
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
 async def test_a_client_that_hangs_up_does_not_end_the_charge(
-    open_gateway: Open, psps: Psps, flow: type[Kit], api_port: int
+    open_gateway: Open, psps: Psps, flow: type[Kit], api_port: int, database: Database, checked: Checked
 ) -> None:
     psps.fault("stripe", "authorize", "latency", latency_ms=800)
     psps.fault("stripe", "authorize", "drop_webhook")
@@ -239,10 +246,11 @@ async def test_a_client_that_hangs_up_does_not_end_the_charge(
     assert (again.status_code, again.json()["status"]) == (201, "succeeded")
     assert len(psps.requests("stripe", "authorize")) == 1
     assert len(psps.charges()) == 1
+    await checked(database, psps)
 
 
 async def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(
-    processes: Processes, psps: Psps, flow: type[Kit]
+    processes: Processes, psps: Psps, flow: type[Kit], database: Database, checked: Checked
 ) -> None:
     psps.fault("stripe", "authorize", "latency", latency_ms=800)
     psps.fault("stripe", "authorize", "drop_webhook")
@@ -257,3 +265,4 @@ async def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(
 
     assert (answer.status_code, answer.json()["status"]) == (201, "succeeded")
     assert len(psps.charges()) == 1
+    await checked(database, psps)

@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from gateway.lifecycle import Operation, Payment
-    from tests.conftest import Database, Inside, Kit, Open, Processes, Psps
+    from tests.conftest import Checked, Database, Inside, Kit, Open, Processes, Psps
 
 LOST = "UPDATE operation SET lease_until = now(), due_at = now()"
 ON_ITS_WAY = "UPDATE operation SET status = 'sent', reason = NULL WHERE status = 'unknown'"
@@ -29,7 +29,7 @@ async def _left_behind(inside: Inside, psps: Psps) -> tuple[Payment, Operation]:
 
 
 async def test_nothing_happened_is_not_believed_of_who_has_lost_the_operation(
-    open_gateway: Open, psps: Psps, database: Database
+    open_gateway: Open, psps: Psps, database: Database, checked: Checked
 ) -> None:
     """The one that took it over may have charged: the loser's "my request reached nobody" is true of its own send only."""
     from gateway.settle import record, take_over
@@ -52,9 +52,12 @@ async def test_nothing_happened_is_not_believed_of_who_has_lost_the_operation(
     assert database.value("SELECT count(*) FROM change WHERE source = 'call'") == 1, (
         "the first, of the answer that was lost"
     )
+    await checked(database, psps, at_rest=False)
 
 
-async def test_an_approval_counts_whoever_learned_it(open_gateway: Open, psps: Psps, database: Database) -> None:
+async def test_an_approval_counts_whoever_learned_it(
+    open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
     from gateway.settle import record, take_over
     from providers.contract import Approved
     from providers.money import Money
@@ -71,10 +74,11 @@ async def test_an_approval_counts_whoever_learned_it(open_gateway: Open, psps: P
     assert recorded is not None
     assert (recorded.payment.status, recorded.payment.amount_captured) == ("succeeded", 1999)
     assert database.value("SELECT status FROM operation") == "captured"
+    await checked(database, psps)
 
 
 async def test_what_was_queued_counts_as_sent_from_the_moment_somebody_takes_it(
-    open_gateway: Open, database: Database
+    open_gateway: Open, database: Database, psps: Psps, checked: Checked
 ) -> None:
     """A worker that dies after its send must not leave a row that says that nobody was asked."""
     from gateway.settle import take_over
@@ -97,9 +101,12 @@ async def test_what_was_queued_counts_as_sent_from_the_moment_somebody_takes_it(
 
     assert second is not None
     assert not second.reached_nobody
+    await checked(database, psps, at_rest=False)
 
 
-async def test_an_operation_that_is_decided_or_held_is_not_taken(open_gateway: Open, psps: Psps) -> None:
+async def test_an_operation_that_is_decided_or_held_is_not_taken(
+    open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
     from gateway.settle import take_over
 
     async with open_gateway(("stripe",)) as inside:
@@ -114,10 +121,11 @@ async def test_an_operation_that_is_decided_or_held_is_not_taken(open_gateway: O
 
     assert first is not None
     assert (second, decided) == (None, None)
+    await checked(database, psps, at_rest=False)
 
 
 async def test_a_stopped_process_that_wakes_up_again_finds_its_work_done_and_adds_nothing(
-    processes: Processes, psps: Psps, database: Database, flow: type[Kit]
+    processes: Processes, psps: Psps, database: Database, flow: type[Kit], checked: Checked
 ) -> None:
     """SIGSTOP in the middle of a call: the lease runs out, the worker settles, and the answer that was slept over is no news."""
     psps.fault("stripe", "authorize", "slow_answer", latency_ms=1500)
@@ -140,11 +148,12 @@ async def test_a_stopped_process_that_wakes_up_again_finds_its_work_done_and_add
     sources = database.rows("SELECT source FROM change ORDER BY seq")
     assert [row["source"] for row in sources[:2]] == ["api", "sweep"]
     assert database.value("SELECT epoch FROM operation") == 2
+    await checked(database, psps)
 
 
 @pytest.mark.parametrize("again", ["same", "other"])
 async def test_a_key_drives_only_the_round_that_it_opened(
-    again: str, open_gateway: Open, psps: Psps, flow: type[Kit]
+    again: str, open_gateway: Open, psps: Psps, flow: type[Kit], database: Database, checked: Checked
 ) -> None:
     """The first key, sent again in the second round, tells how the payment stands and asks nobody."""
     declined = flow.card("4000000000000002")
@@ -166,3 +175,4 @@ async def test_a_key_drives_only_the_round_that_it_opened(
 
     assert (first.status_code, second.status_code) == (402, 202)
     assert len(psps.requests("stripe", "authorize")) == asked
+    await checked(database, psps, at_rest=False)

@@ -12,7 +12,7 @@ from idempotency.once import GatePolicy
 
 if TYPE_CHECKING:
     from gateway.embedded import Valkey
-    from tests.conftest import Database, Kit, Open, Psps
+    from tests.conftest import Checked, Database, Kit, Open, Psps
 
 AT_ONCE = 12
 
@@ -40,7 +40,13 @@ NAMES = ["killed", "paused", "flushed", "restarted"]
 
 @pytest.mark.parametrize("event", EVENTS, ids=NAMES)
 async def test_what_happens_to_redis_in_the_middle_makes_no_second_charge_and_no_other_answer(
-    event: Callable[[Valkey, type[Kit]], None], open_gateway: Open, psps: Psps, valkey: Valkey, flow: type[Kit]
+    event: Callable[[Valkey, type[Kit]], None],
+    open_gateway: Open,
+    psps: Psps,
+    valkey: Valkey,
+    flow: type[Kit],
+    database: Database,
+    checked: Checked,
 ) -> None:
     psps.fault("stripe", "authorize", "latency", latency_ms=800)
 
@@ -58,11 +64,18 @@ async def test_what_happens_to_redis_in_the_middle_makes_no_second_charge_and_no
     assert len({answer.content for answer in answers}) == 1
     assert len(psps.charges()) == 1
     assert len(psps.requests("stripe", "authorize")) == 1
+    await checked(database, psps)
 
 
 @pytest.mark.parametrize("event", [_kill, _pause], ids=["killed", "paused"])
 async def test_without_redis_a_gateway_that_fails_open_charges_once_with_postgres_alone(
-    event: Callable[[Valkey, type[Kit]], None], open_gateway: Open, psps: Psps, valkey: Valkey, flow: type[Kit]
+    event: Callable[[Valkey, type[Kit]], None],
+    open_gateway: Open,
+    psps: Psps,
+    valkey: Valkey,
+    flow: type[Kit],
+    database: Database,
+    checked: Checked,
 ) -> None:
     async with open_gateway() as one, open_gateway() as other:
         event(valkey, flow)
@@ -83,10 +96,11 @@ async def test_without_redis_a_gateway_that_fails_open_charges_once_with_postgre
     assert len(psps.charges()) == 1
     assert len(psps.books("stripe", "refunds")) == 1
     assert 'dependency_policy_applied_total{dep="redis",op="idempotency_gate",policy="fail_open"}' in counted
+    await checked(database, psps)
 
 
 async def test_without_redis_a_gateway_that_fails_closed_refuses_and_nothing_happens(
-    open_gateway: Open, psps: Psps, valkey: Valkey, database: Database
+    open_gateway: Open, psps: Psps, valkey: Valkey, database: Database, checked: Checked
 ) -> None:
     async with open_gateway(on_redis_loss=GatePolicy.FAIL_CLOSED) as inside:
         payment = await inside.merchant.charged()
@@ -105,9 +119,12 @@ async def test_without_redis_a_gateway_that_fails_closed_refuses_and_nothing_hap
     assert (before, read.status_code) == (after, 200)
     assert (later.status_code, len(psps.charges())) == (201, 2)
     assert psps.books("stripe", "refunds") == []
+    await checked(database, psps)
 
 
-async def test_a_gateway_starts_without_redis_and_uses_it_when_it_comes(open_gateway: Open, valkey: Valkey) -> None:
+async def test_a_gateway_starts_without_redis_and_uses_it_when_it_comes(
+    open_gateway: Open, valkey: Valkey, psps: Psps, database: Database, checked: Checked
+) -> None:
     valkey.kill()
 
     async with open_gateway() as inside:
@@ -119,3 +136,4 @@ async def test_a_gateway_starts_without_redis_and_uses_it_when_it_comes(open_gat
 
     assert (lost, found) == ("lost", "ok")
     assert (without.status_code, again.content) == (201, without.content)
+    await checked(database, psps)

@@ -22,12 +22,13 @@ ENVIRONMENT: Final = {
     "GATEWAY_SECRET_KEY": base64.b64encode(b"k" * 32).decode(),
 }
 OFFERS: Final[dict[str, tuple[str, ...]]] = {
-    "": ("dev", "serve", "worker", "migrate", "sandbox", "merchants", "keys", "vault"),
+    "": ("dev", "serve", "worker", "migrate", "sandbox", "verify", "merchants", "keys", "vault"),
     "dev": ("--port", "--data", "--traffic"),
     "serve": ("--port", "--host", "--workers", "GATEWAY_DATABASE_URL", "GATEWAY_REDIS_URL"),
     "worker": ("--help",),
     "migrate": ("GATEWAY_MIGRATE_DATABASE_URL",),
     "sandbox": ("--stripe-port", "--adyen-port", "--neutral-port"),
+    "verify": ("--books", "--at-rest", "--grace", "--since", "--limit", "--json"),
     "merchants": ("create",),
     "merchants create": ("merchant_id", "--name"),
     "keys": ("create", "revoke", "list"),

@@ -1,0 +1,245 @@
+"""What the invariants are judged on: rows as they stand in the database, and what the providers' own books and wire logs say.
+
+Instants are seconds since 1970 in UTC, amounts are minor units. Nothing here is the gateway's opinion of a row: a column is read as
+it was written, so a defect in the code that writes it cannot hide itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class PaymentRecord(NamedTuple):
+    """A row of ``payment``. ``review_at`` is when it was handed to a person, where the schema knows that."""
+
+    id: str
+    merchant_id: str
+    livemode: bool
+    version: int
+    status: str
+    processing_reason: str | None
+    round: int
+    amount: int
+    currency: str
+    capture_method: str
+    amount_authorized: int
+    amount_capturing: int
+    amount_captured: int
+    amount_refunding: int
+    amount_refunded: int
+    cancel_requested: bool
+    created_at: float
+    updated_at: float
+    review_at: float | None
+
+
+class OperationRecord(NamedTuple):
+    """A row of ``operation``. ``sealed``: it holds a request. ``key_shared``: another operation has the same provider key."""
+
+    id: str
+    kind: str
+    seq: int
+    round: int
+    account: str
+    provider: str
+    amount: int
+    status: str
+    reason: str | None
+    provider_key: str
+    provider_id: str | None
+    due_at: float | None
+    created_at: float
+    updated_at: float
+    sealed: bool
+    key_shared: bool
+    review_at: float | None
+
+
+class ChangeRecord(NamedTuple):
+    """A row of ``change``: one step of the payment's history."""
+
+    seq: int
+    at: float
+    source: str
+    news: str
+    from_status: str | None
+    to_status: str
+    reason: str
+    operation_id: str | None
+
+
+class DisputeRecord(NamedTuple):
+    """A row of ``dispute``."""
+
+    id: str
+    merchant_id: str
+    livemode: bool
+    account: str
+
+
+class KeyRecord(NamedTuple):
+    """A row of ``idempotency_key`` with the rows that it names, as of the same moment.
+
+    ``repeated``: another row has the same merchant, mode and key. ``target_*`` is the payment, method or customer it opened;
+    ``target_merchant`` is ``None`` where there is none. ``op_*`` is the operation it names, ``paid_in_round`` the live
+    authorizations of that operation's round, and ``ended_in_round`` those that were and are released.
+    """
+
+    merchant_id: str
+    livemode: bool
+    key: str
+    opened: str
+    operation_id: str | None
+    status: int | None
+    answer: bytes | None
+    created_at: float
+    repeated: bool
+    target_merchant: str | None
+    target_livemode: bool | None
+    target_status: str | None
+    target_round: int | None
+    op_payment: str | None
+    op_kind: str | None
+    op_status: str | None
+    op_round: int | None
+    paid_in_round: int
+    ended_in_round: int
+    open_in_round: int
+
+
+class EventRecord(NamedTuple):
+    """A row of ``webhook_inbox``, without what was in the event."""
+
+    id: int
+    account: str
+    event_id: str
+    due_at: float | None
+    received_at: float
+    applied: bool
+
+
+class Entry(NamedTuple):
+    """One movement of money in a provider's own books, or a refused one.
+
+    ``book`` is ``authorisations``, ``captures``, ``refunds``, ``voids``, ``declines`` or ``rejections``. ``reference`` is the operation
+    of ours that caused it, as the provider was told; ``payment_reference`` is the attempt its payment came with. ``account`` is
+    empty where it is not known. ``status`` of an authorization: ``authorised``, ``captured``, ``voided`` or ``expired``; of the
+    others ``pending``, ``succeeded`` or ``failed``.
+    """
+
+    account: str
+    book: str
+    payment: str
+    reference: str | None
+    payment_reference: str | None
+    amount: int
+    currency: str
+    status: str
+    key: str | None
+    at: float
+
+
+class Arrival(NamedTuple):
+    """One request as it arrived at a provider. ``body`` is a hash of its bytes; ``answered`` is ``None`` where no answer left."""
+
+    account: str
+    operation: str
+    reference: str | None
+    key: str | None
+    path: str
+    body: str
+    at: float
+    answered: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the providers say, as of ``taken_at`` (seconds since 1970): their books and, where there is one, their wire log.
+
+    Both are read once, in any order, and may be longer than memory. ``horizons`` says for how many seconds each provider certainly
+    remembers a key, by its name; without it that is not checked.
+    """
+
+    entries: Iterable[Entry] = ()
+    arrivals: Iterable[Arrival] | None = None
+    taken_at: float | None = None
+    horizons: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When and how strictly is judged. ``taken_at`` is ``None`` where there are no books to compare with."""
+
+    now: float
+    at_rest: bool
+    grace_s: float
+    taken_at: float | None = None
+    horizons: Mapping[str, float] = field(default_factory=dict)
+
+    def comparable(self, at: float) -> bool:
+        """Whether the books were taken long enough after ``at`` to tell of it."""
+        return self.taken_at is not None and (self.at_rest or at <= self.taken_at - self.grace_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One payment with all that is known of it, as of one moment of the database."""
+
+    payment: PaymentRecord
+    operations: Sequence[OperationRecord]
+    changes: Sequence[ChangeRecord]
+    disputes: Sequence[DisputeRecord]
+    moment: Moment
+    entries: Sequence[Entry] = ()
+    arrivals: Sequence[Arrival] = ()
+    keyed: bool = True
+    """Whether a key is there that opened it."""
+
+    @property
+    def attempts(self) -> list[OperationRecord]:
+        """The authorizations, oldest first."""
+        return [op for op in self.operations if op.kind == "authorize"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCase:
+    """One key with what it opened. ``told`` is its answer's body, where it could be opened."""
+
+    key: KeyRecord
+    moment: Moment
+    told: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken promise: which, about which payment (or key, or entry), and what is wrong in one sentence."""
+
+    invariant: str
+    payment_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. ``violations`` are the first of them, ``broken`` counts all by invariant."""
+
+    violations: tuple[Violation, ...]
+    broken: Mapping[str, int]
+    rows: Mapping[str, int]
+    """Rows read, by table."""
+    entries: int
+    arrivals: int
+    checked: tuple[str, ...]
+    """The invariants that were checked: without books those that need them are not."""
+
+    @property
+    def found(self) -> int:
+        """How many violations there are in all."""
+        return sum(self.broken.values())
+
+    @property
+    def clean(self) -> bool:
+        """Whether every promise holds."""
+        return not self.broken

@@ -1,0 +1,130 @@
+"""What is read for the invariants: pages in the order of their key, each one statement, so each is of one moment.
+
+A page is a payment's rows as arrays of JSON, in the order of the fields of :mod:`gateway.invariants.facts`. Only columns that are named
+there are read, so a column that a newer version adds changes nothing. ``review_at`` is read where the schema has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from gateway.invariants.facts import ChangeRecord, DisputeRecord, EventRecord, KeyRecord, OperationRecord, PaymentRecord
+
+PAGE: Final = 500
+"""Payments or keys read at a time; what is in memory is a few such pages, however many rows there are."""
+
+_INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "review_at", "received_at"})
+
+
+class Fetches(Protocol):
+    """Something that runs one statement: :class:`gateway.sql.Pool`, or the connection of ``gateway verify``."""
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Mapping[str, Any]]:
+        """The rows of one statement."""
+        ...
+
+
+class Statements(NamedTuple):
+    """The statements for one schema."""
+
+    payments: str
+    """One page: ids above ``$1``, made at ``$2`` or later (seconds since 1970), ``$3`` of them."""
+    payment: str
+    """One payment by its id, ``$1``, in the same form."""
+
+
+def statements(reviewed: frozenset[str]) -> Statements:
+    """The statements for a schema in which the tables in ``reviewed`` have a column ``review_at``."""
+    payment = _array(PaymentRecord, "p", {} if "payment" in reviewed else _UNREVIEWED)
+    operation = _array(OperationRecord, "o", _OPERATION | ({} if "operation" in reviewed else _UNREVIEWED))
+    facts = f"""SELECT {payment}::text AS payment,
+        (SELECT coalesce(json_agg({operation} ORDER BY o.seq, o.id), '[]') FROM operation o
+            WHERE o.payment_id = p.id)::text AS operations,
+        (SELECT coalesce(json_agg({_array(ChangeRecord, "c", {})} ORDER BY c.seq), '[]') FROM change c
+            WHERE c.payment_id = p.id)::text AS changes,
+        (SELECT coalesce(json_agg({_array(DisputeRecord, "d", {})} ORDER BY d.id), '[]') FROM dispute d
+            WHERE d.payment_id = p.id)::text AS disputes,
+        extract(epoch FROM now())::float8 AS now"""
+    return Statements(
+        payments=f"""{facts} FROM payment p WHERE p.id > $1 AND p.created_at >= to_timestamp($2::float8)
+            ORDER BY p.id LIMIT $3""",
+        payment=f"{facts} FROM payment p WHERE p.id = $1",
+    )
+
+
+_UNREVIEWED: Final = {"review_at": "NULL"}
+_OPERATION: Final = {
+    "sealed": "o.sealed_request IS NOT NULL",
+    "key_shared": "EXISTS (SELECT FROM operation s WHERE s.provider_key = o.provider_key AND s.id <> o.id)",
+}
+
+
+def _array(record: type[NamedTuple], table: str, instead: Mapping[str, str]) -> str:
+    return f"json_build_array({', '.join(_value(name, table, instead) for name in record._fields)})"
+
+
+def _value(name: str, table: str, instead: Mapping[str, str]) -> str:
+    if name in instead:
+        return instead[name]
+    return f"extract(epoch FROM {table}.{name})::float8" if name in _INSTANTS else f"{table}.{name}"
+
+
+NOW: Final = "SELECT extract(epoch FROM now())::float8 AS now"
+
+REVIEWED: Final = """SELECT table_name::text AS name FROM information_schema.columns
+    WHERE column_name = 'review_at' AND table_name IN ('payment', 'operation') AND table_schema = 'public'"""
+
+COUNTS: Final = """SELECT relname::text AS name, greatest(reltuples, 0)::float8 AS rows FROM pg_class
+    WHERE oid IN ('payment'::regclass, 'idempotency_key'::regclass)"""
+"""About how many rows there are: what Postgres remembers of its last look, which costs nothing."""
+
+_PAID: Final = "('authorized', 'captured')"
+_ENDED: Final = "('voided', 'expired')"
+_OPEN: Final = "('created', 'sent', 'requires_action', 'pending', 'unknown')"
+_ROUND: Final = """(SELECT count(*) FROM operation r WHERE r.payment_id = o.payment_id AND r.round = o.round
+    AND r.kind = 'authorize' AND r.status IN {statuses})"""
+_KEY: Final = {
+    "opened": "k.payment_id",
+    "repeated": """EXISTS (SELECT FROM idempotency_key s WHERE s.merchant_id = k.merchant_id AND s.livemode = k.livemode
+        AND s.key = k.key AND s.ctid <> k.ctid)""",
+    "target_merchant": "coalesce(p.merchant_id, m.merchant_id, u.merchant_id)",
+    "target_livemode": "coalesce(p.livemode, m.livemode, u.livemode)",
+    "target_status": "p.status",
+    "target_round": "p.round",
+    "op_payment": "o.payment_id",
+    "op_kind": "o.kind",
+    "op_status": "o.status",
+    "op_round": "o.round",
+    "paid_in_round": _ROUND.format(statuses=_PAID),
+    "ended_in_round": _ROUND.format(statuses=_ENDED),
+    "open_in_round": _ROUND.format(statuses=_OPEN),
+}
+_KEY_COLUMNS: Final = ", ".join(f"{_value(name, 'k', _KEY)} AS {name}" for name in KeyRecord._fields)
+_KEY_FACTS: Final = f"""SELECT {_KEY_COLUMNS}, extract(epoch FROM now())::float8 AS now FROM page k
+    LEFT JOIN payment p ON p.id = k.payment_id
+    LEFT JOIN payment_method m ON m.id = k.payment_id
+    LEFT JOIN customer u ON u.id = k.payment_id
+    LEFT JOIN operation o ON o.id = k.operation_id"""
+KEYS: Final = f"""WITH page AS (SELECT *, ctid FROM idempotency_key
+    WHERE (merchant_id, livemode, key) > ($1, $2, $3) AND created_at >= to_timestamp($5::float8)
+    ORDER BY merchant_id, livemode, key LIMIT $4)
+    {_KEY_FACTS} ORDER BY k.merchant_id, k.livemode, k.key"""
+"""One page of keys above a key, ``$4`` of them, made at ``$5`` or later (seconds since 1970)."""
+KEY: Final = f"""WITH page AS (SELECT *, ctid FROM idempotency_key
+    WHERE merchant_id = $1 AND livemode = $2 AND key = $3) {_KEY_FACTS}"""
+"""One key again."""
+
+KEYED: Final = "SELECT EXISTS (SELECT FROM idempotency_key WHERE payment_id = $1) AS keyed"
+"""Whether a payment has a key. There is no index for it, so it is asked only of the few that seem to have none."""
+
+OPERATIONS: Final = "SELECT id, payment_id FROM operation WHERE id = ANY($1::text[])"
+"""Which of these operations there are."""
+
+_EVENT: Final = {"applied": "e.applied_at IS NOT NULL"}
+INBOX: Final = f"""SELECT {", ".join(f"{_value(name, 'e', _EVENT)} AS {name}" for name in EventRecord._fields)},
+    extract(epoch FROM now())::float8 AS now
+    FROM webhook_inbox e WHERE e.id > $1 AND e.received_at >= to_timestamp($2::float8) ORDER BY e.id LIMIT $3"""
+"""One page of the inbox above an id, received at ``$2`` or later, ``$3`` of them."""
+EVENT: Final = INBOX.replace("e.id > $1", "e.id = $1")
+"""One event again."""

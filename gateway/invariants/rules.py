@@ -1,0 +1,371 @@
+"""The promises that the database alone can show to be broken: checks of one payment, or one key, as a value.
+
+Pure. Each check yields a sentence for everything that is wrong, and nothing where all is well. The statuses and the steps between them
+are written out here once more: what is compared with the code's own table would only prove that the code agrees with itself. A test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+from gateway.invariants.facts import Case, ChangeRecord, EventRecord, KeyCase, Moment, OperationRecord
+
+Sentences = Iterator[str]
+
+OPEN: Final = frozenset({"created", "sent", "requires_action", "pending", "unknown"})
+IN_FLIGHT: Final = frozenset({"created", "sent", "unknown"})
+PAID: Final = frozenset({"authorized", "captured"})
+_ATTEMPT: Final = frozenset(
+    {"sent", "requires_action", "pending", "unknown", "declined", "not_processed", "voided", "expired"}
+)
+_FOLLOW_UP: Final = frozenset({"created", "sent", "pending", "unknown", "succeeded", "failed"})
+OPERATION_STATUSES: Final[Mapping[str, frozenset[str]]] = {
+    "authorize": _ATTEMPT | PAID,
+    **dict.fromkeys(("capture", "void", "refund", "increment", "defend", "accept"), _FOLLOW_UP),
+}
+"""What an operation may be, by what it asks."""
+
+STEPS: Final[Mapping[str, frozenset[str]]] = {
+    "requires_payment_method": frozenset({"processing", "canceled", "failed"}),
+    "requires_confirmation": frozenset({"processing", "canceled"}),
+    "requires_action": frozenset(
+        {"requires_payment_method", "processing", "requires_capture", "succeeded", "canceled", "failed"}
+    ),
+    "processing": frozenset(
+        {"requires_payment_method", "requires_action", "requires_capture", "succeeded", "canceled", "failed"}
+    ),
+    "requires_capture": frozenset({"succeeded", "canceled"}),
+    "succeeded": frozenset({"requires_capture"}),  # a capture that the provider took back
+    "canceled": frozenset(),
+    "failed": frozenset(),
+}
+"""The steps a payment may take from one status to another. It may always stay what it is."""
+FIRST: Final = frozenset({"requires_payment_method", "requires_confirmation", "processing"})
+UNPAID: Final = frozenset({"requires_payment_method", "canceled", "failed"})
+"""Statuses that tell the merchant that no money is held."""
+HELD: Final = frozenset({"requires_capture", "succeeded"})
+PARKED_S: Final = 15 * 60
+"""How long a payment waits for its key to be sent again."""
+SAME_S: Final = 0.001
+"""Instants are kept to the microsecond; a millisecond allows for their way through a float."""
+
+
+# --- One payment ------------------------------------------------------------------------------------------------------
+
+
+def one_live_attempt(case: Case) -> Sentences:
+    """At most one success that is not released, and one that is open."""
+    for what, statuses in (("live", PAID), ("open", OPEN)):
+        found = [op.id for op in case.attempts if op.status in statuses]
+        if len(found) > 1:
+            yield f"{len(found)} authorizations are {what} at once: {', '.join(found)}"
+
+
+def nobody_else_while_open(case: Case) -> Sentences:
+    """No attempt follows one that is still open."""
+    attempts = sorted(case.attempts, key=lambda op: op.seq)
+    for op, following in pairwise(attempts):
+        if op.status in OPEN:
+            yield f"{following.id} at {following.account} was opened although {op.id} at {op.account} is {op.status}"
+
+
+def within_authorized(case: Case) -> Sentences:
+    """What is captured and being captured never exceeds the authorization, nor that the payment's amount."""
+    p = case.payment
+    if min(p.amount_captured, p.amount_capturing, p.amount_authorized) < 0:
+        yield "an amount is negative"
+    if p.amount_captured + p.amount_capturing > p.amount_authorized:
+        yield f"{p.amount_captured} captured and {p.amount_capturing} being captured of {p.amount_authorized} authorized"
+    if p.amount_authorized > p.amount:
+        yield f"{p.amount_authorized} authorized of a payment of {p.amount}"
+
+
+def within_captured(case: Case) -> Sentences:
+    """What is refunded and being refunded never exceeds what was captured."""
+    p = case.payment
+    if min(p.amount_refunded, p.amount_refunding) < 0:
+        yield "an amount is negative"
+    if p.amount_refunded + p.amount_refunding > p.amount_captured:
+        yield f"{p.amount_refunded} refunded and {p.amount_refunding} being refunded of {p.amount_captured} captured"
+
+
+def _sum(case: Case, kind: str, statuses: frozenset[str]) -> int:
+    return sum(op.amount for op in case.operations if op.kind == kind and op.status in statuses)
+
+
+_DONE: Final = frozenset({"succeeded"})
+_ON_THE_WAY: Final = OPEN - {"requires_action"}
+
+
+def amounts_are_sums(case: Case) -> Sentences:
+    """What the payment says was captured and refunded is the sum of its operations."""
+    p = case.payment
+    whole = p.amount_authorized if any(op.status == "captured" for op in case.attempts) else 0
+    captured, refunded = whole + _sum(case, "capture", _DONE), _sum(case, "refund", _DONE)
+    if p.amount_captured != captured:
+        yield f"{p.amount_captured} is captured, its operations say {captured}"
+    if p.amount_refunded != refunded:
+        yield f"{p.amount_refunded} is refunded, its operations say {refunded}"
+
+
+def reservations_are_sums(case: Case) -> Sentences:
+    """What is reserved is the sum of the operations that are on their way."""
+    p = case.payment
+    capturing, refunding = _sum(case, "capture", _ON_THE_WAY), _sum(case, "refund", _ON_THE_WAY)
+    if p.amount_capturing != capturing:
+        yield f"{p.amount_capturing} is reserved for captures, those on their way ask for {capturing}"
+    if p.amount_refunding != refunding:
+        yield f"{p.amount_refunding} is reserved for refunds, those on their way ask for {refunding}"
+
+
+def status_agrees(case: Case) -> Sentences:
+    """The payment's status is what its operations say."""
+    p, attempts = case.payment, case.attempts
+    paid = [op for op in attempts if op.status in PAID]
+    waiting = [op for op in attempts if op.status in OPEN]
+    if p.status in HELD and not paid:
+        yield f"it is {p.status}, and no authorization of it is live"
+    if p.status == "requires_capture" and any(op.status == "captured" for op in paid):
+        yield "it is requires_capture, and its authorization is captured"
+    if p.status == "succeeded" and not p.amount_captured and p.amount:
+        yield "it has succeeded, and nothing is captured"
+    if p.status in STEPS.keys() - HELD and paid:
+        yield f"it is {p.status}, and {paid[0].id} is {paid[0].status}"
+    if p.status in UNPAID | HELD and waiting:
+        yield f"it is {p.status}, and {waiting[0].id} is {waiting[0].status}"
+    if p.status == "processing" and not waiting and p.processing_reason != "awaiting_retry":
+        yield "it is processing, and nothing of it is open"
+
+
+def history_is_whole(case: Case) -> Sentences:
+    """The history, replayed from nothing, gives the payment as it is."""
+    p, changes = case.payment, case.changes
+    if [change.seq for change in changes] != list(range(1, p.version + 1)):
+        yield f"its version is {p.version}, its history has {_numbers(changes)}"
+        return
+    if not changes:
+        yield "it has no history"
+        return
+    before = None
+    for change in changes:
+        if change.from_status != before:
+            yield f"change {change.seq} starts from {change.from_status}, the one before ended with {before}"
+        before = change.to_status
+    if before != p.status:
+        yield f"its history ends with {before}, and it is {p.status}"
+    if abs(changes[-1].at - p.updated_at) > SAME_S:
+        yield "it was changed at another time than its history says"
+    yield from _told_in_history(case)
+
+
+def _told_in_history(case: Case) -> Sentences:
+    ids = {op.id for op in case.operations}
+    for change in case.changes:
+        if change.operation_id is not None and change.operation_id not in ids:
+            yield f"change {change.seq} is about {change.operation_id}, which is none of its operations"
+    for op in case.operations:
+        named = [change for change in case.changes if change.operation_id == op.id]
+        if op.kind == "authorize" and op.status in PAID and not any(change.to_status in HELD for change in named):
+            yield f"{op.id} is {op.status}, and no change says so"
+        if op.kind != "authorize" and op.status in {"succeeded", "failed"} and len(named) < 2:
+            yield f"{op.id} has {op.status}, and no change says so"
+
+
+def _numbers(changes: Sequence[ChangeRecord]) -> str:
+    numbers = [str(change.seq) for change in changes]
+    return ", ".join(numbers[:10]) + (" …" if len(numbers) > 10 else "") or "nothing"
+
+
+def steps_are_legal(case: Case) -> Sentences:
+    """Every step of the payment, and every status of its operations, is one that may be."""
+    for change in case.changes:
+        before, after = change.from_status, change.to_status
+        if after not in STEPS:
+            yield f"change {change.seq} ends with {after}, which is no status"
+        elif before is None:
+            if after not in FIRST:
+                yield f"it began as {after}"
+        elif after != before and after not in STEPS.get(before, ()):
+            yield f"change {change.seq} goes from {before} to {after}, which is no step"
+    for op in case.operations:
+        if op.status not in OPERATION_STATUSES.get(op.kind, ()):
+            yield f"{op.id} is {op.status}, which no {op.kind} can be"
+        if op.round > case.payment.round:
+            yield f"{op.id} is of round {op.round}, the payment is in round {case.payment.round}"
+    if sorted(op.seq for op in case.operations) != list(range(1, len(case.operations) + 1)):
+        yield "its operations are not numbered without a gap"
+
+
+def news_moves_forward(case: Case) -> Sentences:
+    """Nothing that a provider tells by webhook takes a payment back to where it had been."""
+    for change in case.changes:
+        before, after = change.from_status, change.to_status
+        settled = before in HELD | {"canceled", "failed"}
+        undone = (before, after) == ("succeeded", "requires_capture")
+        if change.source == "webhook" and settled and not undone and _RANK.get(after, 0) < _RANK.get(before or "", 0):
+            yield f"change {change.seq}, a webhook's, takes it back from {before} to {after}"
+
+
+_RANK: Final[Mapping[str, int]] = {
+    "requires_payment_method": 0,
+    "requires_confirmation": 0,
+    "requires_action": 1,
+    "processing": 1,
+    "requires_capture": 2,
+    "succeeded": 3,
+    "canceled": 3,
+    "failed": 3,
+}
+
+
+def one_key_per_operation(case: Case) -> Sentences:
+    """Two operations never share a provider key."""
+    for op in case.operations:
+        if op.key_shared:
+            yield f"{op.id} shares its provider key with another operation"
+        if not op.provider_key or len(op.provider_key) > 64:
+            yield f"{op.id} has no provider key that could be sent"
+
+
+REVIEW: Final = "needs_review"
+
+
+def in_review(case: Case, op: OperationRecord) -> bool:
+    """Whether an operation of unknown outcome was handed to a person: nobody else is to look at it."""
+    p = case.payment
+    return REVIEW in {op.reason, p.processing_reason} or op.review_at is not None or p.review_at is not None
+
+
+def nothing_forgotten(case: Case) -> Sentences:
+    """Whatever is open is due, or waits for somebody who will come."""
+    p, moment = case.payment, case.moment
+    for op in case.operations:
+        if op.status not in OPEN or in_review(case, op):
+            continue
+        if op.due_at is None:
+            yield f"{op.id} is {op.status}, and nobody will ever look at it"
+        elif op.status in IN_FLIGHT and moment.at_rest:
+            yield f"{op.id} is {op.status}, and everything is at rest"
+        elif op.due_at < moment.now - moment.grace_s:
+            yield f"{op.id} is {op.status}, and was due {moment.now - op.due_at:.0f} s ago"
+    parked = p.processing_reason == "awaiting_retry" and p.status == "processing"
+    if parked and p.updated_at < moment.now - PARKED_S - moment.grace_s:
+        yield f"it has waited for its key for {moment.now - p.updated_at:.0f} s"
+    if p.cancel_requested and moment.at_rest and p.status in {"canceled", "failed"}:
+        yield f"it is {p.status}, and its cancel is still wanted"
+
+
+def nothing_left_sealed(case: Case) -> Sentences:
+    """A request that may never be sent again is wiped with the commit that ends it."""
+    for op in case.operations:
+        if op.sealed and op.status not in OPEN:
+            yield f"{op.id} is {op.status}, and its request is still there"
+
+
+def tenants_apart(case: Case) -> Sentences:
+    """What hangs on a payment is of the same merchant and mode."""
+    p = case.payment
+    for dispute in case.disputes:
+        if (dispute.merchant_id, dispute.livemode) != (p.merchant_id, p.livemode):
+            yield f"its dispute {dispute.id} is of {dispute.merchant_id}"
+
+
+def keys_are_kept(case: Case) -> Sentences:
+    """Every payment was opened by a key that is still there: without it, the same request would charge again."""
+    if not case.keyed:
+        yield "there is no key that has opened it"
+
+
+# --- One key ----------------------------------------------------------------------------------------------------------
+
+DECIDED: Final = frozenset({200, 201, 402, 422})
+"""The answers that are final. What is on its way is answered 202, and never stored."""
+
+
+def key_opens_something(case: KeyCase) -> Sentences:
+    """A key names something that is there."""
+    key = case.key
+    if key.target_merchant is None:
+        yield f"the key {key.key!r} has opened {key.opened}, which is not there"
+    elif key.operation_id is not None and key.op_payment is None:
+        yield f"the key {key.key!r} drives {key.operation_id}, which is not there"
+    elif key.operation_id is not None and key.op_payment != key.opened:
+        yield f"the key {key.key!r} of {key.opened} drives {key.operation_id}, which is of {key.op_payment}"
+
+
+def key_is_of_its_tenant(case: KeyCase) -> Sentences:
+    """A key opens nothing of another merchant, or of the other mode."""
+    key = case.key
+    if key.target_merchant is not None and (key.target_merchant, key.target_livemode) != (
+        key.merchant_id,
+        key.livemode,
+    ):
+        yield f"the key {key.key!r} of {key.merchant_id} has opened {key.opened} of {key.target_merchant}"
+
+
+def key_stands_once(case: KeyCase) -> Sentences:
+    """A merchant's key stands once in each mode."""
+    if case.key.repeated:
+        yield f"the key {case.key.key!r} of {case.key.merchant_id} stands more than once"
+
+
+def key_answer_is_final(case: KeyCase) -> Sentences:
+    """What is stored as an answer is a final one, and what it says is still so."""
+    key = case.key
+    if (key.status is None) != (key.answer is None):
+        yield f"the key {key.key!r} has half an answer"
+        return
+    if key.status is None:
+        return
+    if key.status not in DECIDED:
+        yield f"the key {key.key!r} keeps {key.status} as its final answer"
+    if key.op_kind == "authorize" and key.status in {200, 201} and not key.paid_in_round + key.ended_in_round:
+        yield f"the key {key.key!r} was answered {key.status}, and nothing of its round was approved"
+    if key.op_kind not in {None, "authorize"} and not _follow_up_as_told(key.status, key.op_kind, key.op_status):
+        yield f"the key {key.key!r} was answered {key.status}, and its {key.op_kind} is {key.op_status}"
+    if case.told is not None:
+        yield from _still_so(case, case.told)
+
+
+def _follow_up_as_told(status: int, kind: str | None, op_status: str | None) -> bool:
+    if status == 422:
+        return op_status == "failed"
+    taken_back = kind in {"capture", "refund"}  # done, and then undone by the provider
+    return op_status == "succeeded" or (taken_back and op_status == "failed")
+
+
+def _still_so(case: KeyCase, told: Mapping[str, object]) -> Sentences:
+    """What an answer told of a payment of its own, against what that is now."""
+    key, now = case.key, case.key.target_status
+    if told.get("object") != "payment" or told.get("id") != key.opened or now is None:
+        return
+    was = told.get("status")
+    gone_back = was in HELD and now not in HELD | {"canceled"}
+    if gone_back or (was in {"canceled", "failed"} and now != was):
+        yield f"the key {key.key!r} was told {was}, and {key.opened} is {now}"
+
+
+def told_failed_is_unpaid(case: KeyCase) -> Sentences:
+    """Who was told that a payment failed is never charged by the same request after all."""
+    key = case.key
+    if key.status == 402 and key.op_kind == "authorize" and key.paid_in_round + key.open_in_round:
+        what = "approved" if key.paid_in_round else "still open"
+        yield f"the key {key.key!r} was answered 402, and {key.opened} is {what} in the same round"
+
+
+# --- One event --------------------------------------------------------------------------------------------------------
+
+
+def event_is_applied(event: EventRecord, moment: Moment) -> Sentences:
+    """An event that was stored is applied, or due to be."""
+    if event.applied:
+        return
+    if event.due_at is None:
+        yield f"the event {event.event_id} of {event.account} is not applied, and never will be"
+    elif moment.at_rest and event.received_at < moment.now - moment.grace_s:
+        yield f"the event {event.event_id} of {event.account} is not applied, and everything is at rest"
+    elif event.due_at < moment.now - moment.grace_s:
+        yield f"the event {event.event_id} of {event.account} was due {moment.now - event.due_at:.0f} s ago"

@@ -1,0 +1,470 @@
+"""Whatever is broken by hand is named: each corruption by exactly the promises that it breaks, and by no other.
+
+They are planted by a superuser with triggers and foreign keys off, into a database that the real gateway has filled; or into what the
+PSPs' books and wire logs say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from gateway.invariants import INVARIANTS, Arrival, Entry, Outside, check_invariants
+from gateway.verify import reading
+
+if TYPE_CHECKING:
+    from tests.conftest import Database, Kit
+    from tests.invariants.conftest import Mixed
+
+OFF: Final = "SET session_replication_role = replica; "
+
+PAID: Final = "(SELECT p.id FROM payment p WHERE status = 'succeeded' AND amount_refunded = 0 AND round = 1 AND capture_method = 'automatic' AND EXISTS (SELECT FROM idempotency_key k WHERE k.payment_id = p.id AND k.status = 201 AND amount > 0) AND NOT EXISTS (SELECT FROM operation o WHERE o.payment_id = p.id AND seq = 2) ORDER BY id LIMIT 1)"
+REFUNDED: Final = "(SELECT id FROM payment WHERE amount_refunded > 0 AND account = 'stripe' ORDER BY id LIMIT 1)"
+IN_PARTS: Final = "(SELECT id FROM payment WHERE reference = 'parts-adyen')"
+HELD: Final = "(SELECT id FROM payment WHERE reference = 'held-stripe')"
+DECLINED: Final = "(SELECT id FROM payment WHERE status = 'requires_payment_method' AND account = 'stripe' AND decline->>'code' <> 'authentication_failed' ORDER BY id LIMIT 1)"
+CANCELED: Final = (
+    "(SELECT id FROM payment WHERE status = 'canceled' AND round = 1 AND account = 'stripe' ORDER BY id LIMIT 1)"
+)
+CASCADED: Final = "(SELECT payment_id FROM operation WHERE kind = 'authorize' AND round = 1 AND seq = 2)"
+CHALLENGED: Final = "(SELECT id FROM payment WHERE status = 'requires_action' ORDER BY id LIMIT 1)"
+DISPUTED: Final = "(SELECT payment_id FROM dispute)"
+FIRST: Final = "kind = 'authorize' AND seq = 1"
+KEY_OF_PAID: Final = f"payment_id = {PAID}"
+KEY_OF_CAPTURE: Final = (
+    f"operation_id = (SELECT id FROM operation WHERE kind = 'capture' AND payment_id = {IN_PARTS} ORDER BY seq LIMIT 1)"
+)
+"""Which rows are broken, in SQL."""
+
+
+def last_change(payment: str, status: str) -> str:
+    """The payment's history ends with another status, as the payment does."""
+    return (
+        f"UPDATE change SET to_status = '{status}' WHERE payment_id = {payment} "
+        f"AND seq = (SELECT max(seq) FROM change WHERE payment_id = {payment}); "
+        f"UPDATE payment SET status = '{status}' WHERE id = {payment}"
+    )
+
+
+IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
+    "a second live success": (
+        f"DROP INDEX operation_one_live_success; UPDATE operation SET status = 'authorized' WHERE payment_id = {CASCADED} AND {FIRST}",
+        {"one_live_attempt", "history_is_whole", "no_phantom"},
+    ),
+    "a second open attempt": (
+        f"""DROP INDEX operation_one_open_authorize; INSERT INTO operation SELECT (o).* FROM (SELECT jsonb_populate_record(o,
+        '{{"id": "att_second", "seq": 2, "provider_key": "second"}}') AS o FROM operation o WHERE payment_id = {CHALLENGED}) AS copied""",
+        {"one_live_attempt", "nobody_else_while_open"},
+    ),
+    "an earlier attempt that is open still": (
+        f"UPDATE operation SET status = 'unknown', due_at = now() WHERE payment_id = {CASCADED} AND {FIRST}",
+        {"nobody_else_while_open", "status_agrees", "nothing_forgotten"},
+    ),
+    "more captured than authorized": (
+        f"ALTER TABLE payment DROP CONSTRAINT payment_captured; UPDATE payment SET amount_captured = amount_captured + 1 WHERE id = {PAID}",
+        {"captured_within_authorized", "amounts_are_sums"},
+    ),
+    "more authorized than asked for": (
+        f"ALTER TABLE payment DROP CONSTRAINT payment_authorized; UPDATE payment SET amount_authorized = amount + 1 WHERE id = {HELD}",
+        {"captured_within_authorized", "no_phantom"},
+    ),
+    "more refunded than captured": (
+        f"ALTER TABLE payment DROP CONSTRAINT payment_refunded; UPDATE payment SET amount_refunded = amount_captured + 1 WHERE id = {REFUNDED}",
+        {"refunded_within_captured", "amounts_are_sums"},
+    ),
+    "a refund that is counted twice": (
+        f"UPDATE payment SET amount_refunded = amount_refunded + 300 WHERE id = {REFUNDED}",
+        {"amounts_are_sums"},
+    ),
+    "a capture that is not counted": (
+        f"UPDATE payment SET amount_captured = amount_captured - 700 WHERE id = {IN_PARTS}",
+        {"amounts_are_sums"},
+    ),
+    "a reservation that nobody holds": (
+        f"UPDATE payment SET amount_capturing = 5 WHERE id = {HELD}",
+        {"reservations_are_sums"},
+    ),
+    "a reservation for a refund that nobody holds": (
+        f"UPDATE payment SET amount_refunding = 5 WHERE id = {REFUNDED}",
+        {"reservations_are_sums"},
+    ),
+    "a success without money": (last_change(HELD, "succeeded"), {"status_agrees"}),
+    "a payment that processes nothing": (last_change(DECLINED, "processing"), {"status_agrees"}),
+    "a payment that was paid and says that it failed": (
+        last_change(HELD, "failed"),
+        {"status_agrees", "told_failed_is_unpaid", "history_is_whole", "answers_are_final"},
+    ),
+    "a history whose first step is gone": (
+        f"DELETE FROM change WHERE seq = 1 AND payment_id = {PAID}",
+        {"history_is_whole"},
+    ),
+    "a history with a hole": (f"DELETE FROM change WHERE seq = 2 AND payment_id = {REFUNDED}", {"history_is_whole"}),
+    "no history": (f"DELETE FROM change WHERE payment_id = {CANCELED}", {"history_is_whole"}),
+    "a version that no change explains": (
+        f"UPDATE payment SET version = version + 1 WHERE id = {PAID}",
+        {"history_is_whole"},
+    ),
+    "a payment that was changed past its history": (
+        f"UPDATE payment SET updated_at = updated_at + interval '1 second' WHERE id = {PAID}",
+        {"history_is_whole"},
+    ),
+    "a status that the history does not end with": (
+        f"UPDATE payment SET status = 'requires_confirmation' WHERE id = {DECLINED}",
+        {"history_is_whole"},
+    ),
+    "a success that the history does not tell": (
+        f"UPDATE change SET operation_id = NULL WHERE payment_id = {PAID} AND operation_id IS NOT NULL",
+        {"history_is_whole"},
+    ),
+    "a change about an operation of another payment": (
+        f"UPDATE change SET operation_id = 'att_elsewhere' WHERE payment_id = {DISPUTED} AND news = 'Dispute'",
+        {"history_is_whole"},
+    ),
+    "a step that does not exist": (
+        f"""UPDATE change SET to_status = 'processing' WHERE payment_id = {REFUNDED} AND seq = 3;
+        UPDATE change SET from_status = 'processing', source = 'api' WHERE payment_id = {REFUNDED} AND seq = 4""",
+        {"steps_are_legal"},
+    ),
+    "a webhook that takes a payment back": (
+        f"""UPDATE change SET to_status = 'processing', source = 'webhook' WHERE payment_id = {REFUNDED} AND seq = 3;
+        UPDATE change SET from_status = 'processing' WHERE payment_id = {REFUNDED} AND seq = 4""",
+        {"steps_are_legal", "news_moves_forward"},
+    ),
+    "an operation that is what it cannot be": (
+        f"UPDATE operation SET status = 'expired' WHERE kind = 'void' AND payment_id = {CANCELED}",
+        {"steps_are_legal", "answers_are_final"},
+    ),
+    "an operation of a round to come": (
+        f"UPDATE operation SET round = 7 WHERE payment_id = {HELD}",
+        {"steps_are_legal"},
+    ),
+    "operations with a gap": (f"UPDATE operation SET seq = 9 WHERE payment_id = {PAID}", {"steps_are_legal"}),
+    "a success that was refused here": (
+        f"UPDATE operation SET status = 'failed' WHERE kind = 'capture' AND payment_id = {IN_PARTS} AND amount = 700",
+        {"amounts_are_sums", "nothing_lost"},
+    ),
+    "a provider key of two operations": (
+        f"""ALTER TABLE operation DROP CONSTRAINT operation_provider_key; UPDATE operation SET provider_key =
+        (SELECT provider_key FROM operation WHERE payment_id = {PAID}) WHERE payment_id = {CASCADED} AND seq = 2""",
+        {"one_key_per_operation"},
+    ),
+    "a request that was not wiped": (
+        f"UPDATE operation SET sealed_request = '\\x00' WHERE payment_id = {PAID}",
+        {"nothing_left_sealed"},
+    ),
+    "a challenge that nobody will end": (
+        f"UPDATE operation SET due_at = NULL WHERE payment_id = {CHALLENGED}",
+        {"nothing_forgotten"},
+    ),
+    "a challenge that should have ended": (
+        f"UPDATE operation SET due_at = now() - interval '1 hour' WHERE payment_id = {CHALLENGED}",
+        {"nothing_forgotten"},
+    ),
+    "a payment that waits for its key for ever": (
+        f"""{last_change(DECLINED, "processing")}; UPDATE payment SET processing_reason = 'awaiting_retry',
+        updated_at = updated_at - interval '1 hour' WHERE status = 'processing';
+        UPDATE change SET at = at - interval '1 hour' WHERE to_status = 'processing' AND (payment_id, seq) IN
+        (SELECT id, version FROM payment WHERE status = 'processing')""",
+        {"nothing_forgotten"},
+    ),
+    "an event that nobody will apply": (
+        "UPDATE webhook_inbox SET applied_at = NULL, due_at = NULL WHERE id = (SELECT max(id) FROM webhook_inbox)",
+        {"news_moves_forward"},
+    ),
+    "an answer that is not final": (
+        f"UPDATE idempotency_key SET status = 202 WHERE {KEY_OF_PAID}",
+        {"answers_are_final"},
+    ),
+    "half an answer": (f"UPDATE idempotency_key SET answer = NULL WHERE {KEY_OF_PAID}", {"answers_are_final"}),
+    "a refusal of what was done": (
+        f"UPDATE idempotency_key SET status = 422 WHERE {KEY_OF_CAPTURE}",
+        {"answers_are_final"},
+    ),
+    "an approval of what was declined": (
+        f"UPDATE idempotency_key SET status = 201 WHERE payment_id = {DECLINED}",
+        {"answers_are_final"},
+    ),
+    "a success that was answered as a decline": (
+        f"UPDATE idempotency_key SET status = 402 WHERE {KEY_OF_PAID}",
+        {"told_failed_is_unpaid"},
+    ),
+    "a key that stands twice": (
+        f"""ALTER TABLE idempotency_key DROP CONSTRAINT idempotency_key_pkey; INSERT INTO idempotency_key
+        SELECT (k).* FROM (SELECT jsonb_populate_record(k, '{{"fingerprint": "\\\\x00"}}') AS k FROM idempotency_key k WHERE {KEY_OF_PAID}) AS copied""",
+        {"keys_stand_once"},
+    ),
+    "a payment whose key is gone": (f"DELETE FROM idempotency_key WHERE {KEY_OF_PAID}", {"keys_are_kept"}),
+    "a key that opens nothing": (
+        f"UPDATE idempotency_key SET payment_id = 'pay_nowhere' WHERE {KEY_OF_PAID}",
+        {"keys_are_kept"},
+    ),
+    "a key that drives another payment's operation": (
+        f"UPDATE idempotency_key SET operation_id = (SELECT id FROM operation WHERE payment_id = {CASCADED} AND seq = 2) WHERE {KEY_OF_PAID}",
+        {"keys_are_kept"},
+    ),
+    "a key of another merchant": (
+        f"UPDATE idempotency_key SET merchant_id = 'mer_other' WHERE {KEY_OF_PAID}",
+        {"tenants_apart"},
+    ),
+    "a key of the other mode": (
+        f"UPDATE idempotency_key SET livemode = true WHERE {KEY_OF_PAID}",
+        {"tenants_apart"},
+    ),
+    "a dispute of another merchant": ("UPDATE dispute SET merchant_id = 'mer_other'", {"tenants_apart"}),
+    "a payment that is gone with all of its rows": (
+        f"""CREATE TEMP TABLE gone AS SELECT {PAID} AS id; DELETE FROM operation WHERE payment_id IN (SELECT id FROM gone);
+        DELETE FROM change WHERE payment_id IN (SELECT id FROM gone); DELETE FROM payment WHERE id IN (SELECT id FROM gone);
+        DELETE FROM idempotency_key WHERE payment_id IN (SELECT id FROM gone)""",
+        {"nothing_lost", "written_before_sent"},
+    ),
+    "an attempt that is gone": (
+        f"DELETE FROM operation WHERE payment_id = {CASCADED} AND seq = 2",
+        {
+            "status_agrees",
+            "amounts_are_sums",
+            "history_is_whole",
+            "nothing_lost",
+            "written_before_sent",
+            "answers_are_final",
+        },
+    ),
+}
+"""What is done to the rows, and the promises that it breaks."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the PSPs say, to be falsified, and the payments by name."""
+
+    entries: list[Entry]
+    arrivals: list[Arrival]
+    database: Database
+
+    def attempt(self, payment: str) -> str:
+        """The newest authorization of a payment."""
+        attempt: str = self.database.value(
+            f"SELECT id FROM operation WHERE kind = 'authorize' AND payment_id = {payment} ORDER BY seq DESC LIMIT 1"
+        )
+        return attempt
+
+    def entry(self, book: str, payment: str, nth: int = 0) -> Entry:
+        """An entry of a payment in a book."""
+        attempt = self.attempt(payment)
+        return [each for each in self.entries if each.book == book and each.payment_reference == attempt][nth]
+
+    def instead(self, old: Entry, **changes: Any) -> Outside:
+        return self.saying([each._replace(**changes) if each is old else each for each in self.entries])
+
+    def also(self, entry: Entry) -> Outside:
+        return self.saying([*self.entries, entry])
+
+    def without(self, entry: Entry) -> Outside:
+        return self.saying([each for each in self.entries if each is not entry])
+
+    def saying(self, entries: Iterable[Entry] | None = None, arrivals: Iterable[Arrival] | None = None) -> Outside:
+        return Outside(
+            entries=self.entries if entries is None else entries,
+            arrivals=self.arrivals if arrivals is None else arrivals,
+            horizons={"stripe": 20 * 3600.0, "adyen": 6 * 24 * 3600.0, "neutral": 3600.0},
+        )
+
+    def request(self, payment: str) -> Arrival:
+        """The request of a payment's newest authorization."""
+        attempt = self.attempt(payment)
+        return next(each for each in self.arrivals if each.reference == attempt and each.operation == "authorize")
+
+    def requested(self, old: Arrival, **changes: Any) -> Outside:
+        return self.saying(arrivals=[each._replace(**changes) if each is old else each for each in self.arrivals])
+
+    def sent_again(self, old: Arrival, **changes: Any) -> Outside:
+        return self.saying(arrivals=[*self.arrivals, old._replace(**changes)])
+
+
+def second_before_first(told: Told) -> Outside:
+    """The second account of a cascade was asked while the first had not answered yet."""
+    second = told.request(CASCADED)
+    attempt = told.database.value(f"SELECT id FROM operation WHERE payment_id = {CASCADED} AND {FIRST}")
+    first = next(each for each in told.arrivals if each.reference == attempt and each.operation == "authorize")
+    return told.requested(first, answered=second.at + 1)
+
+
+OUTSIDE: Final[dict[str, tuple[Callable[[Told], Outside], set[str]]]] = {
+    "a payment that is charged twice": (
+        lambda told: told.also(told.entry("authorisations", PAID)._replace(payment="second")),
+        {"no_double_charge"},
+    ),
+    "a payment that another account has charged, too": (
+        lambda told: told.also(told.entry("authorisations", PAID)._replace(payment="second", account="elsewhere")),
+        {"no_double_charge", "nothing_lost"},
+    ),
+    "a first attempt that was charged although it was declined": (
+        lambda told: told.also(
+            told.entry("authorisations", CASCADED)._replace(
+                payment="first",
+                account="stripe",
+                reference=told.database.value(f"SELECT id FROM operation WHERE payment_id = {CASCADED} AND {FIRST}"),
+            )
+        ),
+        {"no_double_charge", "nothing_lost"},
+    ),
+    "a capture that is done twice": (
+        lambda told: told.also(told.entry("captures", IN_PARTS)),
+        {"no_double_charge"},
+    ),
+    "a refund that is done twice": (
+        lambda told: told.also(told.entry("refunds", REFUNDED)),
+        {"no_double_charge"},
+    ),
+    "a charge that nobody here has heard of": (
+        lambda told: told.also(
+            Entry("stripe", "authorisations", "pi_lost", "att_lost", "att_lost", 1999, "EUR", "captured", None, 1.0)
+        ),
+        {"nothing_lost"},
+    ),
+    "a charge that names nobody": (
+        lambda told: told.also(
+            Entry("stripe", "authorisations", "pi_lost", None, None, 1999, "EUR", "authorised", None, 1.0)
+        ),
+        {"nothing_lost"},
+    ),
+    "a refund that nobody here has asked for": (
+        lambda told: told.also(told.entry("refunds", REFUNDED)._replace(reference="re_lost", key=None, amount=1)),
+        {"nothing_lost"},
+    ),
+    "a charge at another account than its attempt's": (
+        lambda told: told.instead(told.entry("authorisations", PAID), account="elsewhere"),
+        {"nothing_lost"},
+    ),
+    "a decline that was charged": (
+        lambda told: told.also(
+            Entry(
+                "stripe",
+                "authorisations",
+                "pi_x",
+                told.attempt(DECLINED),
+                told.attempt(DECLINED),
+                1999,
+                "EUR",
+                "authorised",
+                None,
+                1.0,
+            )
+        ),
+        {"told_failed_is_unpaid"},
+    ),
+    "a cancel that released nothing": (
+        lambda told: told.instead(told.entry("authorisations", CANCELED), status="authorised"),
+        {"told_failed_is_unpaid"},
+    ),
+    "an authorization that is not there": (
+        lambda told: told.without(told.entry("authorisations", HELD)),
+        {"no_phantom"},
+    ),
+    "an authorization that was released there": (
+        lambda told: told.instead(told.entry("authorisations", HELD), status="voided"),
+        {"no_phantom"},
+    ),
+    "a capture that is not there": (lambda told: told.without(told.entry("captures", PAID)), {"no_phantom"}),
+    "a capture that failed there": (
+        lambda told: told.instead(told.entry("captures", IN_PARTS), status="failed"),
+        {"no_phantom"},
+    ),
+    "a refund that is not there": (lambda told: told.without(told.entry("refunds", REFUNDED)), {"no_phantom"}),
+    "a capture of another amount": (
+        lambda told: told.instead(told.entry("captures", IN_PARTS), amount=701),
+        {"no_phantom"},
+    ),
+    "an authorization of a lower amount": (
+        lambda told: told.instead(told.entry("authorisations", HELD), amount=1998),
+        {"no_phantom"},
+    ),
+    "an authorization of a higher amount": (
+        lambda told: told.instead(told.entry("authorisations", HELD), amount=2000),
+        {"no_phantom", "captured_within_authorized"},
+    ),
+    "another currency": (
+        lambda told: told.instead(told.entry("authorisations", HELD), currency="USD"),
+        {"no_phantom"},
+    ),
+    "more captured there than authorized": (
+        lambda told: told.instead(told.entry("captures", PAID), amount=2000),
+        {"no_phantom", "captured_within_authorized"},
+    ),
+    "more refunded there than captured": (
+        lambda told: told.instead(told.entry("refunds", REFUNDED), amount=9999),
+        {"no_phantom", "refunded_within_captured"},
+    ),
+    "a key with two requests": (
+        lambda told: told.sent_again(told.request(PAID), body="other"),
+        {"one_key_per_operation"},
+    ),
+    "a request under two keys": (
+        lambda told: told.sent_again(told.request(PAID), key="other"),
+        {"one_key_per_operation"},
+    ),
+    "a key of two operations on the wire": (
+        lambda told: told.requested(told.request(PAID), key=told.request(HELD).key),
+        {"one_key_per_operation"},
+    ),
+    "a request before its operation": (
+        lambda told: told.requested(told.request(HELD), at=1.0, answered=1.1),
+        {"written_before_sent"},
+    ),
+    "a request for an operation that was never written": (
+        lambda told: told.sent_again(told.request(PAID), reference="att_never", key="never", body="never"),
+        {"written_before_sent"},
+    ),
+    "a second account that was asked too early": (second_before_first, {"nobody_else_while_open"}),
+    "a key that was sent after its horizon": (
+        lambda told: told.sent_again(told.request(PAID), at=told.request(PAID).at + 30 * 24 * 3600),
+        {"within_horizon"},
+    ),
+}
+"""What the PSPs say instead, and the promises that it breaks."""
+
+
+def test_every_promise_is_broken_by_something() -> None:
+    broken = {name for _, names in (*IN_ROWS.values(), *OUTSIDE.values()) for name in names}
+
+    assert broken == {each.name for each in INVARIANTS}
+
+
+@pytest.mark.parametrize("corruption", IN_ROWS)
+async def test_what_is_broken_in_the_rows_is_named(corruption: str, mixed: Mixed, flow: type[Kit]) -> None:
+    planted, names = IN_ROWS[corruption]
+    before = _contents(mixed.database)
+    mixed.database.rows(OFF + planted)
+    assert _contents(mixed.database) != before, "nothing was planted"
+
+    async with reading(mixed.database.url) as db:
+        for at_rest in (True, False):
+            report = await check_invariants(db, mixed.outside, at_rest=at_rest, grace_s=0, keyring=flow.keyring())
+            assert set(report.broken) == names, report.violations
+
+
+@pytest.mark.parametrize("corruption", OUTSIDE)
+async def test_what_the_providers_say_otherwise_is_named(corruption: str, mixed: Mixed, flow: type[Kit]) -> None:
+    plant, names = OUTSIDE[corruption]
+    told = Told(list(mixed.outside.entries), list(mixed.outside.arrivals or ()), mixed.database)
+
+    async with reading(mixed.database.url) as db:
+        report = await check_invariants(db, plant(told), at_rest=True, grace_s=5, keyring=flow.keyring())
+
+    assert set(report.broken) == names, report.violations
+
+
+def test_corruptions_are_counted(proved: Callable[[str], None]) -> None:
+    proved(
+        f"corruptions: {len(IN_ROWS)} in rows and {len(OUTSIDE)} outside, each named by exactly the promises it breaks"
+    )
+
+
+def _contents(database: Database) -> list[Any]:
+    tables = ("payment", "operation", "change", "idempotency_key", "dispute", "webhook_inbox")
+    return [
+        database.value(f"SELECT coalesce(md5(string_agg(t::text, '' ORDER BY t::text)), '') FROM {table} t")
+        for table in tables
+    ]
