@@ -213,7 +213,7 @@ def _deed(pieces: frozenset[str]) -> str:
     if pieces & {"payment", "operation"}:
         return "open"
     return next(
-        (piece for piece in ("settle", "returned", "dispute") if piece in pieces),
+        (piece for piece in ("settle", "resolve", "reviewed", "returned", "dispute") if piece in pieces),
         "change" if "change" in pieces else "store",
     )
 

@@ -119,6 +119,16 @@ STEPS: Final[Mapping[str, Step]] = {
         "Nothing is written: it is done again.",
         "It is done.",
     ),
+    "resolve": Step(
+        "what a person found out is committed, with the answer",
+        "Nothing is written: the operation waits for a person still, and the same key settles it.",
+        "The outcome and the answer stand: the same key gets that answer.",
+    ),
+    "reviewed": Step(
+        "an operation is put before a person",
+        "Nothing is written: the next look puts it there.",
+        "It waits for a person, and is looked at all the same.",
+    ),
     "returned": Step(
         "what the shopper brought back is committed",
         "Nothing is kept: the challenge waits on, and the shopper's browser may come again.",
@@ -177,8 +187,8 @@ STEPS: Final[Mapping[str, Step]] = {
 _GATE: Final = ("take", "release")
 _CALL: Final = ("send", "renew", "settle")
 _NEWS: Final = ("settle", "change", "dispute", "note")
-_CHARGE: Final = (*_GATE, "open", "reseal", *_CALL, "cascade", "take_over", "postpone", "answer")
-_FOLLOW_UP: Final = (*_GATE, "open", *_CALL, "take_over", "postpone", "answer")
+_FOLLOW_UP: Final = (*_GATE, "open", *_CALL, "take_over", "ask", "postpone", "answer")
+_CHARGE: Final = (*_FOLLOW_UP, "reseal", "cascade", "mark_due")
 
 PATHS: Final[Mapping[str, Path]] = {
     "charge": Path("a charge", _CHARGE, (("POST", "/v1/payments"),)),
@@ -195,6 +205,11 @@ PATHS: Final[Mapping[str, Path]] = {
     "dispute": Path(
         "an answer to a dispute", (*_FOLLOW_UP, "reseal"), (("POST", "/v1/disputes/[^/]+/(evidence|accept)"),)
     ),
+    "resolve": Path(
+        "a person who settles what nobody else could tell",
+        (*_GATE, "take_over", "ask", "settle", "resolve"),
+        (("POST", "/v1/payments/[^/]+/resolve"),),
+    ),
     "method": Path(
         "a payment method",
         (*_CHARGE, "store", "update", "delete"),
@@ -207,7 +222,9 @@ PATHS: Final[Mapping[str, Path]] = {
     ),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),
     "webhook": Path("a webhook", ("receive", *_NEWS), (("POST", "/v1/webhooks/[^/]+"),)),
-    "sweep": Path("the worker's sweep", ("take_over", "ask", "reseal", *_CALL, "postpone"), job="settle"),
+    "sweep": Path(
+        "the worker's sweep", ("take_over", "ask", "reseal", *_CALL, "postpone", "open", "reviewed"), job="settle"
+    ),
     "inbound": Path("webhooks that the worker applies", ("claim", *_NEWS), job="inbound"),
     "cancels": Path("cancels that the worker carries out", ("open", "ask", *_CALL, "postpone"), job="cancels"),
     "abandoned": Path(
