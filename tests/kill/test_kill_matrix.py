@@ -27,8 +27,10 @@ import httpx
 import pytest
 
 from gateway import crash
+from gateway.invariants import Outside, check_invariants
 from gateway.sql import DatabaseAway
 from gateway.sweep import settle
+from gateway.verify import reading
 
 if TYPE_CHECKING:
     from tests.conftest import Configuration, Database, Databases, Inside, Kit, Merchant, Open, Psps
@@ -372,6 +374,7 @@ def pairwise(cells: list[Cell]) -> list[Cell]:
 class Stage:
     """A database with a healthy gateway on it, and whatever a cell kills there."""
 
+    database: Database
     environment: Mapping[str, str]
     rows: asyncpg.Pool
     healthy: Forked
@@ -440,7 +443,7 @@ class Theatre:
         async with asyncpg.create_pool(database.admin_url, min_size=1, max_size=2) as rows:
             healthy = await self.forge.server(environment)
             async with connected(healthy, self.flow) as merchant:
-                ours = Stage(environment, rows, healthy, merchant)
+                ours = Stage(database, environment, rows, healthy, merchant)
                 self.stages.append(ours)
                 yield ours
             await self.forge.kill(healthy)
@@ -451,6 +454,27 @@ class Theatre:
         async with asyncio.TaskGroup() as couriers:
             while True:
                 couriers.create_task(self._bring(await self.post.letters.get()))
+
+    async def broken_promises(self) -> list[str]:
+        """Every promise that the rows of a stage break, alone or beside the PSPs' books and wire logs."""
+        known, found = set[str](), list[str]()
+        for stage in self.stages:
+            outside = await asyncio.to_thread(self.flow.outside, stage.database, self.psps)
+            ours = {row["id"] for row in await stage.rows.fetch("SELECT id FROM operation")}
+            known |= ours
+            theirs = Outside(
+                [entry for entry in outside.entries if ours & {entry.reference, entry.payment_reference}],
+                [arrival for arrival in outside.arrivals or () if arrival.reference in ours],
+                outside.taken_at,
+                outside.horizons,
+            )
+            async with reading(stage.database.url) as rows:
+                report = await check_invariants(rows, theirs, at_rest=True, grace_s=5, keyring=self.flow.keyring())
+            found += [f"{each.invariant} {each.payment_id}: {each.detail}" for each in report.violations]
+        strange = {
+            entry["payment_reference"] for psp in PSPS for entry in self.psps.books(psp, "authorisations")
+        } - known
+        return found + [f"a charge that nobody knows: {reference}" for reference in strange]
 
     async def _bring(self, letter: Letter) -> None:
         """Bring one webhook to its healthy gateway, once the process that is to die is dead; or never."""
@@ -652,10 +676,11 @@ async def run_matrix(cells: list[Cell], theatre: Theatre) -> tuple[list[Ending],
             carrying.cancel()
         await forge.kill(worker)
         books = await asyncio.to_thread(Books.of, theatre.psps)
-        faults = [
+        broken = await theatre.broken_promises()
+        wrongs = [
             f"{ending.cell}: {fault} ({ending.play.name})" for ending in endings for fault in await wrong(ending, books)
         ]
-    return endings, faults
+    return endings, wrongs + broken
 
 
 Matrix = Callable[[list[Cell]], Awaitable[None]]
@@ -674,6 +699,7 @@ def matrix(theatre: Theatre, proved: Callable[[str], None]) -> Matrix:
     """Plays cells and proves that none is wrong."""
 
     async def prove(cells: list[Cell]) -> None:
+        theatre.psps.reset()  # the rehearsal was in a database of its own
         began = time.monotonic()
         endings, faults = await run_matrix(cells, theatre)
         seconds = time.monotonic() - began
