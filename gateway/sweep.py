@@ -114,7 +114,9 @@ async def _still_open(payment: Payment, taken: Taken, looked: _Looked, deps: Dep
     operation = payment.operation(taken.operation.id)
     if deps.on_unknown is OnUnknown.VOID_THEN_FAILOVER and await void_unknown(payment, operation, deps) is not None:
         return
-    patience = PENDING_REVIEW_S if operation.status is OperationStatus.PENDING else REVIEW_S
+    # A void that another account waits for is not given a week: it holds up what its attempt could tell.
+    accepted = operation.status is OperationStatus.PENDING and not operation.releases_unknown
+    patience = PENDING_REVIEW_S if accepted else REVIEW_S
     if age(operation, deps) <= timedelta(seconds=patience):
         return
     evidence = {"tries": operation.tries + 1, "sent_again": taken.sendable, "heard": dict(looked.heard)}

@@ -169,7 +169,8 @@ class StripeProvider:
         if "attempt" in request:
             found = await self._find(request["attempt"], call.amount)
             if not isinstance(found, str):
-                return NotProcessed("not_sent", found.provider_code)  # nobody knows what to cancel: nothing left
+                # Nobody knows what to cancel. Nor did an earlier send: it would have kept the handle before the cancel left.
+                return NotProcessed("not_sent", found.provider_code, conclusive=True)
             request = asks.cancel(found)
             await keep(request)
         sent = await self._post(call.kind, request["path"], request["params"], call.key)

@@ -416,3 +416,26 @@ async def test_the_only_account_is_not_voided_for_nobody(open_gateway: Open, psp
 
     assert answer.status_code == 202
     assert psps.requests("stripe", "void") == []
+
+
+async def test_a_void_that_is_never_told_of_is_put_before_a_person_after_a_day(open_gateway: Open, psps: Psps) -> None:
+    """Adyen takes a cancel by our reference also of what it has not seen, and says no more. A person tells, and the attempt goes on."""
+    async with open_gateway(("adyen", "stripe"), **FAILOVER) as inside:
+        psps.fault("adyen", "authorize", "reset_before_effect", times=None)
+        answer = await inside.merchant.charge(key="order-1", capture_method="manual")
+        psps.clear_faults("adyen")
+        asked = len(psps.requests("adyen", "authorize"))
+        _hours_pass(inside, psps, 25)
+        await inside.work()
+        waiting = await inside.merchant.payment(answer.json()["id"])
+        held = len(psps.requests("adyen", "authorize"))
+        path = f"/v1/payments/{waiting['id']}/resolve"
+        resolved = await inside.merchant.post(path, FOUND | {"outcome": "failed"})
+        await inside.work()
+        later = await inside.merchant.charge(key="order-1", capture_method="manual")
+
+    assert (answer.status_code, [each["kind"] for each in waiting["review"]]) == (202, ["void"])
+    assert (held, resolved.status_code) == (asked, 200)
+    assert (later.status_code, later.json()["account"]) == (201, "adyen")
+    assert psps.requests("stripe") == []
+    assert len(psps.charges()) == 1
