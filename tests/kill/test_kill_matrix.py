@@ -45,7 +45,7 @@ LANES: Final = 8
 SENDS_MAX: Final = 3
 """How often a client asks again before its process is dead: enough to see an unknown outcome through."""
 TRIES_MAX: Final = 4
-QUICK_S: Final = 20.0
+QUICK_S: Final = 40.0
 """How long a process may take to pass its point after it was given cause to, before another one is taken to have been quicker."""
 WAITING_MAX: Final = 64
 CELLS_MIN: Final = 120
@@ -104,6 +104,7 @@ SCENES: Final = tuple(
         for outcome in ("approved", "applied", "not_applied")
         for swept in (False, True)
     ]
+    + [Scene("confirm", psp, outcome) for psp in PSPS for outcome in ("approved", "applied")]
     + [Scene("return", psp, outcome) for psp in PSPS for outcome in ("succeeded", "failed")]
     + [Scene("webhook", psp, outcome) for psp in PSPS for outcome in ("unknown", "known", "capture")]
 )
@@ -187,6 +188,10 @@ class Play:
                 amount = {} if verb == "cancel" else {"amount": 700}
                 self.path = "/v1/refunds" if verb == "refund" else f"/v1/payments/{payment['id']}/{verb}"
                 self.fields = {"payment": payment["id"], **amount} if verb == "refund" else amount
+            case "confirm":
+                created = await merchant.post("/v1/payments", charge | {"confirm": False})
+                self.payment_id = created.json()["id"]
+                self.path, self.fields = f"/v1/payments/{self.payment_id}/confirm", {}
             case "return":
                 payment = (await merchant.charge(key=self.name, **charge)).json()
                 self.payment_id = payment["id"]
@@ -595,6 +600,7 @@ PAID: Final = ("succeeded", 1999, 0)
 EXPECTED: Final[Mapping[tuple[str, str], tuple[int, tuple[str, int, int]]]] = {
     ("charge", "declined"): (402, ("requires_payment_method", 0, 0)),
     ("charge", ""): (201, PAID),
+    ("confirm", ""): (200, PAID),
     ("capture", ""): (200, ("succeeded", 700, 0)),
     ("cancel", ""): (200, ("canceled", 0, 0)),
     ("refund", ""): (201, ("succeeded", 1999, 700)),
