@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,7 +25,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import crash, news
+from gateway import crash, logs, news
 from gateway.answers import JSON
 from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
@@ -31,6 +33,7 @@ from gateway.api.disputes import Disputes
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
+from gateway.api.policies import Policies
 from gateway.api.returns import Returns
 from gateway.books import Books
 from gateway.deps import Deps
@@ -43,6 +46,7 @@ from gateway.queries import Queries
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
 from gateway.vault import Keyring
+from gateway.watch import Watch
 from idempotency.once import GateClosed, GatePolicy, Once
 from idempotency.store import RedisGate
 from providers.contract import Event
@@ -65,6 +69,8 @@ class House:
     pool: Pool
     gate: RedisGate
     registry: CollectorRegistry
+    unproved: frozenset[str]
+    """The accounts without a webhook secret: nothing that is said of them can be believed."""
 
 
 @asynccontextmanager
@@ -77,6 +83,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
     passed = passed or crash.armed(settings, configs)
     transport = Transport() if passed is None else crash.WatchedTransport(passed)
     accounts = load_accounts(configs, transport)
+    unproved = frozenset(config.name for config in configs if not config.webhook_secrets)
     keys = Keyring.derive(settings.secret_key.get_secret_value(), settings.vault_keys)
     registry = CollectorRegistry()
     instruments = Instruments(registry)
@@ -84,7 +91,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
     gate = RedisGate(redis_url) if passed is None else crash.WatchedGate(redis_url, passed)
 
     def applied(policy: GatePolicy) -> None:
-        instruments.policies.labels("redis", "idempotency_gate", policy).inc()
+        instruments.stood_in("redis_loss", policy)
 
     database_url = settings.database_url.get_secret_value()
     pool = await connect(database_url, Pool if passed is None else partial(crash.WatchedPool, passed))
@@ -100,12 +107,14 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             clock=lambda: datetime.now(UTC),
             public_url=settings.public_url.rstrip("/"),
             on_unknown=settings.on_unknown,
+            policies=settings.policies,
+            worker_backlog_max=settings.worker_backlog_max,
         )
 
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        yield House(deps, Inbox(pool, keys.sealer.seal, keys.sealer.open, apply), pool, gate, registry)
+        yield House(deps, Inbox(pool, keys.sealer.seal, keys.sealer.open, apply), pool, gate, registry, unproved)
     finally:
         await pool.close()
         await gate.aclose()
@@ -150,11 +159,17 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
         async with open_house(settings, passed) as house:
             await check(house)
             webhooks = _mount(app, house, settings)
+            watch = Watch(house.pool, house.gate, house.deps)
+            await watch.look()
             # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 50, 100)
+            watching = asyncio.create_task(watch.run())
             yield
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
             await webhooks.drain()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
@@ -168,15 +183,17 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
 
 def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     deps = house.deps
-    authenticator = Authenticator(deps.queries, deps.keys, dev=settings.dev)
+    app.state.instruments = deps.instruments
+    authenticator = Authenticator(
+        deps.queries, deps.keys, dev=settings.dev, lost=lambda: deps.instruments.stood_in("postgres_loss_api_key")
+    )
     payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
     methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
-    health = Health(deps.queries, house.gate)
-    webhooks = Webhooks(
-        house.inbox, deps.accounts, lambda account, result: deps.instruments.webhooks.labels(account, result).inc()
-    )
+    health = Health(house.gate, deps)
+    webhooks = Webhooks(house.inbox, deps.accounts, lambda account, result: _count_webhook(house, account, result))
 
     async def metrics(_: Request) -> Response:
+        deps.instruments.lines_dropped(logs.dropped())
         return Response(generate_latest(house.registry), media_type=CONTENT_TYPE_LATEST)
 
     app.router.routes.extend(
@@ -198,6 +215,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
             Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
             Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
+            Route("/v1/policies", Policies(deps, authenticator).list, methods=["GET"]),
             Route("/v1/payment_methods", methods.create, methods=["POST"]),
             Route("/v1/payment_methods", methods.list, methods=["GET"]),
             Route("/v1/payment_methods/{id}", methods.retrieve, methods=["GET"]),
@@ -216,6 +234,16 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         ]
     )
     return webhooks
+
+
+def _count_webhook(house: House, account: str, result: str) -> None:
+    instruments = house.deps.instruments
+    instruments.webhooks.labels(account, result).inc()
+    if result == "not_stored":
+        instruments.stood_in("postgres_loss_webhook")
+    elif result == "refused":
+        known = account in house.deps.accounts and account not in house.unproved
+        instruments.stood_in("webhook_not_authentic" if known else "webhook_unconfigured")
 
 
 async def _openapi(_: Request) -> Response:
@@ -271,6 +299,10 @@ class Edge:
             await self._app(scope, receive, send_marked)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the server stops and waits no longer; what was begun is settled by its lease
+            if not started:
+                await _rendered(_cut_off(scope), scope)(scope, receive, send_marked)
+            raise
         except Exception as error:
             problem = _problem_of(error, scope)
             if started:
@@ -289,6 +321,8 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
             )
         case _ if isinstance(error, DATABASE_LOST):
             log.error("database_lost", path=_route(scope), error=type(error).__name__)
+            instruments: Instruments = scope["app"].state.instruments
+            instruments.stood_in("postgres_loss_reading" if scope["method"] == "GET" else "postgres_loss_opening")
             in_doubt = isinstance(error, InDoubt) and scope["method"] != "GET"
             code = "outcome_in_doubt" if in_doubt else "database_unavailable"
             return Problem(code, "Send the same request with the same key again.")
@@ -297,6 +331,13 @@ def _problem_of(error: Exception, scope: Scope) -> Problem:
             return Problem(
                 "internal_error", "Send the same request with the same key again; if it stays, tell us the request_id."
             )
+
+
+def _cut_off(scope: Scope) -> Problem:
+    """What a request is told that was cut off in the middle: never that nothing happened, nor that it failed."""
+    log.warning("request_cut_off", path=_route(scope))
+    code = "internal_error" if scope["method"] == "GET" else "outcome_in_doubt"
+    return Problem(code, "The server was stopped. Send the same request with the same key again.")
 
 
 def _route(scope: Scope) -> str:

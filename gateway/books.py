@@ -236,8 +236,8 @@ _TAKE: Final = Statement(
     writes="take_over",
 )
 _POSTPONE: Final = Statement(
-    """UPDATE operation SET tries = tries + 1, lease_until = now(),
-    due_at = now() + make_interval(secs => (:ladder::float8[])[least(tries + 1, cardinality(:ladder::float8[]))])
+    """UPDATE operation SET tries = tries + :steps::int, lease_until = now(), due_at = now()
+    + make_interval(secs => (:ladder::float8[])[least(greatest(tries + :steps::int, 1), cardinality(:ladder::float8[]))])
     WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id""",
     writes="postpone",
 )
@@ -407,13 +407,17 @@ class Books:
             reached_nobody=row["before"] == OperationStatus.CREATED,
         )
 
-    async def postpone(self, operation: Operation) -> None:
-        """Let go of an operation that is as open as it was, to be looked at again by the ladder."""
+    async def postpone(self, operation: Operation, *, climb: bool = True) -> None:
+        """Let go of an operation that is as open as it was, to be looked at again by the ladder.
+
+        Only the worker's own looks ``climb`` it: a client that retries often must not put the next one off.
+        """
         ladder_s = PENDING_LADDER_S if operation.status is OperationStatus.PENDING else LADDER_S
         params = {
             "id": operation.id,
             "epoch": operation.epoch,
             "ladder": [float(step) for step in ladder_s],
+            "steps": int(climb),
             "statuses": list(TAKEABLE),
         }
         await _POSTPONE.row(self._pool, params)

@@ -25,12 +25,13 @@ from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Reason, Terms
 from gateway.modify import void_unknown
+from gateway.policies import Stance
 from gateway.queries import UsedKey
 from gateway.settle import (
     FOR_NOTHING_ELSE,
     MethodUse,
     Next,
-    look_up,
+    look,
     open_certainly,
     read,
     record,
@@ -40,9 +41,20 @@ from gateway.settle import (
 )
 from gateway.sql import DATABASE_LOST
 from gateway.vault import Keyring, Wallet
+from gateway.watch import refuses_new
 from idempotency.key import Key
 from idempotency.once import Claim
-from providers.contract import Authorize, Capability, Card, CardFacts, Instrument, Kind, Outcome, Unknown
+from providers.contract import (
+    Authorize,
+    Capability,
+    Card,
+    CardFacts,
+    Instrument,
+    Kind,
+    NotProcessed,
+    Outcome,
+    Unknown,
+)
 from providers.money import Money
 from providers.registry import DEADLINE_S
 from routing.plan import OnUnknown, Plan, Verdict
@@ -258,7 +270,7 @@ def _needs(terms: Terms) -> frozenset[Capability]:
 def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | None:
     """Why nobody can be asked for this charge, or ``None``."""
     if command.unusable is not None or route:
-        return command.unusable
+        return command.unusable or refuses_new(deps)
     terms = command.terms
     reasons = _eligibility(terms, command.wallet or Wallet(), deps)
     if terms.pinned_account is not None and not reasons:
@@ -343,7 +355,8 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
 
     def follow(payment: Payment, plan: Plan) -> Next | None:
         nonlocal following
-        following = _following(payment, plan, work, deps)
+        alone = _alone(deps) and isinstance(outcome, NotProcessed)
+        following = None if alone else _following(payment, plan, work, deps)
         return None if following is None else Next(following.operation, _seal(following, deps))
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
@@ -361,6 +374,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         decide=decide,
         use=command.use,
     )
+    _count(outcome, following, deps)
     if recorded is None:  # Postgres is lost after the PSP answered; the lease runs out and the worker replays
         return command.render(unrecorded(work.payment), deps.keys)
     if recorded.change is None:  # a webhook or another process told the books first
@@ -384,6 +398,25 @@ async def _void_then_go_on(work: Work, payment: Payment, deps: Deps) -> Work | A
     except DATABASE_LOST:  # never "nothing happened" after a provider was asked
         log.error("void_not_recorded", operation=work.operation.id)
     return work.command.render(unrecorded(payment), deps.keys)
+
+
+def _count(outcome: Outcome, following: Work | None, deps: Deps) -> None:
+    """Count the policies that stood in for an account's answer."""
+    if isinstance(outcome, Unknown):
+        deps.instruments.stood_in("unknown", deps.on_unknown)
+    if isinstance(outcome, NotProcessed) and (_alone(deps) or following is not None):
+        deps.instruments.stood_in("provider_not_reached", deps.policies["provider_not_reached"])
+
+
+def _alone(deps: Deps) -> bool:
+    """Whether nobody else is asked, by choice, where an account certainly did nothing."""
+    return deps.policies["provider_not_reached"] == Stance.FAIL_CLOSED
+
+
+def _reached_nobody(payment: Payment) -> bool:
+    """Whether certainly nothing happened at any account that this round has asked."""
+    asked = [attempt for attempt in payment.attempts if attempt.round == payment.round]
+    return all(attempt.status is OperationStatus.NOT_PROCESSED for attempt in asked)
 
 
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
@@ -426,7 +459,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
         raise in_progress()
     first_send = taken.reached_nobody
     work = Work(command, taken.payment, taken.operation, taken.request, first_send=first_send, deadline=_deadline())
-    return work if taken.sendable else await _record(work, await look_up(taken, deps), deps)
+    return await _record(work, (await look(taken, deps)).outcome, deps)
 
 
 async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float) -> Work | Answer:
@@ -435,7 +468,8 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
         return await _present(command, payment, deps)
     now, plan, round_ = deps.clock(), payment.plan(), payment.round
     route = payment.route
-    if plan.verdict is Verdict.NOT_SENT:  # nothing happened anywhere: start over with the accounts there are now
+    if plan.verdict is Verdict.NOT_SENT or (_alone(deps) and _reached_nobody(payment)):
+        # Nothing happened anywhere: start over with the accounts there are now.
         route, round_ = _route(payment.terms, command.wallet, deps), payment.round + 1
         plan = Plan.start(route)
     if not _may_ask(plan.account, command.wallet, deadline, deps):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import orjson
-import structlog
 import typer
 
 from providers.registry import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 app = typer.Typer(
     help="Interlock: one payments API in front of Stripe and Adyen.",
@@ -42,17 +41,13 @@ def _plainly() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _log_as_json() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=orjson.dumps),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-        cache_logger_on_first_use=True,
-    )
+def application() -> FastAPI:
+    """The API of one `gateway serve` process, whose log goes to its stderr."""
+    from gateway import logs
+    from gateway.app import create_app
+
+    logs.to_stderr()
+    return create_app()
 
 
 @app.command()
@@ -76,15 +71,16 @@ def serve(
     """Serve the API against GATEWAY_DATABASE_URL and GATEWAY_REDIS_URL."""
     import uvicorn
 
+    from gateway import logs
     from gateway.app import preflight
     from gateway.settings import load_settings
 
-    _log_as_json()
+    logs.to_stderr()
     with _plainly():
         settings = load_settings()
         asyncio.run(preflight(settings))
     uvicorn.run(
-        "gateway.app:create_app",
+        "gateway.cli:application",
         factory=True,
         host=host,
         port=port,
@@ -93,6 +89,7 @@ def serve(
         http="httptools",
         access_log=False,
         proxy_headers=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         date_header=False,
@@ -104,10 +101,11 @@ def serve(
 @app.command()
 def worker() -> None:
     """Settle what is open, apply what was received, wipe what has served: the work outside requests."""
+    from gateway import logs
     from gateway.settings import load_settings
     from gateway.worker import run_worker
 
-    _log_as_json()
+    logs.to_stderr()
     with _plainly():
         asyncio.run(run_worker(load_settings()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -14,6 +14,7 @@ from gateway.books import Books
 from gateway.lifecycle import Operation
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
 from gateway.vault import Keyring
 from idempotency.once import Once
@@ -69,6 +70,10 @@ class Deps:
     clock: Callable[[], datetime]
     public_url: str
     on_unknown: OnUnknown = OnUnknown.HOLD
+    policies: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
+    """What is done without a lost part: the choice in force of each row of ``gateway.policies``."""
+    standing: Standing = field(default_factory=Standing)
+    worker_backlog_max: int = 100
 
     def hold(self, operation: Operation) -> Hold:
         """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""

@@ -54,6 +54,8 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     "provider_unavailable": Sort(503, "No provider could be reached", retryable=True, retry_after_s=5),
     "database_unavailable": Sort(503, "The database cannot be reached", retryable=True, retry_after_s=2),
     "idempotency_unavailable": Sort(503, "The idempotency gate cannot be reached", retryable=True, retry_after_s=2),
+    "settlement_stalled": Sort(503, "Nobody settles payments now", retryable=True, retry_after_s=30),
+    "vault_unavailable": Sort(503, "The stored card cannot be opened", retryable=True, retry_after_s=30),
     # It may have happened.
     "outcome_in_doubt": Sort(504, "It is not known whether the request was taken", retryable=True, retry_after_s=2),
     # A defect of ours.

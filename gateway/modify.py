@@ -23,7 +23,7 @@ from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, n
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
-from gateway.settle import DECISIONS_MAX, look_up, open_certainly, read, record, send, take_over
+from gateway.settle import DECISIONS_MAX, look, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
 from idempotency.key import Key
 from providers.contract import (
@@ -35,6 +35,7 @@ from providers.contract import (
     Document,
     Increment,
     Kind,
+    NotProcessed,
     Outcome,
     Refund,
     Void,
@@ -362,6 +363,8 @@ async def _record(command: FollowUp, work: Work, outcome: Outcome, deps: Deps) -
         answer = follow_up_answer(payment, operation, deps.keys, _dispute(command, payment, operation))
         return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
 
+    if isinstance(outcome, NotProcessed):
+        deps.instruments.stood_in("follow_up_not_reached")
     recorded = await record(work.payment, work.operation, outcome, source="call", deps=deps, decide=decide)
     try:
         if recorded is not None:
@@ -396,7 +399,7 @@ async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer
     if taken is None:
         raise in_progress()
     work = Work(taken.payment, taken.operation, taken.request, first_send=taken.reached_nobody)
-    return work if taken.sendable else await _record(command, work, await look_up(taken, deps), deps)
+    return await _record(command, work, (await look(taken, deps)).outcome, deps)
 
 
 async def _present(

@@ -2,12 +2,13 @@
 
 ``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
 from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings,
-``crash-points.md`` from the table of crash points, ``invariants.md`` from the promises that are checked. A test holds the pages to
-the code.
+``invariants.md`` from the promises that are checked. In ``operations.md`` the policy table is printed between two marks; the rest of
+it is written by hand. A test holds the pages to the code.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from gateway import crash, lifecycle
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.invariants import INVARIANTS, Entry
 from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
+from gateway.policies import POLICIES, Policy, variable_of
 from gateway.settings import Settings
 from providers.contract import (
     MEANINGS,
@@ -185,7 +187,8 @@ def settings_page() -> str:
             (
                 "Settings come from the environment and are read once, at start. What cannot be used is refused with the reason.\n"
                 "Accounts stand in the TOML file that `GATEWAY_CONFIG` names; their secrets stay in the environment, under the names\n"
-                "given there (`api_key_env`, `webhook_secret_env`, `hmac_key_env`).\n"
+                "given there (`api_key_env`, `webhook_secret_env`, `hmac_key_env`). What is done without a lost part is chosen by the\n"
+                "variables that begin with `GATEWAY_ON_`: [the policy table](operations.md#what-happens-when-something-is-lost).\n"
             ),
             _table(("variable", "default", "what it is"), rows),
         ]
@@ -248,6 +251,40 @@ def invariants_page() -> str:
     )
 
 
+def policies_section() -> str:
+    """The policy table, and what may be chosen instead."""
+    rows = [
+        (f"`{name}`", row.lost, row.choices[row.default].does, row.choices[row.default].caller_sees, _counted(row))
+        for name, row in POLICIES.items()
+    ]
+    chosen = [
+        (
+            f"`{variable_of(name)}`",
+            f"`{word}`" + (" (default)" if word == row.default else ""),
+            choice.does,
+            choice.caller_sees,
+        )
+        for name, row in POLICIES.items()
+        if row.configurable
+        for word, choice in row.choices.items()
+    ]
+    fixed = [
+        (f"`{name}`", f"`{row.default}`", row.fixed or "") for name, row in POLICIES.items() if not row.configurable
+    ]
+    return "\n".join(
+        [
+            _table(("policy", "lost", "what the gateway does", "the caller sees", "counted as `dep,op,policy`"), rows),
+            "These may be chosen:\n",
+            _table(("variable", "value", "what the gateway does", "the caller sees"), chosen),
+            (
+                "The others hold one value, because any other would be unsafe. Their variables (`GATEWAY_ON_` and the name) are refused\n"
+                "with anything else:\n"
+            ),
+            _table(("policy", "value", "why no other"), fixed),
+        ]
+    )
+
+
 ENTRY: Final[Mapping[str, str]] = {
     "account": "The account by its name here; may be left out.",
     "book": "`authorisations`, `captures`, `refunds`, `voids`, `declines` or `rejections`.",
@@ -262,6 +299,11 @@ ENTRY: Final[Mapping[str, str]] = {
 }
 """What the fields of an entry are."""
 
+
+def _counted(row: Policy) -> str:
+    return ", ".join(f"`{row.dep},{row.op},{policy}`" for policy in row.counted(row.default))
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "crash-points.md": crash_points_page,
     "invariants.md": invariants_page,
@@ -272,12 +314,26 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def stale(folder: Path = DOCS) -> list[str]:
-    """The pages in ``folder`` that are missing or do not say what the code says."""
-    pages = {name: folder / name for name in PAGES}
-    return [
-        name for name, path in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != PAGES[name]()
-    ]
+SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {"operations.md": {"policies": policies_section}}
+"""What is printed within pages that are written by hand, between ``<!-- printed: NAME … -->`` and ``<!-- end of NAME -->``."""
+_SECTION: Final = re.compile(r"(<!-- printed: (\w+)[^>]*-->\n\n)(.*?)(\n<!-- end of \2 -->)", re.DOTALL)
+
+
+def current(path: Path) -> str | None:
+    """What a page should say; ``None`` where it is not there, or a mark is, that its section needs."""
+    if path.name in PAGES:
+        return PAGES[path.name]()
+    sections = SECTIONS[path.name]
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if sorted(found[1] for found in _SECTION.findall(text)) != sorted(sections):
+        return None
+    return _SECTION.sub(lambda found: found[1] + sections[found[2]]() + found[4], text)
+
+
+def stale(folder: Path | None = None) -> list[str]:
+    """The pages in ``folder``, or else in ``docs/``, that are missing or do not say what the code says."""
+    pages = [(folder or DOCS) / name for name in (*PAGES, *SECTIONS)]
+    return [path.name for path in pages if not path.exists() or path.read_text(encoding="utf-8") != current(path)]
 
 
 def main(arguments: list[str]) -> int:
@@ -286,13 +342,18 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m gateway.printed [--check]\n")
         return 2
     found = stale()
-    for name in found:
-        if arguments:
+    if arguments:
+        for name in found:
             sys.stderr.write(f"docs/{name} does not say what the code says; run: python -m gateway.printed\n")
+        return 1 if found else 0
+    texts = {name: current(DOCS / name) for name in found}
+    for name, text in texts.items():
+        if text is None:
+            sys.stderr.write(f"docs/{name} has lost the marks of its printed sections: {', '.join(SECTIONS[name])}\n")
         else:
-            (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
+            (DOCS / name).write_text(text, encoding="utf-8")
             sys.stderr.write(f"docs/{name} written\n")
-    return 1 if found and arguments else 0
+    return 1 if None in texts.values() else 0
 
 
 # --- Walking through the life of a payment ----------------------------------------------------------------------------

@@ -13,11 +13,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretBytes, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.policies import POLICIES, Stance, field_of, refusals
 from idempotency.once import GatePolicy
 from providers.registry import AccountConfig, ConfigError
 from routing.plan import OnUnknown
@@ -89,10 +90,27 @@ class Settings(BaseSettings):
         default=GatePolicy.FAIL_OPEN,
         description="fail_open: go on with Postgres alone, slower and just as safe. fail_closed: answer 503.",
     )
+    on_provider_not_reached: Literal[Stance.FAIL_OPEN, Stance.FAIL_CLOSED] = Field(
+        default=Stance.FAIL_OPEN,
+        description="fail_open: where an account certainly did nothing, ask the next one. fail_closed: ask nobody else, answer 503.",
+    )
     on_unknown: OnUnknown = Field(
         default=OnUnknown.HOLD,
         description="An attempt whose outcome is not known. hold: ask nobody else until it is settled. void_then_failover: void it "
         "at its account, and ask another one once that void is confirmed.",
+    )
+    on_worker_loss: Literal[Stance.DEGRADE, Stance.FAIL_OPEN] = Field(
+        default=Stance.DEGRADE,
+        description="degrade: refuse new charges with 503 once nobody has settled anything for 10 minutes. fail_open: go on.",
+    )
+    worker_backlog_max: int = Field(
+        default=100,
+        ge=0,
+        description="Operations that may wait for a lost worker before new charges are refused (GATEWAY_ON_WORKER_LOSS).",
+    )
+    on_clock_skew: Literal[Stance.FAIL_CLOSED, Stance.FAIL_OPEN] = Field(
+        default=Stance.FAIL_CLOSED,
+        description="fail_closed: not ready while this clock is more than 2 s from the database's. fail_open: report it only.",
     )
     public_url: str = Field(
         default="http://127.0.0.1:8080",
@@ -113,17 +131,26 @@ class Settings(BaseSettings):
         """The vault's keys in their order, none where cards are refused."""
         return tuple(key.get_secret_value() for key in self.vault_key or ())
 
+    @property
+    def policies(self) -> Mapping[str, str]:
+        """The policy in force of every row of ``gateway.policies``."""
+        return {name: str(getattr(self, field_of(name), row.default)) for name, row in POLICIES.items()}
+
 
 def load_settings() -> Settings:
     """The settings in the environment. Raises :class:`ConfigError` naming each variable that is missing or wrong."""
+    wrong = refusals(os.environ)
     try:
-        return Settings()  # the environment fills the fields
+        settings = Settings()  # the environment fills the fields
     except ValidationError as error:
-        wrong = [
+        wrong += [
             f"GATEWAY_{str(item['loc'][0]).upper()}: {_sentence(item['msg'])}"
             for item in error.errors(include_input=False)
         ]
         raise ConfigError("\n".join(wrong)) from None
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return settings
 
 
 def _sentence(message: str) -> str:

@@ -23,7 +23,7 @@ from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Paym
 from gateway.method_books import settled_values
 from gateway.sql import DATABASE_LOST, InDoubt
 from idempotency.key import Key
-from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Unknown
+from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
 from providers.declines import Action, Decline
 from providers.money import Money
 from routing.plan import Plan
@@ -188,6 +188,40 @@ def outlived(taken: Taken, deps: Deps) -> Declined | None:
     return Declined(NOT_SENT) if age(taken.operation, deps) > queued else None
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """One look at an operation: what came of it, and what was heard on the way."""
+
+    outcome: Outcome
+    heard: Mapping[str, str]
+
+
+async def look(taken: Taken, deps: Deps) -> Looked:
+    """Find out what became of an operation: send again what may be sent again, look up the rest, and what the replay leaves open.
+
+    The worker and a client's retry come through here alike: a provider that keeps its own 500 under a key gives that to every replay.
+    """
+    ended = outlived(taken, deps)
+    if ended is not None:
+        return Looked(ended, {})
+    replayed: Outcome | None = None
+    if taken.sendable:
+        replayed = await send(taken.payment, taken.operation, taken.request, deps, first_send=taken.reached_nobody)
+        if not isinstance(replayed, Unknown):
+            return Looked(replayed, {})
+    found = await look_up(taken, deps)
+    told = {"replay": replayed, "look_up": found}
+    heard = {how: _said(outcome) for how, outcome in told.items() if isinstance(outcome, Unknown | Pending)}
+    return Looked(replayed if replayed is not None and isinstance(found, Unknown) else found, heard)
+
+
+def _said(outcome: Unknown | Pending) -> str:
+    """What an account said that told no end, in one line of evidence."""
+    if isinstance(outcome, Pending):
+        return "pending"
+    return outcome.reason if outcome.provider_code is None else f"{outcome.reason} ({outcome.provider_code})"
+
+
 async def look_up(taken: Taken, deps: Deps) -> Outcome:
     """Find out what became of an operation without sending it. ``Unknown`` where the account cannot tell, or finds nothing."""
     account = deps.accounts.get(taken.operation.account)
@@ -266,7 +300,8 @@ async def _record(
                 answer=None if decide is None or following is not None or told else decide(change.payment),
                 learned=learned(change, settled, outcome, use) if operation.kind is Kind.AUTHORIZE else None,
                 dispute=await _dispute(change, settled, outcome, deps),
-            )
+            ),
+            deps,
         )
         if written is None:
             return None
@@ -329,7 +364,7 @@ def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps)
 async def _no_news(operation: Operation, source: str, deps: Deps) -> None:
     deps.instruments.no_news.labels(source).inc()
     if source != "webhook":
-        await deps.books.postpone(operation)
+        await deps.books.postpone(operation, climb=source == "sweep")
 
 
 def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source: str) -> None:
@@ -349,7 +384,7 @@ def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-async def write_steadily(write: Callable[[], Awaitable[Written]]) -> Written | None:
+async def write_steadily(write: Callable[[], Awaitable[Written]], deps: Deps) -> Written | None:
     """Write what a PSP has answered, holding on to it while Postgres is away. ``None`` where that took too long.
 
     A commit whose answer was lost is simply written again: the payment's version then tells that it was there.
@@ -358,6 +393,7 @@ async def write_steadily(write: Callable[[], Awaitable[Written]]) -> Written | N
         return await write()
     except DATABASE_LOST as error:
         log.warning("write_retried", error=type(error).__name__)
+        deps.instruments.stood_in("postgres_loss_recording")
     try:
         return await _retrying(HOLD_S)(write)
     except RetryError as error:

@@ -7,8 +7,7 @@ certainly remembers that key, and looked up after that. What comes of it goes th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final
 
@@ -19,8 +18,8 @@ from gateway.books import Written
 from gateway.deps import Deps
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment, Status
 from gateway.modify import carry_out, open_operation, void_unknown
-from gateway.settle import Taken, age, look_up, outlived, read, record, send, take_over
-from providers.contract import Kind, Outcome, Pending, Unknown
+from gateway.settle import Looked, Taken, age, look, read, record, take_over
+from providers.contract import Kind, Pending, Unknown
 from routing.plan import OnUnknown
 
 BATCH: Final = 100
@@ -71,45 +70,14 @@ async def settle(payment_id: str, operation_id: str, deps: Deps) -> str:
     taken = await take_over(payment, operation, deps)
     if taken is None:
         return "held"
-    looked = await _look(taken, deps)
+    looked = await look(taken, deps)
     recorded = await record(taken.payment, taken.operation, looked.outcome, source="sweep", deps=deps)
     if recorded is not None and isinstance(looked.outcome, Unknown | Pending):
         await _still_open(recorded.payment, taken, looked, deps)
     return type(looked.outcome).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class _Looked:
-    """One look at an operation: what came of it, and what was heard on the way."""
-
-    outcome: Outcome
-    heard: Mapping[str, str]
-
-
-async def _look(taken: Taken, deps: Deps) -> _Looked:
-    """Send again what may be sent again; look up what may only be looked up, and what the account's replay leaves open."""
-    ended = outlived(taken, deps)
-    if ended is not None:
-        return _Looked(ended, {})
-    replayed: Outcome | None = None
-    if taken.sendable:
-        replayed = await send(taken.payment, taken.operation, taken.request, deps, first_send=taken.reached_nobody)
-        if not isinstance(replayed, Unknown):
-            return _Looked(replayed, {})
-    found = await look_up(taken, deps)
-    told = {"replay": replayed, "look_up": found}
-    heard = {how: _said(outcome) for how, outcome in told.items() if isinstance(outcome, Unknown | Pending)}
-    return _Looked(replayed if replayed is not None and isinstance(found, Unknown) else found, heard)
-
-
-def _said(outcome: Unknown | Pending) -> str:
-    """What an account said that told no end, in one line of evidence."""
-    if isinstance(outcome, Pending):
-        return "pending"
-    return outcome.reason if outcome.provider_code is None else f"{outcome.reason} ({outcome.provider_code})"
-
-
-async def _still_open(payment: Payment, taken: Taken, looked: _Looked, deps: Deps) -> None:
+async def _still_open(payment: Payment, taken: Taken, looked: Looked, deps: Deps) -> None:
     """What follows where a look has told nothing: the attempt is released by policy, or put before a person in time."""
     operation = payment.operation(taken.operation.id)
     if deps.on_unknown is OnUnknown.VOID_THEN_FAILOVER and await void_unknown(payment, operation, deps) is not None:

@@ -7,8 +7,9 @@ Any number of workers may run: the rows' leases and ``SKIP LOCKED`` keep them ap
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
 
 import procrastinate
 import structlog
@@ -27,30 +28,65 @@ SETTLE_EVERY: Final = "* * * * * */2"
 TIDY_EVERY: Final = "* * * * * */15"
 STOP_S: Final = 1.5
 """How long a running task may take once the worker is told to stop; what it leaves is picked up by its lease."""
+CONNECT_S: Final = 3.0
+"""How long procrastinate waits for a connection; its own half a minute would be half a minute in which nothing is settled."""
+AGAIN_S: Final = 1.0
+"""How long after it was interrupted the worker starts again: Postgres needs about that to come back from a crash."""
 
 log = structlog.get_logger()
 
 
 async def run_worker(settings: Settings) -> None:
-    """Work until told to stop (SIGINT, SIGTERM). Raises :class:`providers.registry.ConfigError` before it starts."""
+    """Work until told to stop (SIGINT, SIGTERM). Raises :class:`providers.registry.ConfigError` before it starts.
+
+    Postgres may come and go: procrastinate's worker ends when it loses it, and then another one is started until there is one
+    that stays. A worker that had ended would leave every open operation and every stored webhook to nobody.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     async with open_house(settings) as house:
         await check(house)
-        connector = procrastinate.PsycopgConnector(
-            conninfo=settings.database_url.get_secret_value(),
-            kwargs={"options": "-c search_path=procrastinate,public"},
-            min_size=1,
-            max_size=4,
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(kind, stop.set)
+        log.info("worker_started")
+        while not stop.is_set():
+            await _until(stop, _work(house, settings))
+            if not stop.is_set():
+                log.error("worker_interrupted", again_in_s=AGAIN_S)
+                await _until(stop, asyncio.sleep(AGAIN_S))
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` to its end, or cancel it once told to stop and wait until it has. What it raises is logged and no more."""
+    working, told = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+        working.cancel()
+        for result in await asyncio.gather(working, told, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("worker_failed", error=type(result).__name__)
+
+
+async def _work(house: House, settings: Settings) -> None:
+    """One run of procrastinate's worker, on connections of its own."""
+    connector = procrastinate.PsycopgConnector(
+        conninfo=settings.database_url.get_secret_value(),
+        kwargs={"options": "-c search_path=procrastinate,public"},
+        min_size=1,
+        max_size=4,
+        timeout=CONNECT_S,
+    )
+    app = procrastinate.App(connector=connector)
+    _schedule(app, house)
+    async with app.open_async():
+        await app.run_worker_async(
+            concurrency=4,
+            delete_jobs="always",
+            shutdown_graceful_timeout=STOP_S,
+            fetch_job_polling_interval=1.0,
+            install_signal_handlers=False,
         )
-        app = procrastinate.App(connector=connector)
-        _schedule(app, house)
-        async with app.open_async():
-            log.info("worker_started")
-            await app.run_worker_async(
-                concurrency=4,
-                delete_jobs="always",
-                shutdown_graceful_timeout=STOP_S,
-                fetch_job_polling_interval=1.0,
-            )
 
 
 Job = Callable[[], Awaitable[object]]

@@ -6,6 +6,7 @@ It is never the truth. Losing it, flushing it or failing it over may cost a look
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from enum import Enum, auto
 from secrets import token_hex
@@ -22,6 +23,9 @@ SKIP_S: Final = 1.0
 """After a failure Redis is left alone for this long, so that an outage costs one time-out a second and not one a request."""
 CONNECTIONS_MAX: Final = 64
 
+MARK_S: Final = 3600
+"""How long a mark stays in Redis after its process has gone."""
+
 _RELEASE: Final = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0
@@ -37,6 +41,17 @@ class Gate(Enum):
     """Somebody else holds it, or did until a moment ago."""
     UNAVAILABLE = auto()
     """Redis does not answer: ask Postgres, or refuse, by policy."""
+
+
+class Memory(Enum):
+    """What Redis has of what was left there."""
+
+    KEPT = auto()
+    """All of it, as far as one mark can tell."""
+    LOST = auto()
+    """Nothing: it was flushed, or failed over to a copy that is behind."""
+    UNCERTAIN = auto()
+    """It does not answer, or was not asked for too long."""
 
 
 _Claim = tuple[str, str, asyncio.Future[Gate]]
@@ -65,6 +80,8 @@ class RedisGate:
         self._skip_until = 0.0
         self._waiting: list[_Claim] = []
         self._asking: asyncio.Task[None] | None = None
+        self._mark = f"mark:{token_hex(8)}"
+        self._marked_until = -math.inf
 
     async def take(self, slot: str) -> tuple[Gate, str]:
         """Try to take ``slot``; the token proves the hold to :meth:`release`.
@@ -116,6 +133,25 @@ class RedisGate:
             return bool(await self._redis.ping())
         except (RedisError, OSError, TimeoutError):
             return False
+
+    async def remembers(self) -> Memory:
+        """Whether Redis still holds the mark that the last call has left. Never raises, and leaves a new mark.
+
+        A flush or a fail-over makes no noise: its connections stay, or come back, and only what was there is gone.
+        """
+        asked = time.monotonic()
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.get(self._mark)
+                pipe.set(self._mark, 1, ex=MARK_S)
+                found, _ = await pipe.execute()
+        except Exception:  # redis-py raises ValueError, too, for an answer it cannot read
+            return Memory.UNCERTAIN
+        due = asked < self._marked_until
+        self._marked_until = asked + MARK_S / 2  # well before the mark runs out by itself
+        if found is not None:
+            return Memory.KEPT
+        return Memory.LOST if due else Memory.UNCERTAIN
 
     async def aclose(self) -> None:
         """Close the connections."""

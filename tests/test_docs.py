@@ -11,6 +11,7 @@ import pytest
 from gateway import printed
 from gateway.errors import PROBLEMS
 from gateway.lifecycle import OperationStatus, Reason, Status
+from gateway.policies import POLICIES, variable_of
 from gateway.settings import Settings
 
 ROOT: Final = Path(__file__).parent.parent
@@ -29,6 +30,7 @@ def test_a_page_that_was_changed_or_is_missing_is_found(tmp_path: Path, monkeypa
     monkeypatch.setattr(printed, "DOCS", tmp_path)
     for name, page in printed.PAGES.items():
         (tmp_path / name).write_text(page(), encoding="utf-8")
+    (tmp_path / "operations.md").write_text((ROOT / "docs/operations.md").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "problems.md").write_text("No problems.\n", encoding="utf-8")
     (tmp_path / "settings.md").unlink()
 
@@ -57,6 +59,45 @@ def test_every_problem_and_every_setting_has_its_row() -> None:
 
     assert [code for code in PROBLEMS if f"| `{code}` |" not in problems] == []
     assert [name for name in Settings.model_fields if f"| `GATEWAY_{name.upper()}` |" not in settings] == []
+
+
+def test_every_policy_has_its_row_and_every_choice_its_own() -> None:
+    section = printed.policies_section()
+
+    assert [name for name in POLICIES if f"| `{name}` |" not in section] == []
+    for name, row in POLICIES.items():
+        for choice in row.choices if row.configurable else ():
+            default = " (default)" if choice == row.default else ""
+            assert f"| `{variable_of(name)}` | `{choice}`{default} |" in section
+
+
+@pytest.mark.parametrize(("mark", "left"), [("<!-- printed: policies", "<!-- "), ("<!-- end of policies -->", "")])
+def test_a_page_that_has_lost_the_marks_of_its_section_is_stale_and_left_alone(
+    mark: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(printed, "DOCS", tmp_path)
+    for name, page in printed.PAGES.items():
+        (tmp_path / name).write_text(page(), encoding="utf-8")
+    without = (ROOT / "docs/operations.md").read_text(encoding="utf-8").replace(mark, left)
+    (tmp_path / "operations.md").write_text(without, encoding="utf-8")
+
+    assert printed.stale(tmp_path) == ["operations.md"]
+    assert printed.main([]) == 1
+    assert (tmp_path / "operations.md").read_text(encoding="utf-8") == without
+
+
+def test_a_section_is_printed_again_and_what_is_written_by_hand_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(printed, "DOCS", tmp_path)
+    for name, page in printed.PAGES.items():
+        (tmp_path / name).write_text(page(), encoding="utf-8")
+    said = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    (tmp_path / "operations.md").write_text(said.replace("goes on with the unique key", "stops"), encoding="utf-8")
+
+    assert printed.stale(tmp_path) == ["operations.md"]
+    assert printed.main([]) == 0
+    assert (tmp_path / "operations.md").read_text(encoding="utf-8") == said
 
 
 def test_a_payment_can_come_into_every_status_but_its_first(steps: printed.Edges) -> None:

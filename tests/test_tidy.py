@@ -29,6 +29,7 @@ PURE: Final = frozenset(
         "gateway/answers",
         "gateway/rows",
         "gateway/errors",
+        "gateway/policies",
     )
 )
 MONEY: Final = frozenset({"providers/money.py", "gateway/lifecycle.py", "gateway/books.py", "gateway/answers.py"})

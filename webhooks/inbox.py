@@ -17,8 +17,11 @@ from providers.registry import Account
 
 LADDER_S: Final = (5, 30, 300, 3600, 21_600)
 """Seconds until an event that could not be applied is tried again; after the last it is kept as it is."""
-LEASE_S: Final = 6
-"""How long applying an event may take before another worker tries it: as long as an operation's lease. Applied twice, it is no news."""
+LEASE_S: Final = 60
+"""How long applying a batch of events may take before another worker tries them."""
+AT_ONCE_S: Final = 6
+"""An event is applied as soon as it is stored. Where that could not be, the worker tries it after so long: Postgres was lost, or the
+process was. An event that is applied twice changes nothing the second time."""
 
 log = structlog.get_logger()
 
@@ -53,7 +56,7 @@ Seal = Callable[..., bytes]
 
 _STORE: Final = f"""INSERT INTO webhook_inbox
     (account, event_id, type, sealed_body, position, received_at, tries, due_at)
-    SELECT $1, e.event_id, e.type, $2, e.position, now(), 0, now() + interval '{LEASE_S} seconds'
+    SELECT $1, e.event_id, e.type, $2, e.position, now(), 0, now() + interval '{AT_ONCE_S} seconds'
     FROM unnest($3::text[], $4::text[], $5::int[]) AS e(event_id, type, position)
     ON CONFLICT (account, event_id) DO NOTHING RETURNING id, position"""
 _DONE: Final = """UPDATE webhook_inbox SET result = $2, tries = tries + 1,

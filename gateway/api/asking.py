@@ -70,6 +70,8 @@ class Desk:
     def _answer(self, verb: str, answer: Answer) -> Response:
         self._deps.instruments.answers.labels(verb, str(answer.status)).inc()
         if answer.problem is not None:
+            if answer.problem.code == "provider_unavailable":
+                self._deps.instruments.stood_in("providers_all_down")
             raise answer.problem
         return Response(answer.body, answer.status, dict(answer.headers), answer.media_type)
 

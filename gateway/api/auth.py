@@ -9,12 +9,14 @@ from __future__ import annotations
 import hmac
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from secrets import token_hex, token_urlsafe
 from typing import Final, Literal
 
 from gateway.errors import Problem
 from gateway.queries import Queries
+from gateway.sql import DATABASE_LOST
 from gateway.vault import Keyring
 
 CACHE_S: Final = 5.0
@@ -60,16 +62,17 @@ def _checksum(body: str) -> str:
 
 
 class Authenticator:
-    """Turns an Authorization header into a principal."""
+    """Turns an Authorization header into a principal. ``lost`` is told of every key that could not be looked up."""
 
-    def __init__(self, queries: Queries, keys: Keyring, *, dev: bool) -> None:
+    def __init__(self, queries: Queries, keys: Keyring, *, dev: bool, lost: Callable[[], None] = lambda: None) -> None:
         self._queries = queries
         self._keys = keys
         self._dev = dev
+        self._lost = lost
         self._known: dict[str, tuple[float, Principal]] = {}
 
     async def principal(self, header: str | None) -> Principal:
-        """Who the key belongs to. Raises :class:`Problem` (401), the same for every reason."""
+        """Who the key belongs to. Raises :class:`Problem`: 401, the same for every reason, or 503 where it cannot be looked up."""
         scheme, _, token = (header or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -93,7 +96,11 @@ class Authenticator:
         parts = token.split("_")
         if len(parts) != 5 or _checksum(token.rpartition("_")[0]) != parts[4]:
             raise _unauthenticated()
-        row = await self._queries.api_key(parts[2])
+        try:
+            row = await self._queries.api_key(parts[2])
+        except DATABASE_LOST:  # nothing was begun, so nothing is in doubt
+            self._lost()
+            raise Problem("database_unavailable", "Send the same request with the same key again.") from None
         if row is None or row["revoked_at"] is not None:
             raise _unauthenticated()
         if not hmac.compare_digest(bytes(row["secret_hash"]), self._keys.hash_api_key(parts[3])):

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.api import disputes, methods, payments
+from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
+from gateway.policies import DEFAULTS, POLICIES
 from gateway.settings import VERSIONS
 
 BODIES: Final[Mapping[str, type[Body]]] = {**payments.BODIES, **disputes.BODIES, **methods.BODIES}
@@ -72,6 +74,12 @@ _ACCOUNT_EXAMPLE: Final[Mapping[str, Any]] = {
     "on_request": ["several_captures"],
     "idempotency_horizon_s": 72000,
 }
+_POLICY_EXAMPLE: Final[Mapping[str, Any]] = policy_object(
+    "redis_loss",
+    POLICIES["redis_loss"],
+    DEFAULTS["redis_loss"],
+    {("redis", "idempotency_gate"): {"fail_open": 3, "fail_closed": 0}},
+)
 _METHOD_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "pm_0193a4c5d6e77f8091a2b3c4d5e6f709",
     "object": "payment_method",
@@ -238,6 +246,8 @@ def document() -> dict[str, Any]:
     paths["/v1/disputes/{id}"] = {"get": _get("Retrieve a dispute", _DISPUTE_EXAMPLE, [_PATH_ID])}
     page = page | {"data": [_ACCOUNT_EXAMPLE]}
     paths["/v1/accounts"] = {"get": _get("The accounts, and what each is able to do", page, [])}
+    page = page | {"data": [_POLICY_EXAMPLE]}
+    paths["/v1/policies"] = {"get": _get("What is done without each part that may be lost", page, [])}
     paths["/v1/return/{token}"] = {"get": {**_RETURN}}
     paths |= _stored(paths)
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
@@ -311,7 +321,7 @@ _RETURN: Final = {
         "404": {"description": "Not an address of ours"},
     },
 }
-_READY_EXAMPLE: Final = {"status": "ready", "postgres": "ok", "migrations": "ok", "redis": "ok"}
+_READY_EXAMPLE: Final = {"status": "ready", "postgres": "ok", "migrations": "ok", "redis": "ok", "clock": "ok"}
 _WEBHOOK: Final = {
     "summary": "A provider's webhook, in the provider's own form",
     "security": [],

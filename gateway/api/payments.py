@@ -43,7 +43,7 @@ from gateway.modify import FollowUp, modify
 from gateway.queries import StoredMethod
 from gateway.resolve import Resolution, resolve
 from gateway.settle import MethodUse
-from gateway.vault import SealBroken, Wallet, open_card
+from gateway.vault import SealBroken, Sealer, Wallet, key_id_of, open_card
 from idempotency.key import fingerprint
 from providers.contract import Kind
 
@@ -253,14 +253,16 @@ class Payments(Desk):
         if unusable is not None:
             return replace(command, wallet=Wallet(), method_id=method.id, unusable=unusable)
         card, vault = None, self._deps.keys.vault
+        if method.sealed_card is not None and vault is None and not method.tokens:
+            shut = self._shut(method, vault, "the vault has no key")
+            return replace(command, wallet=Wallet(), method_id=method.id, unusable=shut)
         if method.sealed_card is not None and vault is not None:
             sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
             try:
                 card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
             except SealBroken as error:  # moved, changed, or its key was taken away: it is for an operator
-                log.error("card_does_not_open", payment_method=method.id, why=str(error))
-                broken = Problem("internal_error", "The stored card cannot be opened.", "payment_method")
-                return replace(command, wallet=Wallet(), method_id=method.id, unusable=broken)
+                shut = self._shut(method, vault, str(error))
+                return replace(command, wallet=Wallet(), method_id=method.id, unusable=shut)
         use = MethodUse(spent=method.type == "card" and own, learns=method.reusable)
         terms = command.terms
         if command.new:
@@ -273,6 +275,14 @@ class Payments(Desk):
             card=method.card,
             use=use,
         )
+
+    def _shut(self, method: StoredMethod, vault: Sealer | None, why: str) -> Problem:
+        """What a stored card answers that does not open: its key is not here, or else it was changed or moved."""
+        log.error("card_does_not_open", payment_method=method.id, why=why)
+        if vault is not None and key_id_of(method.sealed_card or b"") in vault.key_ids:
+            return Problem("internal_error", "The stored card cannot be opened.", "payment_method")
+        self._deps.instruments.stood_in("vault_loss_card")
+        return Problem("vault_unavailable", "Nothing was charged: the stored card's key is not here.", "payment_method")
 
     async def _with_customer(self, command: Charge, who: Principal) -> Charge:
         """The command, not chargeable where it names a customer of ours that is not there."""

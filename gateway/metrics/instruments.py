@@ -5,13 +5,15 @@ Labels are bounded by configuration (accounts) or by code (kinds, outcomes, poli
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway.policies import POLICIES
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 
 
 class Instruments:
-    """The counters and histograms of one process."""
+    """The counters, gauges and histograms of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.outcomes = Counter(
@@ -40,6 +42,12 @@ class Instruments:
             ["dep", "op", "policy"],
             registry=registry,
         )
+        for row in POLICIES.values():  # all of them from the start, so that an alert has something to compare with
+            for choice in row.choices:
+                for policy in row.counted(choice):
+                    self.policies.labels(row.dep, row.op, policy)
+        self._lines_dropped = 0
+        self._gauges(registry)
         self.webhooks = Counter(
             "interlock_webhooks",
             "Inbound webhook events, by account and result.",
@@ -70,3 +78,46 @@ class Instruments:
             ["result"],
             registry=registry,
         )
+
+    def _gauges(self, registry: CollectorRegistry) -> None:
+        """What the watch has seen last."""
+        self.clock_skew = Gauge(
+            "interlock_clock_skew_seconds",
+            "How far this machine's clock certainly is from the database's; positive where it is ahead.",
+            registry=registry,
+        )
+        self.worker_silent = Gauge(
+            "interlock_worker_silent_seconds",
+            "Since when no worker has reported; +Inf where none is registered.",
+            registry=registry,
+        )
+        self.overdue = Gauge(
+            "interlock_operations_overdue",
+            "Operations that have waited for the worker for more than a minute.",
+            registry=registry,
+        )
+        self.overdue_seconds = Gauge(
+            "interlock_operations_overdue_seconds",
+            "How long the first of them has been waiting.",
+            registry=registry,
+        )
+
+    def stood_in(self, name: str, policy: str | None = None, times: int = 1) -> None:
+        """Count that a row of the policy table stood in, as ``policy`` where that is not the row's default."""
+        row = POLICIES[name]
+        self.policies.labels(row.dep, row.op, policy or row.default).inc(times)
+
+    def lines_dropped(self, total: int) -> None:
+        """Count the log lines that were dropped since the last call; ``total`` is all that this process ever dropped."""
+        self.stood_in("log_sink_loss", times=total - self._lines_dropped)
+        self._lines_dropped = total
+
+    def applied(self) -> dict[tuple[str, str], dict[str, int]]:
+        """How often each row stood in, by its dependency and operation, and then by policy."""
+        counts: dict[tuple[str, str], dict[str, int]] = {}
+        for metric in self.policies.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    labels = sample.labels
+                    counts.setdefault((labels["dep"], labels["op"]), {})[labels["policy"]] = int(sample.value)
+        return counts

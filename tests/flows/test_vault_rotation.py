@@ -247,7 +247,7 @@ async def test_a_key_that_was_taken_away_too_early_charges_nothing_and_loses_no_
         again = await inside.merchant.charge(**fields | {"key": "order-2"})
 
     assert replayed.content == first.content
-    assert (refused.status_code, refused.json()["code"]) == (500, "internal_error")
+    assert (refused.status_code, refused.json()["code"]) == (503, "vault_unavailable")
     assert again.status_code == 201
     assert len(psps.charges()) == 2
 

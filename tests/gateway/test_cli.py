@@ -80,6 +80,21 @@ def test_the_program_starts_and_explains_itself() -> None:
     [
         ("serve", {"GATEWAY_DATABASE_URL": None}, "GATEWAY_DATABASE_URL: is not set"),
         ("serve", {"GATEWAY_CONFIG": "/nowhere.toml"}, "GATEWAY_CONFIG: there is no file /nowhere.toml"),
+        (
+            "serve",
+            {"GATEWAY_ON_UNKNOWN": "guess"},
+            "GATEWAY_ON_UNKNOWN: Input should be 'hold' or 'void_then_failover'",
+        ),
+        (
+            "serve",
+            {"GATEWAY_ON_POSTGRES_LOSS_OPENING": "fail_open"},
+            "GATEWAY_ON_POSTGRES_LOSS_OPENING: can only be fail_closed. What is not committed",
+        ),
+        (
+            "worker",
+            {"GATEWAY_ON_REDIS": "fail_open"},
+            "GATEWAY_ON_REDIS: there is no such policy; known are GATEWAY_ON_",
+        ),
         ("worker", {"GATEWAY_REDIS_URL": None}, "GATEWAY_REDIS_URL: is not set"),
         ("migrate", {"GATEWAY_MIGRATE_DATABASE_URL": None}, "GATEWAY_MIGRATE_DATABASE_URL is not set"),
         ("migrate", {}, "GATEWAY_MIGRATE_DATABASE_URL: the database cannot be reached"),

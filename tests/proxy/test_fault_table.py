@@ -46,7 +46,7 @@ from providers.stripe import StripeProvider
 from providers.transport import Transport
 
 if TYPE_CHECKING:
-    from tests.conftest import Database, Inside, Kit, Open, Psps
+    from tests.conftest import Checked, Database, Inside, Kit, Open, Psps
     from tests.proxy.conftest import Faults, Proxies, Proxy, Row
 
 TRUTH: Final = "the truth"
@@ -618,7 +618,7 @@ async def stage(psps: Psps, proxies: Proxies, faults: type[Faults], api_port: in
 
 
 async def test_a_merchant_is_told_what_the_table_says_and_each_payment_is_made_once(
-    stage: Stage, open_gateway: Open, psps: Psps, flow: type[Kit], proved: Callable[[str], None]
+    stage: Stage, open_gateway: Open, psps: Psps, flow: type[Kit], proved: Callable[[str], None], checked: Checked
 ) -> None:
     whole = stage.accounts({}, flow.MERCHANT_ACCOUNT)
 
@@ -657,6 +657,7 @@ async def test_a_merchant_is_told_what_the_table_says_and_each_payment_is_made_o
     differing = [difference for each in stage.flows for difference in _judged_flow(each, rows)]
     differing += _judged_books(stage, rows, psps)
     assert not differing, "\n".join(differing)
+    await checked(inside.database, psps, at_rest=True)
     proved(f"fault proxy, gateway: {len(stage.flows)} requests of merchants ({_counted(stage)}), 0 differing")
 
 
