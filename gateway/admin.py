@@ -19,12 +19,16 @@ from providers.registry import ConfigError
 MERCHANT_ID: Final = re.compile(r"mer_[a-z0-9_]{1,60}")
 
 _CREATE_MERCHANT: Final = Statement(
-    f"INSERT INTO merchant ({columns(Merchant)}) VALUES ({values(Merchant, '')}) ON CONFLICT DO NOTHING RETURNING id"
+    f"INSERT INTO merchant ({columns(Merchant)}) VALUES ({values(Merchant, '')}) ON CONFLICT DO NOTHING RETURNING id",
+    writes="create_merchant",
 )
 _MERCHANT: Final = Statement("SELECT id FROM merchant WHERE id = :id")
-_CREATE_KEY: Final = Statement(f"INSERT INTO api_key ({columns(ApiKey)}) VALUES ({values(ApiKey, '')}) RETURNING id")
+_CREATE_KEY: Final = Statement(
+    f"INSERT INTO api_key ({columns(ApiKey)}) VALUES ({values(ApiKey, '')}) RETURNING id", writes="create_key"
+)
 _REVOKE: Final = Statement(
-    "UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id RETURNING id, merchant_id"
+    "UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id RETURNING id, merchant_id",
+    writes="revoke_key",
 )
 _LIST: Final = Statement(f"SELECT {columns(ApiKey)} FROM api_key WHERE merchant_id = :id ORDER BY created_at")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -24,7 +25,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import logs, news
+from gateway import crash, logs, news
 from gateway.answers import JSON
 from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
@@ -73,21 +74,27 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(settings: Settings) -> AsyncIterator[House]:
-    """Wire the house and close it again. Raises :class:`ConfigError` for what cannot be served, before anything is."""
-    transport = Transport()
+async def open_house(settings: Settings, passed: crash.Passed | None = None) -> AsyncIterator[House]:
+    """Wire the house and close it again. Raises :class:`ConfigError` for what cannot be served, before anything is.
+
+    ``passed`` is told of every crash point on the way; without it, that is done where the settings name one.
+    """
     configs = load_account_configs(settings)
+    passed = passed or crash.armed(settings, configs)
+    transport = Transport() if passed is None else crash.WatchedTransport(passed)
     accounts = load_accounts(configs, transport)
     unproved = frozenset(config.name for config in configs if not config.webhook_secrets)
     keys = Keyring.derive(settings.secret_key.get_secret_value(), settings.vault_keys)
     registry = CollectorRegistry()
     instruments = Instruments(registry)
-    gate = RedisGate(settings.redis_url.get_secret_value())
+    redis_url = settings.redis_url.get_secret_value()
+    gate = RedisGate(redis_url) if passed is None else crash.WatchedGate(redis_url, passed)
 
     def applied(policy: GatePolicy) -> None:
         instruments.stood_in("redis_loss", policy)
 
-    pool = await connect(settings.database_url.get_secret_value())
+    database_url = settings.database_url.get_secret_value()
+    pool = await connect(database_url, Pool if passed is None else partial(crash.WatchedPool, passed))
     try:
         deps = Deps(
             books=Books(pool),
@@ -143,13 +150,13 @@ async def preflight(settings: Settings) -> None:
         await check(house)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The API. Nothing is opened before the server starts it."""
+def create_app(settings: Settings | None = None, passed: crash.Passed | None = None) -> FastAPI:
+    """The API. Nothing is opened before the server starts it. ``passed`` as in :func:`open_house`."""
     settings = settings or load_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_house(settings) as house:
+        async with open_house(settings, passed) as house:
             await check(house)
             webhooks = _mount(app, house, settings)
             watch = Watch(house.pool, house.gate, house.deps)
@@ -166,6 +173,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await webhooks.drain()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    if passed is not None or settings.crash_at is not None:
+        app.add_middleware(crash.OnPath)
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, _http_problem)
     app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]), name="docs")

@@ -203,13 +203,26 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
             parts.append(f"{name}_ AS ({sql.format(source='settle_' if after_settle else source)})")
     guard = "EXISTS (SELECT FROM guard)" if guarded else "true"
     claim = "EXISTS (SELECT FROM claim)" if keyed else "true"
-    return Statement(f"WITH {', '.join(parts)} SELECT {guard} AS guarded, {claim} AS claimed")
+    return Statement(f"WITH {', '.join(parts)} SELECT {guard} AS guarded, {claim} AS claimed", writes=_deed(pieces))
+
+
+def _deed(pieces: frozenset[str]) -> str:
+    """What a commit of these pieces does, in one word: the name of its crash points."""
+    if {"settle", "operation"} <= pieces:
+        return "cascade"
+    if pieces & {"payment", "operation"}:
+        return "open"
+    return next(
+        (piece for piece in ("settle", "resolve", "reviewed", "returned", "dispute") if piece in pieces),
+        "change" if "change" in pieces else "store",
+    )
 
 
 _RENEW: Final = Statement(
     """UPDATE operation SET lease_until = now() + make_interval(secs => :lease::float8),
     due_at = now() + make_interval(secs => :lease::float8)
-    WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id"""
+    WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id""",
+    writes="renew",
 )
 # What is taken over is about to be sent: from here on nobody can say any more that it never was.
 _TAKE: Final = Statement(
@@ -219,47 +232,58 @@ _TAKE: Final = Statement(
     due_at = now() + make_interval(secs => :lease::float8),
     status = CASE operation.status WHEN 'created' THEN 'sent' ELSE operation.status END
     FROM before WHERE operation.id = before.id
-    RETURNING operation.epoch, operation.status, before.status AS before, sealed_request, holds_card"""
+    RETURNING operation.epoch, operation.status, before.status AS before, sealed_request, holds_card""",
+    writes="take_over",
 )
 _POSTPONE: Final = Statement(
     """UPDATE operation SET tries = tries + :steps::int, lease_until = now(), due_at = now()
     + make_interval(secs => (:ladder::float8[])[least(greatest(tries + :steps::int, 1), cardinality(:ladder::float8[]))])
-    WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id"""
+    WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id""",
+    writes="postpone",
 )
 _RESEAL: Final = Statement(
-    "UPDATE operation SET sealed_request = :sealed, holds_card = false WHERE id = :id AND epoch = :epoch RETURNING id"
+    "UPDATE operation SET sealed_request = :sealed, holds_card = false WHERE id = :id AND epoch = :epoch RETURNING id",
+    writes="reseal",
 )
 _REWRAP: Final = Statement(
-    "UPDATE operation SET sealed_request = :rewrapped WHERE id = :id AND sealed_request = :sealed RETURNING id"
+    "UPDATE operation SET sealed_request = :rewrapped WHERE id = :id AND sealed_request = :sealed RETURNING id",
+    writes="rewrap",
 )
 _ANSWER_LATER: Final = Statement(
     """UPDATE idempotency_key SET status = :a_status, answer = :a_answer WHERE merchant_id = :a_merchant_id
-    AND livemode = :a_livemode AND key = :a_key AND status IS NULL RETURNING key"""
+    AND livemode = :a_livemode AND key = :a_key AND status IS NULL RETURNING key""",
+    writes="answer",
 )
 _MARK_DUE: Final = Statement(
     f"""UPDATE operation SET due_at = now() WHERE payment_id = :id AND due_at > now()
     AND status IN ('unknown', 'created') AND lease_until <= now()
-    AND updated_at < now() - interval '{LOOK_EVERY_S} seconds' RETURNING id"""
+    AND updated_at < now() - interval '{LOOK_EVERY_S} seconds' RETURNING id""",
+    writes="mark_due",
 )
 _CLAIM: Final = Statement(
     """UPDATE operation SET due_at = now() + make_interval(secs => :again::float8) WHERE id IN
     (SELECT id FROM operation WHERE due_at <= now() AND status = ANY(:statuses::text[]) ORDER BY due_at LIMIT :limit
-    FOR UPDATE SKIP LOCKED) RETURNING payment_id, id"""
+    FOR UPDATE SKIP LOCKED) RETURNING payment_id, id""",
+    writes="claim",
 )
 _ADOPT: Final = Statement(
     """UPDATE operation SET due_at = now(), challenged = true WHERE kind = 'authorize' AND status = 'requires_action'
-    AND due_at IS NULL AND updated_at < now() - make_interval(secs => :age::float8) RETURNING id"""
+    AND due_at IS NULL AND updated_at < now() - make_interval(secs => :age::float8) RETURNING id""",
+    writes="adopt",
 )
 _SETTLED: Final = Statement(
-    "UPDATE operation SET due_at = NULL WHERE id = :id AND status = ANY(:statuses::text[]) RETURNING id"
+    "UPDATE operation SET due_at = NULL WHERE id = :id AND status = ANY(:statuses::text[]) RETURNING id",
+    writes="forget",
 )
 _WIPE: Final = Statement(
     """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
-    sealed_card = CASE WHEN reusable THEN sealed_card END WHERE wipe_at <= now() RETURNING id"""
+    sealed_card = CASE WHEN reusable THEN sealed_card END WHERE wipe_at <= now() RETURNING id""",
+    writes="wipe_methods",
 )
 _WIPE_REQUESTS: Final = Statement(
     """UPDATE operation SET sealed_request = NULL, holds_card = false
-    WHERE holds_card AND created_at < now() - make_interval(secs => :age::float8) RETURNING id"""
+    WHERE holds_card AND created_at < now() - make_interval(secs => :age::float8) RETURNING id""",
+    writes="wipe_requests",
 )
 
 

@@ -68,10 +68,12 @@ _EMPTIED: Final = """sealed_card = NULL, sealed_cvc = NULL, wipe_at = NULL, toke
 _UPDATE: Final = Statement(
     """UPDATE payment_method SET tokens = tokens || :tokens::jsonb, customer = coalesce(:customer::text, customer),
     updated_at = :at WHERE id = :id AND reusable AND deleted_at IS NULL
-    AND (:customer::text IS NULL OR customer IS NULL OR customer = :customer) RETURNING id"""
+    AND (:customer::text IS NULL OR customer IS NULL OR customer = :customer) RETURNING id""",
+    writes="update",
 )
 _DELETE: Final = Statement(
-    f"UPDATE payment_method SET {_EMPTIED} WHERE id = :id AND deleted_at IS NULL RETURNING id"  # noqa: S608 - our own text
+    f"UPDATE payment_method SET {_EMPTIED} WHERE id = :id AND deleted_at IS NULL RETURNING id",  # noqa: S608 - our own text
+    writes="delete",
 )
 _DELETE_CUSTOMER: Final = Statement(
     f"""WITH gone AS (UPDATE customer SET personal = NULL, metadata = '{{}}', deleted_at = coalesce(deleted_at, :at::timestamptz),
@@ -79,11 +81,13 @@ _DELETE_CUSTOMER: Final = Statement(
         WHERE id = :id RETURNING id, merchant_id),
     methods AS (UPDATE payment_method SET {_EMPTIED} FROM gone WHERE payment_method.merchant_id = gone.merchant_id
         AND payment_method.customer = gone.id AND reusable AND payment_method.deleted_at IS NULL)
-    SELECT id FROM gone"""  # noqa: S608 - our own text
+    SELECT id FROM gone""",  # noqa: S608 - our own text
+    writes="erase",
 )
 _REWRAP: Final = Statement(
     """UPDATE payment_method SET sealed_card = :card, sealed_cvc = :cvc WHERE id = :id
-    AND sealed_card IS NOT DISTINCT FROM :old_card AND sealed_cvc IS NOT DISTINCT FROM :old_cvc RETURNING id"""
+    AND sealed_card IS NOT DISTINCT FROM :old_card AND sealed_cvc IS NOT DISTINCT FROM :old_cvc RETURNING id""",
+    writes="rewrap",
 )
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from pydantic_core import PydanticUndefined
 
-from gateway import lifecycle
+from gateway import crash, lifecycle
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.invariants import INVARIANTS, Entry
 from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
@@ -195,6 +195,32 @@ def settings_page() -> str:
     )
 
 
+def crash_points_page() -> str:
+    """Every crash point with what a process leaves behind that dies there."""
+    parts = [
+        f"{HEAD}# Crash points\n",
+        (
+            "A process can be killed on any line. A *crash point* is where a test makes it happen: before and after everything that\n"
+            "leaves the process, that is every commit, every word with Redis and every request to a PSP. With\n"
+            "`GATEWAY_CRASH_AT=charge.open.after:1` a process kills itself (`SIGKILL`) at the first passage of that point; `:2` is the\n"
+            "second one. It is refused without `GATEWAY_DEV=1` and with a live account, and without it there are no crash points.\n"
+            "The kill matrix (`tests/kill`) kills a real process at these points, starts another one and compares what the PSPs, the\n"
+            "database and the client know.\n"
+        ),
+    ]
+    for name, path in crash.PATHS.items():
+        begun = (
+            ", ".join(f"`{method} {pattern}`" for method, pattern in path.routes) or f"the worker's job `{path.job}`"
+        )
+        rows = [
+            (f"`{name}.{step}.{side}`", f"{crash.STEPS[step].what}", crash.points()[f"{name}.{step}.{side}"])
+            for step in path.steps
+            for side in ("before", "after")
+        ]
+        parts += [f"## {name}: {path.what}\n", f"Begun by {begun}.\n", _table(("point", "step", "killed there"), rows)]
+    return "\n".join(parts)
+
+
 def invariants_page() -> str:
     """Every promise that ``gateway verify`` checks, and how to run it."""
     promises = [(f"`{each.name}`", each.says, each.needs) for each in INVARIANTS]
@@ -279,6 +305,7 @@ def _counted(row: Policy) -> str:
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "crash-points.md": crash_points_page,
     "invariants.md": invariants_page,
     "lifecycle.md": lifecycle_page,
     "problems.md": problems_page,

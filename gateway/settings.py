@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         default=False,
         description="Set by `gateway dev`: accepts the fixed development keys. Refused together with live accounts.",
     )
+    crash_at: str | None = Field(
+        default=None,
+        description="For tests of recovery: the crash point (crash-points.md) at which this process kills itself, and at which "
+        "passage: `charge.open.after:1`. Refused without GATEWAY_DEV=1 and together with live accounts.",
+    )
 
     @property
     def vault_keys(self) -> tuple[bytes, ...]:

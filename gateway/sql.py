@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import asyncpg  # it ships no types; Pool below is what we use of it
@@ -137,15 +137,34 @@ class Pool:
 
 
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
+_WRITING: Final = re.compile(
+    r"\b(INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|MERGE\s+INTO|TRUNCATE)\b", re.IGNORECASE
+)
+
+WRITES: Final[dict[str, str]] = {}
+"""What each writing statement is called, by its text: the crash points around it are named after that."""
+
+
+def is_writing(query: str) -> bool:
+    """Whether a statement writes."""
+    return _WRITING.search(query) is not None
 
 
 class Statement:
-    """One statement: its text with numbered parameters, and their names in that order."""
+    """One statement: its text with numbered parameters, and their names in that order.
 
-    def __init__(self, sql: str) -> None:
+    ``writes`` says in one word what a writing statement does. ``ValueError`` where that is missing: nothing may be committed
+    on whose two sides a process cannot be made to die (``gateway.crash``).
+    """
+
+    def __init__(self, sql: str, *, writes: str | None = None) -> None:
+        if is_writing(sql) != (writes is not None):
+            raise ValueError(f"a statement that writes, and no other, says what it writes: {sql[:80]}")
         names: dict[str, int] = {}
         self.text = _PARAMETER.sub(lambda m: f"${names.setdefault(m[1], len(names) + 1)}", sql)
         self._names = tuple(names)
+        if writes is not None:
+            WRITES[self.text] = writes
 
     async def row(self, pool: Pool, values: Mapping[str, Any]) -> Row | None:
         """Run it in a transaction of its own and return its first row. ``KeyError`` for a parameter that was not given."""
@@ -201,8 +220,8 @@ def _dump(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-async def connect(url: str) -> Pool:
-    """A pool on ``url``. Raises :class:`ConfigError` where the database cannot be reached, or does not let us in."""
+async def connect(url: str, make: Callable[[Any, int], Pool] = Pool) -> Pool:
+    """A pool on ``url``, as ``make`` has it. Raises :class:`ConfigError` where the database cannot be reached, or does not let us in."""
     # Planning a statement of a hundred parameters costs more than running it; the tables want the same plan every time.
     server_settings = {"application_name": "interlock", "jit": "off", "plan_cache_mode": "force_generic_plan"}
     try:
@@ -218,4 +237,4 @@ async def connect(url: str) -> Pool:
         )
     except (*_LOST, *_NOT_LET_IN) as error:
         raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
-    return Pool(pool, POOL_MAX)
+    return make(pool, POOL_MAX)

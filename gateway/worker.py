@@ -15,6 +15,7 @@ import procrastinate
 import structlog
 from procrastinate.jobs import Status
 
+from gateway import crash
 from gateway.app import House, check, open_house
 from gateway.deps import Deps
 from gateway.settings import Settings
@@ -92,12 +93,15 @@ Job = Callable[[], Awaitable[object]]
 
 
 def jobs(deps: Deps, inbox: Inbox) -> Mapping[str, tuple[str, Job]]:
-    """What the worker does by the clock, on the business rows: each job by its name, with its cron line."""
+    """What the worker does by the clock, on the business rows: each job by its name, with its cron line.
+
+    A job's name is the path of the crash points that it passes.
+    """
 
     async def inbound() -> None:
         await inbox.apply_due(deps.accounts, INBOX_BATCH)
 
-    return {
+    work: Mapping[str, tuple[str, Job]] = {
         "settle": (SETTLE_EVERY, lambda: sweep(deps)),
         "inbound": (SETTLE_EVERY, inbound),
         "cancels": (SETTLE_EVERY, lambda: honour_cancels(deps)),
@@ -106,6 +110,7 @@ def jobs(deps: Deps, inbox: Inbox) -> Mapping[str, tuple[str, Job]]:
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
     }
+    return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
 def _schedule(app: procrastinate.App, house: House) -> None:

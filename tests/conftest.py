@@ -746,7 +746,8 @@ async def _listening(app: FastAPI, port: int) -> AsyncIterator[None]:
 def open_gateway(configuration: Configuration, api_port: int) -> Open:
     """``async with open_gateway(order=…, unreachable=…, on_redis_loss=…) as inside``; may be opened again on the same database.
 
-    With ``listening`` it also hears the webhooks of the sandboxes. ``changes`` are settings that are otherwise than usual.
+    With ``listening`` it also hears the webhooks of the sandboxes. ``passed`` is told of every crash point that is passed.
+    ``changes`` are settings that are otherwise than usual.
     """
 
     @asynccontextmanager
@@ -758,16 +759,17 @@ def open_gateway(configuration: Configuration, api_port: int) -> Open:
         more: str = "",
         enabled: Sequence[str] = (),
         listening: bool = False,
+        passed: Callable[[str], None] | None = None,
         **changes: Any,
     ) -> AsyncIterator[Inside]:
         accounts = configuration.accounts(order, unreachable, more, enabled)
         settings = configuration.settings(accounts, on_redis_loss, **changes)
-        app, thresholds = create_app(settings), gc.get_threshold()
+        app, thresholds = create_app(settings, passed), gc.get_threshold()
         try:
             async with (
                 app.router.lifespan_context(app),
                 _listening(app, api_port) if listening else nullcontext(),
-                open_house(settings) as house,
+                open_house(settings, passed) as house,
                 httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", timeout=60) as http,
             ):
                 yield Inside(Merchant(http), house, configuration.database)
@@ -935,6 +937,7 @@ class Kit:
 
     CARD = CARD
     SECRETS = SECRETS
+    Merchant = Merchant
     MERCHANT_ACCOUNT = MERCHANT_ACCOUNT
     body = staticmethod(body)
     card = staticmethod(card)

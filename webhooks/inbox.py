@@ -19,7 +19,7 @@ LADDER_S: Final = (5, 30, 300, 3600, 21_600)
 """Seconds until an event that could not be applied is tried again; after the last it is kept as it is."""
 LEASE_S: Final = 60
 """How long applying a batch of events may take before another worker tries them."""
-AT_ONCE_S: Final = 10
+AT_ONCE_S: Final = 6
 """An event is applied as soon as it is stored. Where that could not be, the worker tries it after so long: Postgres was lost, or the
 process was. An event that is applied twice changes nothing the second time."""
 
@@ -65,6 +65,8 @@ _DONE: Final = """UPDATE webhook_inbox SET result = $2, tries = tries + 1,
 _DUE: Final = f"""UPDATE webhook_inbox SET due_at = now() + interval '{LEASE_S} seconds' WHERE id IN
     (SELECT id FROM webhook_inbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING id, account, type, sealed_body, position, tries"""
+WRITES: Final[Mapping[str, str]] = {_STORE: "receive", _DONE: "note", _DUE: "claim"}
+"""What each of these statements is called, by its text."""
 
 
 class Inbox:

@@ -26,7 +26,8 @@ CARD: Final = {"brand": "maestro", "bin": "424242", "last4": "4242", "exp_month"
 FACTS: Final = CardFacts(brand="visa", bin="424242", last4="1111", funding="debit", country="DE")
 PIECE: Final = Statement(
     f"WITH source AS (SELECT 'pay_1' AS id), written AS ({SETTLED.format(source='source')} RETURNING payment_method.id)"
-    " SELECT count(*) AS written FROM written"
+    " SELECT count(*) AS written FROM written",
+    writes="settle",
 )
 
 
