@@ -70,6 +70,7 @@ def simulate(
     finally:
         if collecting:
             gc.enable()
+            gc.collect()
     trace = _trace(world, payments) if world.violation is not None else ""
     return Verdict(
         seed, world.counts, world.loop.digest, world.loop.steps, stage.statements - before, world.violation, trace
