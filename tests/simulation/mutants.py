@@ -382,7 +382,11 @@ MUTANTS: Final = (
     Mutant(
         "a lost commit taken for nothing", lost_commit_taken_for_nothing, MONEY, faults=replace(NATURE, statement=0.03)
     ),
-    Mutant("a cancel of an unknown outcome answered as canceled", unknown_canceled_at_once, MONEY),
+    Mutant(
+        "a cancel of an unknown outcome answered as canceled",
+        unknown_canceled_at_once,
+        MONEY | {"one key, one answer"},
+    ),
     Mutant(
         "another body under the same key answered",
         fingerprint_not_compared,
