@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, Final, NoReturn, cast
 
 import structlog
@@ -101,6 +102,7 @@ class Gateway:
     host: Host
     house: House
     serve: Any
+    routes: _Routes
     waiting: dict[asyncio.Future[Reply | None], None] = field(default_factory=dict)
     """In the order of asking: a set would have the order of their addresses."""
 
@@ -261,10 +263,11 @@ class World:
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        house = House(deps, Inbox(pool, KEYS.sealer.seal, KEYS.sealer.open, apply), pool, gate, registry)
+        house = House(deps, Inbox(pool, KEYS.sealer.seal, KEYS.sealer.open, apply), pool, gate, registry, frozenset())
         router = Router()
-        _mount(cast("FastAPI", _Routes(router)), house, SETTINGS)
-        return Gateway(host, house, Edge(router))
+        routes = _Routes(router)
+        _mount(cast("FastAPI", routes), house, SETTINGS)
+        return Gateway(host, house, Edge(router), routes)
 
     def _account(self, psp: Psp) -> Account:
         merchant = f"mer_{psp.name.rpartition('_')[2]}"
@@ -392,6 +395,7 @@ class World:
             "client": ("client", 1),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
             "state": {},
+            "app": gateway.routes,
         }
         told: dict[str, Any] = {"body": b""}
 
@@ -506,6 +510,7 @@ class _Routes:
     """What mounting asks of an application."""
 
     router: Router
+    state: SimpleNamespace = field(default_factory=SimpleNamespace)
 
 
 def _api_keys() -> dict[str, tuple[str, str]]:
