@@ -206,7 +206,7 @@ def redis_is_the_truth(world: World) -> Iterator[None]:
 @contextmanager
 def history_outside_the_transaction(world: World) -> Iterator[None]:
     together = gateway.books._statement
-    change = Statement(gateway.books._CHANGE.format(source="(SELECT) AS nothing") + " RETURNING seq")
+    change = Statement(gateway.books._CHANGE.format(source="(SELECT) AS nothing") + " RETURNING seq", writes="change")
 
     class Apart:
         def __init__(self, statement: Statement) -> None:
@@ -237,7 +237,8 @@ def lease_without_fencing(world: World) -> Iterator[None]:
         due_at = now() + make_interval(secs => :lease::float8),
         status = CASE operation.status WHEN 'created' THEN 'sent' ELSE operation.status END
         FROM before WHERE operation.id = before.id
-        RETURNING operation.epoch, operation.status, before.status AS before, sealed_request, holds_card"""
+        RETURNING operation.epoch, operation.status, before.status AS before, sealed_request, holds_card""",
+        writes="take",
     )
     assert "epoch" in text
     books._statement.cache_clear()
