@@ -356,7 +356,9 @@ def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps)
     before = operation.status
     if before is OperationStatus.VOIDED and payment.terms.capture_method == "manual" and not outcome.captured:
         return  # it is only older than our void
-    if before in _DEAD or (operation.kind is Kind.VOID and payment.amount_captured):
+    # A void of an attempt that another one followed says nothing of what was captured after it.
+    ours = operation.kind is Kind.VOID and operation.round == payment.round and not operation.releases_unknown
+    if before in _DEAD or (ours and payment.amount_captured):
         deps.instruments.contradictions.labels(operation.account).inc()
         log.error("contradiction", payment=payment.terms.id, operation=operation.id, status=before)
 
