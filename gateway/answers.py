@@ -128,8 +128,18 @@ def next_action_object(payment: Payment) -> dict[str, Any] | None:
     return dict(payment.next_action or {}) if waits else None
 
 
-def _processing_reason(payment: Payment) -> Reason | None:
+NEEDS_REVIEW: Final = "needs_review"
+"""Neither the provider nor time has told: a person finds out, and resolves it. Shown instead of the stored reason."""
+
+
+def _processing_reason(payment: Payment) -> str | None:
     """Why it is processing. What is on its way for the first time is pending at the provider."""
+    attempt = payment.open_attempt
+    waited = () if attempt is None else (attempt, payment.failover_void(attempt))
+    if payment.status is Status.PROCESSING and any(
+        operation is not None and operation.in_review for operation in waited
+    ):
+        return NEEDS_REVIEW
     if payment.status is Status.PROCESSING and payment.processing_reason is None:
         return Reason.PENDING_AT_PROVIDER
     return payment.processing_reason

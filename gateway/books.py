@@ -236,8 +236,8 @@ _TAKE: Final = Statement(
     writes="take_over",
 )
 _POSTPONE: Final = Statement(
-    """UPDATE operation SET tries = tries + :steps::int, lease_until = now(), due_at = now()
-    + make_interval(secs => (:ladder::float8[])[least(greatest(tries + :steps::int, 1), cardinality(:ladder::float8[]))])
+    """UPDATE operation SET tries = tries + CASE WHEN :climb::bool THEN 1 ELSE 0 END, lease_until = now(), due_at = now()
+    + make_interval(secs => (:ladder::float8[])[least(CASE WHEN :climb THEN tries + 1 ELSE 1 END, cardinality(:ladder::float8[]))])
     WHERE id = :id AND epoch = :epoch AND status = ANY(:statuses::text[]) RETURNING id""",
     writes="postpone",
 )
@@ -388,7 +388,7 @@ class Books:
 
     async def renew(self, operation: Operation) -> bool:
         """Hold on to the lease. ``False`` where the operation is settled, or another process has taken it over."""
-        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S), "statuses": list(IN_FLIGHT)}
+        params = {"id": operation.id, "epoch": operation.epoch, "lease": float(LEASE_S), "statuses": list(TAKEABLE)}
         return await _RENEW.row(self._pool, params) is not None
 
     async def take_over(self, operation: Operation) -> TakenOver | None:
@@ -417,7 +417,7 @@ class Books:
             "id": operation.id,
             "epoch": operation.epoch,
             "ladder": [float(step) for step in ladder_s],
-            "steps": int(climb),
+            "climb": climb,
             "statuses": list(TAKEABLE),
         }
         await _POSTPONE.row(self._pool, params)

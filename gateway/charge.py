@@ -391,6 +391,8 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
 
 async def _void_then_go_on(work: Work, payment: Payment, deps: Deps) -> Work | Answer:
     """By policy: void the attempt that nobody knows the outcome of, and ask another account if that is confirmed at once."""
+    if time.monotonic() + DEADLINE_S > work.deadline:  # no time is left to wait for a void: the worker asks for it
+        return work.command.render(payment, deps.keys)
     try:
         released = await void_unknown(payment, payment.operation(work.operation.id), deps)
         if released is not None:
@@ -457,8 +459,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     taken = await take_over(payment, attempt, deps)
     if taken is None:
         raise in_progress()
-    first_send = taken.reached_nobody
-    work = Work(command, taken.payment, taken.operation, taken.request, first_send=first_send, deadline=_deadline())
+    work = Work(command, taken.payment, taken.operation, taken.request, first_send=False, deadline=_deadline())
     return await _record(work, (await look(taken, deps)).outcome, deps)
 
 

@@ -54,8 +54,6 @@ class Reason(StrEnum):
 
     PENDING_AT_PROVIDER = "pending_at_provider"
     OUTCOME_UNKNOWN = "outcome_unknown"
-    NEEDS_REVIEW = "needs_review"
-    """Neither the provider nor time has told: a person finds out, and resolves it."""
     AWAITING_RETRY = "awaiting_retry"
     """Nothing is open at any provider: the same key drives the payment on, else it ends after 15 minutes."""
 
@@ -401,9 +399,9 @@ def _authorize_news(
         case ActionRequired(action=action):
             changed = replace(changed, status=Status.REQUIRES_ACTION, next_action=action)
         case Pending():
-            changed = _processing(changed, Reason.NEEDS_REVIEW if after.in_review else Reason.PENDING_AT_PROVIDER)
+            changed = _processing(changed, Reason.PENDING_AT_PROVIDER)
         case Unknown():
-            changed = _processing(changed, Reason.NEEDS_REVIEW if after.in_review else Reason.OUTCOME_UNKNOWN)
+            changed = _processing(changed, Reason.OUTCOME_UNKNOWN)
         case Declined(decline=decline, card=card):
             changed = _ended(replace(changed, decline=decline, card=_merged(changed.card, card)), plan, driven=driven)
         case NotProcessed():
@@ -835,14 +833,7 @@ def put_in_review(
     if operation.status not in {S.UNKNOWN, S.PENDING} or operation.review_at is not None:
         return NoChange(f"{operation.kind} is {operation.status}")
     after = replace(operation, review_at=now, evidence=evidence)
-    processing = operation.kind is Kind.AUTHORIZE and payment.status is Status.PROCESSING
-    changed = replace(
-        payment,
-        version=payment.version + 1,
-        updated_at=now,
-        operations=_with(payment.operations, after),
-        processing_reason=Reason.NEEDS_REVIEW if processing else payment.processing_reason,
-    )
+    changed = replace(payment, version=payment.version + 1, updated_at=now, operations=_with(payment.operations, after))
     return _change(payment, changed, after, "Review", f"{operation.kind}_needs_review")
 
 

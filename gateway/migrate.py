@@ -28,6 +28,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {r
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};
 """
 """What the application's role may do: everything but rewrite the history, delete, or change the schema."""
+ADOPT: Final = "UPDATE operation SET due_at = now() WHERE status = 'pending' AND due_at IS NULL"
+"""Every time, too: a process of a version before 0004 accepts what nobody would ask about, until the last of them has gone."""
 LOCK: Final = 0x17E6_10C4
 """The advisory lock under which migrations run: two that start together run one after the other."""
 
@@ -72,6 +74,7 @@ def _upgrade(connection: Connection, role: str | None, settings: Settings) -> st
     command.upgrade(config, "head")
     if role is not None:  # every time: the role may be another than last time
         _grant(connection, role)
+    connection.execute(text(ADOPT))
     connection.commit()
     if settings.dev:
         connection.execute(

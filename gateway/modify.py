@@ -398,7 +398,7 @@ async def _resume(command: FollowUp, used: UsedKey, deps: Deps) -> Work | Answer
     taken = await take_over(payment, operation, deps)
     if taken is None:
         raise in_progress()
-    work = Work(taken.payment, taken.operation, taken.request, first_send=taken.reached_nobody)
+    work = Work(taken.payment, taken.operation, taken.request, first_send=False)
     return await _record(command, work, (await look(taken, deps)).outcome, deps)
 
 

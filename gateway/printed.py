@@ -21,6 +21,7 @@ from typing import Final
 from pydantic_core import PydanticUndefined
 
 from gateway import crash, lifecycle
+from gateway.answers import NEEDS_REVIEW
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.invariants import INVARIANTS, Entry
 from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
@@ -67,9 +68,10 @@ STATUSES: Final[Mapping[Status, tuple[str, str]]] = {
 REASONS: Final[Mapping[Reason, str]] = {
     Reason.PENDING_AT_PROVIDER: "The provider has accepted it and answers later.",
     Reason.OUTCOME_UNKNOWN: "It may have happened. Nobody else is asked until it is settled.",
-    Reason.NEEDS_REVIEW: "Nobody could tell for a day: a person finds out, and resolves it.",
     Reason.AWAITING_RETRY: "Nothing is open anywhere: the same key drives it on, else it ends after 15 minutes.",
 }
+
+IN_REVIEW: Final = "Nobody could tell for a day: a person finds out, and resolves it."
 
 OPERATIONS: Final[Mapping[OperationStatus, str]] = {
     OperationStatus.CREATED: "Committed, and it has reached nobody: it is sent again under the same key.",
@@ -91,7 +93,7 @@ OPERATIONS: Final[Mapping[OperationStatus, str]] = {
 def lifecycle_page() -> str:
     """The statuses of payments and operations, and the steps between them."""
     statuses = [(f"`{status}`", *STATUSES[status]) for status in Status]
-    reasons = [(f"`{reason}`", REASONS[reason]) for reason in Reason]
+    reasons = [(f"`{reason}`", text) for reason, text in (*REASONS.items(), (NEEDS_REVIEW, IN_REVIEW))]
     operations = [(f"`{status}`", OPERATIONS[status]) for status in OperationStatus]
     parts = [
         f"{HEAD}# The life of a payment\n",

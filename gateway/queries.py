@@ -107,10 +107,10 @@ _OPERATIONS_OF = Statement(
 )
 _LIST = Statement(
     f"""SELECT {columns(PaymentRow)} FROM payment WHERE merchant_id = :merchant_id AND livemode = :livemode
-    AND amount > 0 AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
+    AND (amount > 0 OR :in_review::bool) AND (:before::text IS NULL OR id < :before) AND (:status::text IS NULL OR status = :status)
     AND (:reference::text IS NULL OR reference = :reference) AND (:customer::text IS NULL OR customer = :customer)
     AND (:currency::text IS NULL OR currency = :currency)
-    AND (NOT :in_review::bool OR id IN (SELECT payment_id FROM operation
+    AND (NOT :in_review OR id IN (SELECT payment_id FROM operation
     WHERE due_at IS NOT NULL AND review_at IS NOT NULL AND status IN ('unknown', 'pending')))
     AND (:created_gte::timestamptz IS NULL OR created_at >= :created_gte)
     AND (:created_lt::timestamptz IS NULL OR created_at < :created_lt)

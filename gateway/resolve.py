@@ -67,17 +67,20 @@ async def resolve(command: Resolution, deps: Deps) -> Answer:
 
 async def _settle(command: Resolution, deps: Deps) -> Answer:
     payment = await read(command.payment_id, deps)
-    outcome = _outcome(command, payment, _in_review(payment, command.operation_id))
-    taken = await take_over(payment, _in_review(payment, command.operation_id), deps)
+    operation = _in_review(payment, command.operation_id)
+    outcome = _outcome(command, payment, operation)
+    taken = await take_over(payment, operation, deps)
     if taken is None:
         raise in_progress()
     payment, operation = taken.payment, taken.operation
     told = await look_up(taken, deps)
     if not isinstance(told, Unknown | Pending):
-        await record(payment, operation, told, source="look_up", deps=deps)
-        raise Problem(
-            "payment_state", "The account has just told what became of it, and that was recorded. Read the payment."
-        )
+        recorded = await record(payment, operation, told, source="look_up", deps=deps)
+        if recorded is None:
+            raise Problem(
+                "database_unavailable", "Nothing was resolved. Send the same request with the same key again."
+            )
+        raise Problem("payment_state", "The account has just told what became of it: read the payment.")
     now = deps.clock()
     plan = payment.plan({operation.id: outcome} if operation.kind is Kind.AUTHORIZE else {})
     change = lifecycle.decide(payment, operation.id, outcome, plan, driven=False, now=now)

@@ -22,6 +22,7 @@ from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
 from gateway.method_books import settled_values
 from gateway.sql import DATABASE_LOST, InDoubt
+from gateway.vault import SealBroken
 from idempotency.key import Key
 from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
 from providers.declines import Action, Decline
@@ -151,14 +152,19 @@ async def take_over(payment: Payment, operation: Operation, deps: Deps) -> Taken
     taken = await deps.books.take_over(operation)
     if taken is None:
         return None
-    request: Mapping[str, Any] = {}
+    request: Mapping[str, Any] | None = None
     if taken.request is not None:
-        request = deps.keys.open_request(
-            taken.request.sealed, payment.terms.merchant_id, operation.id, holds_card=taken.request.holds_card
-        )
-    accepted = operation.status is OperationStatus.PENDING  # that is never sent again, only asked about
-    sendable = taken.request is not None and not accepted and remembered(operation, deps)
-    return Taken(payment.with_operation(taken.operation), taken.operation, request, sendable, taken.reached_nobody)
+        try:
+            request = deps.keys.open_request(
+                taken.request.sealed, payment.terms.merchant_id, operation.id, holds_card=taken.request.holds_card
+            )
+        except SealBroken as error:  # it cannot be sent any more: what is left is to ask, and then a person
+            log.error("request_does_not_open", operation=operation.id, why=str(error))
+    accepted = taken.operation.status is OperationStatus.PENDING  # that is never sent again, only asked about
+    sendable = request is not None and not accepted and remembered(operation, deps)
+    return Taken(
+        payment.with_operation(taken.operation), taken.operation, request or {}, sendable, taken.reached_nobody
+    )
 
 
 def remembered(operation: Operation, deps: Deps) -> bool:
@@ -227,11 +233,13 @@ async def look_up(taken: Taken, deps: Deps) -> Outcome:
     account = deps.accounts.get(taken.operation.account)
     if account is None:
         return Unknown("account_not_configured")
-    if ended := outlived(taken, deps):
-        return ended
     if not account.can(Capability.LOOKUP):
         return Unknown("no_lookup")
-    return await account.lookup(call_of(taken.payment, taken.operation, taken.request))
+    hold = deps.hold(taken.operation)  # it may take longer than the lease
+    try:
+        return await account.lookup(call_of(taken.payment, taken.operation, taken.request))
+    finally:
+        hold.let_go()
 
 
 # --- Recording --------------------------------------------------------------------------------------------------------
@@ -354,7 +362,8 @@ def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps)
     if not isinstance(outcome, Approved):
         return
     before = operation.status
-    if before is OperationStatus.VOIDED and payment.terms.capture_method == "manual" and not outcome.captured:
+    held = payment.terms.capture_method == "manual" or operation.reason == lifecycle.FAILOVER
+    if before is OperationStatus.VOIDED and held and not outcome.captured:
         return  # it is only older than our void
     # A void of an attempt that another one followed says nothing of what was captured after it.
     ours = operation.kind is Kind.VOID and operation.round == payment.round and not operation.releases_unknown

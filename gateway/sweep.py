@@ -19,7 +19,7 @@ from gateway.deps import Deps
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment, Status
 from gateway.modify import carry_out, open_operation, void_unknown
 from gateway.settle import Looked, Taken, age, look, read, record, take_over
-from providers.contract import Kind, Pending, Unknown
+from providers.contract import Kind
 from routing.plan import OnUnknown
 
 BATCH: Final = 100
@@ -33,6 +33,9 @@ REVIEW_S: Final = 24 * 3600
 """An outcome that nobody could tell for a day is put before a person."""
 PENDING_REVIEW_S: Final = 7 * 24 * 3600
 """What an account has accepted may take days: it is put before a person after a week."""
+
+WAITING: Final = frozenset({OperationStatus.UNKNOWN, OperationStatus.PENDING})
+"""Nobody has told the end of it yet."""
 
 log = structlog.get_logger()
 
@@ -72,7 +75,7 @@ async def settle(payment_id: str, operation_id: str, deps: Deps) -> str:
         return "held"
     looked = await look(taken, deps)
     recorded = await record(taken.payment, taken.operation, looked.outcome, source="sweep", deps=deps)
-    if recorded is not None and isinstance(looked.outcome, Unknown | Pending):
+    if recorded is not None and recorded.payment.operation(operation.id).status in WAITING:
         await _still_open(recorded.payment, taken, looked, deps)
     return type(looked.outcome).__name__
 

@@ -44,14 +44,19 @@ async def test_a_retry_looks_up_what_the_providers_replay_does_not_tell(
     assert len(psps.books("stripe", book)) == 1
 
 
-async def test_retries_of_a_client_do_not_put_the_workers_next_look_off(open_gateway: Open, psps: Psps) -> None:
+@pytest.mark.parametrize("tries", [0, 7])
+async def test_retries_of_a_client_do_not_put_the_workers_next_look_off(
+    tries: int, open_gateway: Open, psps: Psps
+) -> None:
     """A client is told to come back after two seconds. Were its looks counted, the worker's next one would be an hour away."""
     psps.fault("stripe", "authorize", "garbage", times=None)
     psps.fault("stripe", "lookup", "garbage", times=None)
     psps.fault("stripe", "authorize", "drop_webhook", times=None)
 
     async with open_gateway() as inside:
-        answers = [await inside.merchant.charge(key="order-1") for _ in range(MANY)]
+        answers = [await inside.merchant.charge(key="order-1")]
+        inside.database.rows("UPDATE operation SET tries = %(tries)s", tries=tries)
+        answers += [await inside.merchant.charge(key="order-1") for _ in range(MANY)]
         waits = inside.database.value("SELECT extract(epoch FROM due_at - now()) FROM operation")
 
     assert {answer.status_code for answer in answers} == {202}

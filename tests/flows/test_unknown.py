@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import generate_latest
+
+from providers.contract import Unknown
 
 if TYPE_CHECKING:
     from tests.conftest import Database, Inside, Kit, Open, Psps
@@ -439,3 +443,104 @@ async def test_a_void_that_is_never_told_of_is_put_before_a_person_after_a_day(o
     assert (later.status_code, later.json()["account"]) == (201, "adyen")
     assert psps.requests("stripe") == []
     assert len(psps.charges()) == 1
+
+
+async def test_a_release_of_another_attempt_does_not_confirm_a_failovers_void(open_gateway: Open, psps: Psps) -> None:
+    """An attempt under such a void has no name at its provider: an event by name means another one."""
+    from gateway import news
+    from providers.contract import Approved, Event, Kind
+    from providers.money import Money
+
+    async with open_gateway(("adyen", "stripe"), **FAILOVER) as inside:
+        psps.fault("adyen", "authorize", "reset_before_effect", times=None)
+        await inside.merchant.charge(key="order-1", capture_method="manual")
+        inside.database.rows("UPDATE operation SET provider_id = 'another' WHERE kind = 'authorize'")
+        released = Approved("another", Money(1999, "EUR"))
+        event = Event("evt_1", "CANCELLATION", Kind.VOID, provider_payment_id="another", outcome=released)
+        applied = await news.apply("adyen", event, inside.house.deps)
+
+    assert applied.result == "no_news"
+    assert inside.database.value("SELECT status FROM operation WHERE kind = 'void'") == "pending"
+
+
+async def test_a_void_is_not_waited_for_past_the_charges_own_time(
+    open_gateway: Open, psps: Psps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client hears of it in time; the worker voids."""
+    monkeypatch.setattr("gateway.charge.CHARGE_S", 5.0)
+    async with open_gateway(**FAILOVER) as inside:
+        _mute(psps, "stripe")
+        answer = await inside.merchant.charge(key="order-1", capture_method="manual")
+        before = len(psps.requests("stripe", "void"))
+        psps.fault("stripe", "lookup", "status", times=None)
+        await inside.work()
+
+    assert (answer.status_code, before) == (202, 0)
+    assert inside.database.value("SELECT count(*) FROM operation WHERE kind = 'void'") == 1
+
+
+# --- What stands in the way of an outcome -----------------------------------------------------------------------------
+
+
+async def test_a_queued_operation_that_is_sent_at_the_last_moment_is_not_called_unsent(
+    open_gateway: Open, psps: Psps
+) -> None:
+    """Its day ends while the account is asked: whatever came of that, it is no longer certain that nothing did."""
+    from gateway.settle import look, take_over
+
+    async with open_gateway(("adyen",)) as inside:
+        payment = await inside.merchant.charged(routing={"account": "adyen"})
+    async with open_gateway(("adyen",), unreachable=["adyen"]) as inside:
+        queued = await inside.merchant.post("/v1/refunds", {"payment": payment["id"]}, key="refund-1")
+        assert queued.status_code == 202
+    async with open_gateway(("adyen",)) as inside:
+        _mute(psps, "adyen", "refund")
+        inside.database.let_time_pass()
+        known = await inside.house.deps.queries.payment(payment["id"])
+        assert known is not None
+        opened = known.operations[1].created_at
+        assert opened is not None
+        clock = (opened + timedelta(hours=23, minutes=59, seconds=second) for second in range(45, 3600, 8))
+        deps = dataclasses.replace(inside.house.deps, clock=lambda: next(clock))
+        taken = await take_over(known, known.operations[1], deps)
+        assert taken is not None
+        assert taken.reached_nobody
+        looked = await look(taken, deps)
+        assert deps.clock() - opened > timedelta(hours=24)
+
+    assert isinstance(looked.outcome, Unknown)
+    assert len(psps.books("adyen", "refunds")) == 1
+
+
+async def test_a_request_that_does_not_open_is_looked_up_and_else_put_before_a_person(
+    open_gateway: Open, psps: Psps
+) -> None:
+    async with open_gateway() as inside:
+        payments = {}
+        for psp in AT_EACH:
+            _mute(psps, psp)
+            payments[psp] = (await inside.merchant.charge(routing={"account": psp})).json()
+        inside.database.rows("UPDATE operation SET sealed_request = 'nothing of ours', holds_card = false")
+        asked = len(psps.requests("stripe", "authorize")) + len(psps.requests("adyen", "authorize"))
+        _hours_pass(inside, psps, 25)
+        await inside.work()
+        shown = {psp: await inside.merchant.payment(payments[psp]["id"]) for psp in AT_EACH}
+
+    assert (shown["stripe"]["status"], shown["adyen"]["processing_reason"]) == ("succeeded", "needs_review")
+    assert len(psps.requests("stripe", "authorize")) + len(psps.requests("adyen", "authorize")) == asked
+
+
+async def test_a_verification_in_review_is_in_the_list_of_what_waits(open_gateway: Open, psps: Psps) -> None:
+    """It is no payment of anybody's, and a person has to look all the same."""
+    async with open_gateway(("adyen",)) as inside:
+        _mute(psps, "adyen")
+        card = {"type": "card", "card": {"number": "4242424242424242", "exp_month": 12, "exp_year": 2030}}
+        stored = await inside.merchant.post("/v1/payment_methods", {**card, "verify": True, "currency": "EUR"})
+        _hours_pass(inside, psps, 25)
+        await inside.work()
+        waiting = (await inside.merchant.get("/v1/payments", needs_review="true")).json()["data"]
+        listed = (await inside.merchant.get("/v1/payments")).json()["data"]
+
+    assert stored.status_code == 202
+    assert [(found["amount"], found["processing_reason"]) for found in waiting] == [(0, "needs_review")]
+    assert listed == []

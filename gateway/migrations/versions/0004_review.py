@@ -19,8 +19,6 @@ STATEMENTS: Final = (
     """ALTER TABLE operation ADD COLUMN IF NOT EXISTS review_at TIMESTAMP WITH TIME ZONE,
     ADD COLUMN IF NOT EXISTS evidence JSONB""",
     "RESET lock_timeout",
-    # Until now nothing asked about these: a webhook that was lost left them as they were.
-    "UPDATE operation SET due_at = now() WHERE status = 'pending' AND due_at IS NULL",
 )
 
 
