@@ -369,7 +369,7 @@ MUTANTS: Final = (
         "replay beyond the horizon",
         replay_beyond_the_horizon,
         MONEY,
-        SURPRISE | {"no replay beyond the horizon"},
+        SURPRISE | {"no replay beyond the horizon", "invariant within_horizon"},
         faults=replace(NATURE, silence_per_payment=0.03),
     ),
     Mutant("a late webhook moves a payment backwards", webhook_moves_backwards, MONEY),
