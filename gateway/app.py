@@ -156,21 +156,24 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_house(settings, passed) as house:
-            await check(house)
-            webhooks = _mount(app, house, settings)
-            watch = Watch(house.pool, house.gate, house.deps)
-            await watch.look()
-            # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 50, 100)
-            watching = asyncio.create_task(watch.run())
-            yield
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
-            await webhooks.drain()
+        try:
+            async with open_house(settings, passed) as house:
+                await check(house)
+                webhooks = _mount(app, house, settings)
+                watch = Watch(house.pool, house.gate, house.deps)
+                await watch.look()
+                # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(50_000, 50, 100)
+                watching = asyncio.create_task(watch.run())
+                yield
+                watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watching
+                await webhooks.drain()
+        finally:  # uvicorn ends the process with the signal that stopped it, so that nothing runs at its exit
+            await asyncio.to_thread(logs.flush)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     if passed is not None or settings.crash_at is not None:
