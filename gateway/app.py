@@ -193,7 +193,12 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
     methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
     health = Health(house.gate, deps)
-    webhooks = Webhooks(house.inbox, deps.accounts, lambda account, result: _count_webhook(house, account, result))
+    webhooks = Webhooks(
+        house.inbox,
+        deps.accounts,
+        lambda account, result: _count_webhook(house, account, result),
+        lambda error: _count_loss(house, error),
+    )
 
     async def metrics(_: Request) -> Response:
         deps.instruments.lines_dropped(logs.dropped())
@@ -242,11 +247,14 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
 def _count_webhook(house: House, account: str, result: str) -> None:
     instruments = house.deps.instruments
     instruments.webhooks.labels(account, result).inc()
-    if result == "not_stored":
-        instruments.stood_in("postgres_loss_webhook")
-    elif result == "refused":
+    if result == "refused":
         known = account in house.deps.accounts and account not in house.unproved
         instruments.stood_in("webhook_not_authentic" if known else "webhook_unconfigured")
+
+
+def _count_loss(house: House, error: Exception) -> None:
+    if isinstance(error, DATABASE_LOST):
+        house.deps.instruments.stood_in("postgres_loss_webhook")
 
 
 async def _openapi(_: Request) -> Response:
