@@ -156,21 +156,24 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_house(settings, passed) as house:
-            await check(house)
-            webhooks = _mount(app, house, settings)
-            watch = Watch(house.pool, house.gate, house.deps)
-            await watch.look()
-            # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 50, 100)
-            watching = asyncio.create_task(watch.run())
-            yield
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
-            await webhooks.drain()
+        try:
+            async with open_house(settings, passed) as house:
+                await check(house)
+                webhooks = _mount(app, house, settings)
+                watch = Watch(house.pool, house.gate, house.deps)
+                await watch.look()
+                # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(50_000, 50, 100)
+                watching = asyncio.create_task(watch.run())
+                yield
+                watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watching
+                await webhooks.drain()
+        finally:  # uvicorn ends the process with the signal that stopped it, so that nothing runs at its exit
+            await asyncio.to_thread(logs.flush)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     if passed is not None or settings.crash_at is not None:
@@ -190,7 +193,12 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
     methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
     health = Health(house.gate, deps)
-    webhooks = Webhooks(house.inbox, deps.accounts, lambda account, result: _count_webhook(house, account, result))
+    webhooks = Webhooks(
+        house.inbox,
+        deps.accounts,
+        lambda account, result: _count_webhook(house, account, result),
+        lambda error: _count_loss(house, error),
+    )
 
     async def metrics(_: Request) -> Response:
         deps.instruments.lines_dropped(logs.dropped())
@@ -239,11 +247,14 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
 def _count_webhook(house: House, account: str, result: str) -> None:
     instruments = house.deps.instruments
     instruments.webhooks.labels(account, result).inc()
-    if result == "not_stored":
-        instruments.stood_in("postgres_loss_webhook")
-    elif result == "refused":
+    if result == "refused":
         known = account in house.deps.accounts and account not in house.unproved
         instruments.stood_in("webhook_not_authentic" if known else "webhook_unconfigured")
+
+
+def _count_loss(house: House, error: Exception) -> None:
+    if isinstance(error, DATABASE_LOST):
+        house.deps.instruments.stood_in("postgres_loss_webhook")
 
 
 async def _openapi(_: Request) -> Response:

@@ -1,6 +1,6 @@
 """Crash points: where a process can be made to die, so that a test can prove that what it leaves behind is picked up.
 
-A point lies before and after everything that leaves the process: every statement that writes, every word with Redis, every
+A point lies before and after everything that leaves the process: every statement that writes, every word with the gate, every
 request to a PSP. Nobody has to remember to set one. The pool, the gate and the transport are watched at their seams, where all
 of that goes through, and only where the setting ``GATEWAY_CRASH_AT`` names a point: otherwise the plain ones are wired, and a
 crash point costs nothing at all.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import select
 import sys
 import threading
@@ -33,7 +34,7 @@ class Sink:
     def __init__(self, descriptor: int | None, lines_max: int = LINES_MAX) -> None:
         self._descriptor = descriptor
         self._lines_max = lines_max
-        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
         self._dropped = 0
         self._counting = threading.Lock()
         self._writer = threading.Thread(target=self._write_all, name="log", daemon=True)
@@ -51,6 +52,12 @@ class Sink:
         else:
             self._queue.put(line)
 
+    def flush(self, timeout_s: float) -> None:
+        """Wait until what has been taken is written or dropped, or until the time is over. May be called again and again."""
+        reached = threading.Event()
+        self._queue.put(reached)
+        reached.wait(timeout_s)
+
     def close(self, timeout_s: float = FLUSH_S) -> None:
         """Write what waits, as far as that goes in time. May be called twice; lines that come later may be lost."""
         self._queue.put(None)
@@ -61,21 +68,28 @@ class Sink:
             self._dropped += lines
 
     def _write_all(self) -> None:
-        while (line := self._queue.get()) is not None:
-            lines, ended = [line], False
-            while len(lines) < AT_ONCE and not ended:
+        while True:
+            *lines, last = self._next()
+            lines += [last] if isinstance(last, bytes) else []
+            if lines:
                 try:
-                    more = self._queue.get_nowait()
-                except Empty:
-                    break
-                ended = more is None
-                lines += [] if more is None else [more]
-            try:
-                self._write(b"\n".join(lines) + b"\n")
-            except OSError:  # a reader that has gone, or a full disk: perhaps the next lines find room
-                self._drop(len(lines))
-            if ended:
+                    self._write(b"".join(b"%b\n" % line for line in lines))
+                except OSError:  # a reader that has gone, or a full disk: perhaps the next lines find room
+                    self._drop(len(lines))
+            if isinstance(last, threading.Event):
+                last.set()
+            if last is None:
                 return
+
+    def _next(self) -> list[Any]:
+        """Lines for one write, at least one; or fewer, and then what came behind them that is no line."""
+        taken = [self._queue.get()]
+        while isinstance(taken[-1], bytes) and len(taken) < AT_ONCE:
+            try:
+                taken.append(self._queue.get_nowait())
+            except Empty:
+                break
+        return taken
 
     def _write(self, text: bytes) -> None:
         if self._descriptor is None:
@@ -103,6 +117,10 @@ class _Logger:
     debug = info = warning = error = critical = msg
 
 
+_SHOWN: Final = re.compile(r"(?<=Exception in callback) .*|\n.*", re.DOTALL)
+"""Where asyncio shows a task or a callback that failed, with its exception and its arguments: those could hold what was sent."""
+
+
 class _Handler(logging.Handler):
     """What libraries log, by the same way. Class names instead of tracebacks: those could hold what was sent."""
 
@@ -113,7 +131,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take one record. Never raises."""
         try:
-            said = record.getMessage()
+            said = _SHOWN.sub("", record.getMessage())
         except Exception as error:  # its arguments do not fit its words
             said = f"unreadable: {type(error).__name__}"
         line: dict[str, Any] = {
@@ -124,7 +142,20 @@ class _Handler(logging.Handler):
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
-        self._sink.write(orjson.dumps(line, option=orjson.OPT_PASSTHROUGH_DATACLASS))
+        self._sink.write(_rendered(line))
+
+
+def _rendered(line: dict[str, Any], **options: Any) -> bytes:
+    """A line as JSON. Never raises: of one that JSON cannot hold, such as half a character, its event is left."""
+    try:
+        return orjson.dumps(line, **options)
+    except Exception as error:  # a logged value may be anything, and a charge does not fail for it
+        plain = {name: str(line.get(name)).encode(errors="backslashreplace").decode() for name in _ALWAYS}
+        return orjson.dumps(plain | {"unreadable": type(error).__name__})
+
+
+_ALWAYS: Final = ("event", "level", "timestamp")
+"""What every line has, and what is never what was sent."""
 
 
 _sinks: Final[list[Sink]] = []
@@ -142,7 +173,7 @@ def to_stderr() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+            structlog.processors.JSONRenderer(serializer=_rendered),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: _Logger(sink),
@@ -151,6 +182,12 @@ def to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Handler(sink)], force=True)
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # it would complain on stderr, and wait for it
+
+
+def flush() -> None:
+    """Wait until this process has written its lines, for :data:`FLUSH_S` at most. It blocks; may be called again and again."""
+    for sink in _sinks:
+        sink.flush(FLUSH_S)
 
 
 def dropped() -> int:

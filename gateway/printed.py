@@ -203,7 +203,7 @@ def crash_points_page() -> str:
         f"{HEAD}# Crash points\n",
         (
             "A process can be killed on any line. A *crash point* is where a test makes it happen: before and after everything that\n"
-            "leaves the process, that is every commit, every word with Redis and every request to a PSP. With\n"
+            "leaves the process, that is every commit, every word with the gate and every request to a PSP. With\n"
             "`GATEWAY_CRASH_AT=charge.open.after:1` a process kills itself (`SIGKILL`) at the first passage of that point; `:2` is the\n"
             "second one. It is refused without `GATEWAY_DEV=1` and with a live account, and without it there are no crash points.\n"
             "The kill matrix (`tests/kill`) kills a real process at these points, starts another one and compares what the PSPs, the\n"
@@ -234,7 +234,8 @@ def invariants_page() -> str:
                 "What may never be broken, whatever is lost or killed. `gateway verify` checks it on a running system, reading only: it\n"
                 "reads pages of payments, each of one moment, in bounded memory, and looks once more at whatever seems broken before it\n"
                 "says so. It exits with 0 where every promise holds, with 1 where one is broken, naming it, the payment and what is wrong\n"
-                "in a sentence, and with 2 where it could not read. The same checks end every test in which something is killed.\n"
+                "in a sentence, and with 2 where it could not read. The same checks end the tests that kill something while payments are\n"
+                "made.\n"
             ),
             _table(("name", "promise", "judged on"), promises),
             "## Books\n",

@@ -101,11 +101,13 @@ class Settings(BaseSettings):
     )
     on_worker_loss: Literal[Stance.DEGRADE, Stance.FAIL_OPEN] = Field(
         default=Stance.DEGRADE,
-        description="degrade: refuse new charges with 503 once nobody has settled anything for 10 minutes. fail_open: go on.",
+        description="degrade: refuse new charges with 503 once the worker is lost, something has waited for 10 minutes and more than "
+        "GATEWAY_WORKER_BACKLOG_MAX wait. fail_open: go on.",
     )
     worker_backlog_max: int = Field(
         default=100,
         ge=0,
+        le=9_999,  # no more are counted
         description="Operations that may wait for a lost worker before new charges are refused (GATEWAY_ON_WORKER_LOSS).",
     )
     on_clock_skew: Literal[Stance.FAIL_CLOSED, Stance.FAIL_OPEN] = Field(

@@ -137,9 +137,8 @@ class Pool:
 
 
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
-_WRITING: Final = re.compile(
-    r"\b(INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|MERGE\s+INTO|TRUNCATE)\b", re.IGNORECASE
-)
+_UPDATE: Final = r"""UPDATE\s+(ONLY\s+)?[\w."]+(\s*\*)?(\s+(AS\s+)?[\w"]+)?\s+SET"""
+_WRITING: Final = re.compile(rf"\b(INSERT\s+INTO|{_UPDATE}|DELETE\s+FROM|MERGE\s+INTO|TRUNCATE)\b", re.IGNORECASE)
 
 WRITES: Final[dict[str, str]] = {}
 """What each writing statement is called, by its text: the crash points around it are named after that."""

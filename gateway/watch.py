@@ -21,7 +21,7 @@ from idempotency.store import Memory, RedisGate
 LOOK_S: Final = 3.0
 """Seconds between two looks: an alarm at 60 s needs no more, and each costs one cheap statement."""
 COUNTED_MAX: Final = 10_000
-"""More waiting operations than this are not counted: the number says enough."""
+"""More waiting operations than this are not counted: the number says enough, and is more than any backlog that may be set."""
 
 _LOOK: Final = """SELECT extract(epoch FROM clock_timestamp())::float8 AS clock_s,
     (SELECT extract(epoch FROM now() - max(last_heartbeat))::float8 FROM procrastinate.procrastinate_workers) AS silent_s,

@@ -124,14 +124,14 @@ class RedisGate:
         """Open the gate if it is still ours. Never raises: a gate that stays shut opens by itself."""
         try:
             await self._release(keys=[slot], args=[token])
-        except (RedisError, OSError, TimeoutError):
+        except Exception:  # redis-py raises ValueError, too, for an answer it cannot read
             self._skip_until = time.monotonic() + SKIP_S
 
     async def ping(self) -> bool:
         """Whether Redis answers now."""
         try:
             return bool(await self._redis.ping())
-        except (RedisError, OSError, TimeoutError):
+        except Exception:  # redis-py raises ValueError, too, for an answer it cannot read
             return False
 
     async def remembers(self) -> Memory:

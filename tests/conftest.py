@@ -52,6 +52,7 @@ from gateway.sweep import sweep
 from gateway.vault import Keyring
 from gateway.verify import reading
 from idempotency.once import GatePolicy
+from providers.sandbox.signatures import stripe_signature
 
 HOST: Final = "127.0.0.1"
 READY_S: Final = 60.0
@@ -688,6 +689,33 @@ class Merchant:
             await asyncio.sleep(0.1)
 
 
+def stripe_event(operation_id: str, *, amount: int = 1999, number: str = "1") -> bytes:
+    """A webhook of Stripe that says that an operation was approved."""
+    intent = {
+        "id": f"pi_{number}",
+        "object": "payment_intent",
+        "amount": amount,
+        "amount_received": amount,
+        "currency": "eur",
+        "status": "succeeded",
+        "metadata": {"operation": operation_id},
+    }
+    event = {
+        "id": f"evt_{number}",
+        "object": "event",
+        "type": "payment_intent.succeeded",
+        "created": int(time.time()),
+        "data": {"object": intent},
+    }
+    return json.dumps(event).encode()
+
+
+def signed(body: bytes, *, age_s: int = 0, secret: str | None = None) -> dict[str, str]:
+    """The headers of an authentic Stripe webhook."""
+    secret = secret or SECRETS["FLOWS_STRIPE_WEBHOOK_SECRET"]
+    return {"Stripe-Signature": stripe_signature(body, secret, int(time.time()) - age_s)}
+
+
 async def eventually(holds: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str) -> None:
     """Wait until it holds. Only a fault makes this long."""
     deadline = time.monotonic() + SOON_S
@@ -945,6 +973,8 @@ class Kit:
     flush = staticmethod(flush)
     outside = staticmethod(outside)
     keyring = staticmethod(keyring)
+    stripe_event = staticmethod(stripe_event)
+    signed = staticmethod(signed)
 
 
 @pytest.fixture

@@ -27,12 +27,22 @@ log = structlog.get_logger()
 
 
 class Webhooks:
-    """The endpoint. ``counted`` is told account and result of every webhook; unknown accounts are counted as one."""
+    """The endpoint. ``counted`` is told account and result of every webhook; unknown accounts are counted as one.
 
-    def __init__(self, inbox: Inbox, accounts: Mapping[str, Account], counted: Callable[[str, str], None]) -> None:
+    ``failed`` is told why one could not be stored.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        accounts: Mapping[str, Account],
+        counted: Callable[[str, str], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
         self._inbox = inbox
         self._accounts = accounts
         self._counted = counted
+        self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, request: Request) -> Response:
@@ -53,6 +63,7 @@ class Webhooks:
             return _problem(401, "webhook_refused", "The signature does not verify this body.")
         except Exception as error:  # whatever kept it from being stored: the provider sends it again
             self._counted(account.name, "not_stored")
+            self._failed(error)
             log.error("webhook_not_stored", account=account.name, error=type(error).__name__)
             return _problem(503, "webhook_not_stored", "The webhook could not be stored. Send it again.")
         self._counted(account.name, "stored" if received else "duplicate")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import fcntl
+import os
 import re
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +25,52 @@ if TYPE_CHECKING:
 
     from gateway.embedded import Valkey
     from tests.conftest import Database, Databases, Kit, Merchant, Open, Processes, Psps
+
+
+# --- The log ----------------------------------------------------------------------------------------------------------
+
+PATIENT: Final = """
+import os, sys
+import gateway.logs
+os.dup2(os.open(sys.argv.pop(1), os.O_WRONLY), 2)
+gateway.logs.FLUSH_S = 60.0
+from gateway.cli import app
+app(prog_name="gateway")
+"""
+"""`gateway` with its log in a pipe, and with more patience for who reads it than any machine needs."""
+
+
+def _read_all(reader: int) -> bytes:
+    os.set_blocking(reader, True)
+    return b"".join(iter(lambda: os.read(reader, 65536), b""))
+
+
+async def test_a_server_that_is_told_to_stop_writes_what_it_has_logged(
+    processes: Processes, database: Database, flow: type[Kit], tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    server = processes.server()
+    server.process._argv = ["-c", PATIENT, str(pipe), "serve", "--port", str(server.port)]
+    server.start()
+    connected = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'interlock' AND datname = current_database()"
+    )
+
+    async with server.merchant() as merchant:
+        for _ in range(300):
+            assert (await merchant.http.post("/v1/webhooks/stripe", content=b"{}")).status_code == 401
+        assert database.value(connected) > 0
+    server.process._running.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+    await flow.eventually(lambda: database.value(connected) == 0, "the house is closed")
+    log = await asyncio.to_thread(_read_all, reader)
+    ended = await asyncio.to_thread(server.process.wait)
+    os.close(reader)
+
+    assert log.count(b'"event":"webhook_refused"') == 300
+    assert ended in {0, -signal.SIGTERM}
 
 
 # --- Health -----------------------------------------------------------------------------------------------------------

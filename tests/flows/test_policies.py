@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import re
 import shutil
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +22,6 @@ from gateway.migrate import migrate
 from gateway.policies import DEFAULTS, POLICIES, WORKER_GRACE_S, Policy, variable_of
 from gateway.settings import Settings
 from idempotency.once import GatePolicy
-from providers.sandbox.signatures import stripe_signature
 
 if TYPE_CHECKING:
     import httpx
@@ -289,27 +286,10 @@ async def test_postgres_loss_reading__no_state_is_told_from_memory(
     assert later["status"] == "succeeded"
 
 
-def _event(operation_id: str, flow: type[Kit], *, age_s: int = 0, secret: str | None = None) -> dict[str, Any]:
-    """A webhook that says that an operation was approved, to be posted."""
-    intent = {
-        "id": f"pi_{operation_id}",
-        "object": "payment_intent",
-        "amount": 1999,
-        "amount_received": 1999,
-        "currency": "eur",
-        "status": "succeeded",
-        "metadata": {"operation": operation_id},
-    }
-    event = {
-        "id": f"evt_{operation_id}",
-        "object": "event",
-        "type": "payment_intent.succeeded",
-        "created": int(time.time()),
-        "data": {"object": intent},
-    }
-    body = json.dumps(event).encode()
-    secret = secret or flow.SECRETS["FLOWS_STRIPE_WEBHOOK_SECRET"]
-    return {"content": body, "headers": {"Stripe-Signature": stripe_signature(body, secret, int(time.time()) - age_s)}}
+def _event(operation_id: str, flow: type[Kit], **how: Any) -> dict[str, Any]:
+    """A webhook that says that an operation was approved, to be posted; signed as ``how`` says."""
+    body = flow.stripe_event(operation_id, number=operation_id)
+    return {"content": body, "headers": flow.signed(body, **how)}
 
 
 def _unknown(psps: Psps) -> None:
@@ -758,7 +738,7 @@ def _another_clock(database: Database, told: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES["clock_skew"].choices)
-@pytest.mark.parametrize(("skew_s", "direction"), [(5, "behind"), (-5, "ahead of")])
+@pytest.mark.parametrize(("skew_s", "direction"), [(60, "behind"), (-60, "ahead of")])
 async def test_clock_skew__an_instance_with_a_wrong_clock_is_not_ready_and_still_charges_once(
     row: Row,
     skew_s: int,
@@ -787,7 +767,7 @@ async def test_clock_skew__an_instance_with_a_wrong_clock_is_not_ready_and_still
     assert f"`/readyz` answers {wrong.status_code} with the difference" in row.policy.choices[policy].caller_sees
     told = re.fullmatch(rf"(\d+\.\d) s {direction} the database's", wrong.json()["clock"])
     assert told is not None, wrong.text
-    assert 2 < float(told[1]) <= 5
+    assert 2 < float(told[1]) <= 60
     assert counted == 1
     assert skew * skew_s < 0
     assert (first.status_code, again.content) == (201, first.content)

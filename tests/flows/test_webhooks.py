@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from providers.sandbox.signatures import adyen_signature, stripe_signature
+from providers.sandbox.signatures import adyen_signature
 
 if TYPE_CHECKING:
     import httpx
@@ -16,26 +15,6 @@ if TYPE_CHECKING:
     from tests.conftest import Database, Inside, Kit, Open, Psps
 
 at_each = pytest.mark.parametrize("psp", ["stripe", "adyen"])
-
-
-def stripe_event(operation_id: str, *, amount: int = 1999, number: str = "1") -> bytes:
-    intent = {
-        "id": f"pi_{number}",
-        "object": "payment_intent",
-        "amount": amount,
-        "amount_received": amount,
-        "currency": "eur",
-        "status": "succeeded",
-        "metadata": {"operation": operation_id},
-    }
-    event = {
-        "id": f"evt_{number}",
-        "object": "event",
-        "type": "payment_intent.succeeded",
-        "created": int(time.time()),
-        "data": {"object": intent},
-    }
-    return json.dumps(event).encode()
 
 
 def adyen_item(operation_id: str, flow: type[Kit], *, amount: int = 1999, number: str = "1") -> dict[str, Any]:
@@ -58,17 +37,11 @@ def adyen_batch(*items: dict[str, Any]) -> bytes:
     return json.dumps({"live": "false", "notificationItems": list(items)}).encode()
 
 
-def signed(body: bytes, flow: type[Kit], *, age_s: int = 0, secret: str | None = None) -> dict[str, str]:
-    """The headers of an authentic Stripe webhook."""
-    secret = secret or flow.SECRETS["FLOWS_STRIPE_WEBHOOK_SECRET"]
-    return {"Stripe-Signature": stripe_signature(body, secret, int(time.time()) - age_s)}
-
-
 async def deliver(inside: Inside, psp: str, operation_id: str, flow: type[Kit], **changes: Any) -> httpx.Response:
     """An authentic webhook that says the operation was approved."""
     if psp == "stripe":
-        body = stripe_event(operation_id, **changes)
-        return await inside.merchant.http.post("/v1/webhooks/stripe", content=body, headers=signed(body, flow))
+        body = flow.stripe_event(operation_id, **changes)
+        return await inside.merchant.http.post("/v1/webhooks/stripe", content=body, headers=flow.signed(body))
     body = adyen_batch(adyen_item(operation_id, flow, **changes))
     return await inside.merchant.http.post("/v1/webhooks/adyen", content=body)
 
@@ -83,7 +56,7 @@ async def _refused(inside: Inside, database: Database, account: str, body: bytes
 async def test_what_is_not_authentic_is_refused_and_not_stored(
     open_gateway: Open, database: Database, flow: type[Kit]
 ) -> None:
-    event, item = stripe_event("att_1"), adyen_item("att_1", flow)
+    event, item = flow.stripe_event("att_1"), adyen_item("att_1", flow)
     unsigned = json.loads(adyen_batch(item))
     del unsigned["notificationItems"][0]["NotificationRequestItem"]["additionalData"]["hmacSignature"]
     tampered = adyen_batch(item).replace(b"1999", b"9999")
@@ -92,19 +65,19 @@ async def test_what_is_not_authentic_is_refused_and_not_stored(
     async with open_gateway() as inside:
         await _refused(inside, database, "stripe", event, {})
         await _refused(inside, database, "stripe", event, {"Stripe-Signature": "t=1,v1=00"})
-        await _refused(inside, database, "stripe", event, signed(event, flow, secret="whsec_other"))
-        await _refused(inside, database, "stripe", event, signed(event, flow, age_s=3600))
-        await _refused(inside, database, "stripe", event, signed(event, flow, age_s=-3600))
-        await _refused(inside, database, "stripe", event + b" ", signed(event, flow))
-        await _refused(inside, database, "stripe", b"", signed(b"", flow))
+        await _refused(inside, database, "stripe", event, flow.signed(event, secret="whsec_other"))
+        await _refused(inside, database, "stripe", event, flow.signed(event, age_s=3600))
+        await _refused(inside, database, "stripe", event, flow.signed(event, age_s=-3600))
+        await _refused(inside, database, "stripe", event + b" ", flow.signed(event))
+        await _refused(inside, database, "stripe", b"", flow.signed(b""))
         await _refused(inside, database, "adyen", json.dumps(unsigned).encode(), {})
         await _refused(inside, database, "adyen", tampered, {})
         await _refused(inside, database, "adyen", other_account, {})
         await _refused(inside, database, "adyen", b'{"notificationItems": []}', {})
         await _refused(inside, database, "adyen", b"not json", {})
         await _refused(inside, database, "adyen", b"[" * 10_000, {})
-        await _refused(inside, database, "nobody", event, signed(event, flow))
-        await _refused(inside, database, "adyen", event, signed(event, flow))
+        await _refused(inside, database, "nobody", event, flow.signed(event))
+        await _refused(inside, database, "adyen", event, flow.signed(event))
 
 
 async def test_a_webhook_past_256_kib_is_refused(open_gateway: Open, database: Database) -> None:
@@ -268,8 +241,11 @@ async def test_a_webhook_that_cannot_be_stored_is_asked_for_again(
     async with open_gateway() as inside:
         database.rows("ALTER TABLE webhook_inbox RENAME TO webhook_inbox_gone")
         answer = await deliver(inside, psp, "att_1", flow)
+        policies = (await inside.merchant.get("/v1/policies")).json()["data"]
         database.rows("ALTER TABLE webhook_inbox_gone RENAME TO webhook_inbox")
         again = await deliver(inside, psp, "att_1", flow)
 
     assert (answer.status_code, again.status_code) == (503, 200)
+    (lost,) = [row["applied"] for row in policies if row["id"] == "postgres_loss_webhook"]
+    assert lost == {"fail_closed": 0}  # the database is there
     assert database.value("SELECT count(*) FROM webhook_inbox") == 1

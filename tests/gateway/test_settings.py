@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from gateway.policies import WORKER_GRACE_S, Standing
 from gateway.settings import Settings, load_account_configs, load_settings
+from gateway.watch import COUNTED_MAX
 from idempotency.once import GatePolicy
 from providers.registry import ConfigError
 
@@ -310,3 +313,13 @@ def test_a_live_key_in_a_test_account_is_refused(tmp_path: Path, key: str) -> No
     reason = refusal(tmp_path, STRIPE + 'environment = "test"\n', SECRETS | {"STRIPE_API_KEY": key})
 
     assert "its API key and its environment (test) do not match" in reason
+
+
+def test_no_backlog_may_be_set_that_is_not_counted(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("GATEWAY_WORKER_BACKLOG_MAX", str(COUNTED_MAX))
+    with pytest.raises(ConfigError, match="GATEWAY_WORKER_BACKLOG_MAX"):
+        load_settings()
+
+    environment.setenv("GATEWAY_WORKER_BACKLOG_MAX", str(COUNTED_MAX - 1))
+    lost = Standing(worker_silent_s=math.inf, overdue=COUNTED_MAX, overdue_s=WORKER_GRACE_S)
+    assert lost.stalled(load_settings().worker_backlog_max)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
@@ -120,18 +121,19 @@ async def test_many_that_ask_while_redis_hangs_wait_once_and_not_one_after_the_o
     assert {state for state, _ in answers} == {Gate.UNAVAILABLE}
 
 
-async def test_an_answer_that_cannot_be_read_leaves_nobody_waiting() -> None:
-    """Who asks while the question is out waits for the next one, whatever becomes of this one."""
-    asked, ended = asyncio.Event(), asyncio.Event()
+@asynccontextmanager
+async def babbler(at: str) -> AsyncIterator[tuple[RedisGate, asyncio.Event]]:
+    """A gate whose server answers every command ``at`` with what no client can read; and when it was asked."""
+    asked, ended, word = asyncio.Event(), asyncio.Event(), f"\r\n{at}\r\n".encode()
 
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while heard := await reader.read(4096):
-            if b"\r\nSET\r\n" not in heard:  # what a client says of itself first
+            if word not in heard:  # what a client says of itself first
                 writer.write(b"+OK\r\n")
                 continue
             asked.set()
             await asyncio.sleep(0.05)
-            writer.write(b"-MOVED\r\n" * heard.count(b"\r\nSET\r\n"))
+            writer.write(b"-MOVED\r\n" * heard.count(word))
         writer.close()
         await writer.wait_closed()
         ended.set()
@@ -140,15 +142,37 @@ async def test_an_answer_that_cannot_be_read_leaves_nobody_waiting() -> None:
     gate = RedisGate(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
     try:
         async with asyncio.timeout(PATIENCE_S):
-            first = asyncio.create_task(gate.take("slot_1"))
-            await asked.wait()
-            answers = await asyncio.gather(first, gate.take("slot_2"))
+            yield gate, asked
     finally:
         await gate.aclose()
         server.close()
         await ended.wait()
 
+
+async def test_an_answer_that_cannot_be_read_leaves_nobody_waiting() -> None:
+    """Who asks while the question is out waits for the next one, whatever becomes of this one."""
+    async with babbler("SET") as (gate, asked):
+        first = asyncio.create_task(gate.take("slot_1"))
+        await asked.wait()
+        answers = await asyncio.gather(first, gate.take("slot_2"))
+
     assert [state for state, _ in answers] == [Gate.UNAVAILABLE] * 2
+
+
+async def test_an_answer_to_letting_go_that_cannot_be_read_raises_nothing() -> None:
+    async with babbler("EVALSHA") as (gate, asked):
+        await gate.release("slot", "token")
+        state, _ = await gate.take("slot")
+
+    assert asked.is_set()
+    assert state is Gate.UNAVAILABLE
+
+
+async def test_an_answer_to_a_ping_that_cannot_be_read_is_none() -> None:
+    async with babbler("PING") as (gate, asked):
+        assert await gate.ping() is False
+
+    assert asked.is_set()
 
 
 async def test_letting_go_while_redis_is_lost_raises_nothing(gate: RedisGate, redis_server: Valkey) -> None:

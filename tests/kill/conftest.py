@@ -132,6 +132,20 @@ async def forge(tmp_path: Path) -> AsyncIterator[Forge]:
         await listening
 
 
+# --- Cards ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cards() -> Iterator[str]:
+    """Numbers of cards that nobody else has, so that what is scripted for one happens to nobody else."""
+    return (f"{body}{_check_digit(body)}" for body in map("49{:013d}".format, itertools.count(1)))
+
+
+def _check_digit(body: str) -> int:
+    doubled = [int(digit) * (2 if at % 2 == 0 else 1) for at, digit in enumerate(body)]
+    return -sum(value - 9 if value > 9 else value for value in doubled) % 10
+
+
 # --- Webhooks -----------------------------------------------------------------------------------------------------------
 
 

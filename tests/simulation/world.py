@@ -81,9 +81,13 @@ class Violation(Exception):
     """A promise was broken."""
 
     def __init__(self, rule: str, order: str, detail: str) -> None:
-        super().__init__(f"{rule}: {detail}")
+        super().__init__(rule, order, detail)
         self.rule = rule
         self.order = order
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.detail}"
 
 
 @dataclass(frozen=True)
