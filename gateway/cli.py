@@ -157,6 +157,13 @@ def verify(
         ),
     ] = None,
     *,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose books they are, where they do not say it. May be given several times."),
+    ] = None,
+    books_as_of: Annotated[
+        str | None, typer.Option(help="When the files were taken, if not when they were written: 2h or a time.")
+    ] = None,
     at_rest: Annotated[bool, typer.Option("--at-rest", help="Nothing is at work: nothing may be open either.")] = False,
     grace: Annotated[float, typer.Option(min=0, help="Seconds in which books and database may differ.")] = 120,
     since: Annotated[str | None, typer.Option(help="Only payments since then: 90m, 24h, 7d or a date.")] = None,
@@ -166,7 +173,7 @@ def verify(
     """Check every promise about payments, reading only, while charges go on. Exit code 1 where one is broken."""
     from gateway.verify import Wanted, run
 
-    wanted = Wanted(tuple(books or ()), at_rest, grace, since, as_json, limit)
+    wanted = Wanted(tuple(books or ()), at_rest, grace, since, as_json, limit, tuple(account or ()), books_as_of)
     with _plainly():
         code = run(wanted, typer.echo, lambda text: typer.echo(text, err=True))
     raise typer.Exit(code)

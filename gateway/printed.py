@@ -246,9 +246,13 @@ def invariants_page() -> str:
             _table(("field", "what it is"), fields),
             (
                 "A file holds all entries of the time it covers, and none of other merchants: what belongs to nobody here is reported as\n"
-                "lost. Payments and entries younger than `--grace` seconds (120) are not compared, since a database and a provider are never\n"
-                "read at one instant. `--since 24h` leaves older payments out. `--at-rest` says that nothing is at work, and then\n"
-                "nothing may be open without a cause. `--json` prints one line for a program. Progress goes to stderr.\n"
+                "lost. What succeeded here is looked for only in the books of accounts that there are: those that a file names, those of\n"
+                "`--account NAME` (which may be given several times), and those whose sandbox answers; the last lines say which.\n\n"
+                "The books of a file count as taken when the file was written, or at `--books-as-of INSTANT` (`2h` ago, or a time). Say it where a\n"
+                "file was copied, or took long to export: the time at which the export began. Payments and entries that are not\n"
+                "`--grace` seconds (120) older than that are not compared, since a database and a provider are never read at one instant.\n"
+                "`--since 24h` leaves older payments out. `--at-rest` says that nothing is at work, and then nothing may be open without a\n"
+                "cause. `--json` prints one line for a program. Progress goes to stderr.\n"
             ),
         ]
     )
@@ -289,7 +293,7 @@ def policies_section() -> str:
 
 
 ENTRY: Final[Mapping[str, str]] = {
-    "account": "The account by its name here; may be left out.",
+    "account": "The account by its name here; may be left out where `--account` says it.",
     "book": "`authorisations`, `captures`, `refunds`, `voids`, `declines` or `rejections`.",
     "payment": "The provider's id of the payment.",
     "reference": "The operation of ours that caused it (`att_…`, `cap_…`, `re_…`), as the provider was told; may be null.",

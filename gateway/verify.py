@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from gateway.invariants import (
     check_invariants,
     file_entries,
     horizons,
+    named,
     sandbox_arrivals,
     sandbox_entries,
 )
@@ -50,7 +52,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be verified. ``books`` are addresses of sandboxes or files; none means the sandboxes among the accounts."""
+    """What is to be verified. ``books`` are addresses of sandboxes or files; none means the sandboxes among the accounts.
+
+    ``accounts`` are those whose books these are, where they do not say it. ``books_as_of`` is when the files were taken, if not when
+    they were written.
+    """
 
     books: tuple[str, ...] = ()
     at_rest: bool = False
@@ -58,6 +64,8 @@ class Wanted:
     since: str | None = None
     as_json: bool = False
     shown_max: int = 100
+    accounts: tuple[str, ...] = ()
+    books_as_of: str | None = None
 
 
 class Reader:
@@ -96,7 +104,10 @@ async def reading(url: str) -> AsyncIterator[Reader]:
     try:
         yield Reader(connection)
     finally:
-        await connection.close(timeout=LOCK_S)
+        try:
+            await connection.close(timeout=LOCK_S)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # what was read was read
+            connection.terminate()
 
 
 async def verify(wanted: Wanted, say: Say, hint: Say) -> bool:
@@ -108,16 +119,20 @@ async def verify(wanted: Wanted, say: Say, hint: Say) -> bool:
     since = None if wanted.since is None else since_when(wanted.since, datetime.now(UTC))
     began = time.monotonic()
     async with reading(settings.database_url.get_secret_value()) as db:
-        report = await check_invariants(
-            db,
-            await _outside(wanted, settings, hint),
-            at_rest=wanted.at_rest,
-            grace_s=wanted.grace_s,
-            keyring=Keyring.derive(settings.secret_key.get_secret_value()),
-            since=since,
-            limit=wanted.shown_max,
-            progress=_Ticker(hint),
-        )
+        outside = await _outside(wanted, settings, hint)
+        try:
+            report = await check_invariants(
+                db,
+                outside,
+                at_rest=wanted.at_rest,
+                grace_s=wanted.grace_s,
+                keyring=Keyring.derive(settings.secret_key.get_secret_value()),
+                since=since,
+                limit=wanted.shown_max,
+                progress=_Ticker(hint),
+            )
+        except (sqlite3.Error, OverflowError) as error:
+            raise ConfigError(f"the books could not be kept in a temporary file ({type(error).__name__})") from None
     took_s = time.monotonic() - began
     lines = [as_json(report, took_s)] if wanted.as_json else as_text(report, took_s)
     for line in lines:
@@ -129,18 +144,20 @@ _DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def since_when(text: str, now: datetime) -> datetime:
+def since_when(text: str, now: datetime, option: str = "--since") -> datetime:
     """The instant that ``text`` names: ``90m``, ``24h``, ``7d`` before ``now``, or a date or time in ISO 8601, UTC where it says no zone.
 
-    Raises :class:`ConfigError` for anything else.
+    Raises :class:`ConfigError` for anything else, naming ``option``, and for what was before the year 1.
     """
-    if duration := _DURATION.fullmatch(text):
-        return now - timedelta(**{_UNITS[duration[2]]: int(duration[1])})
     try:
+        if duration := _DURATION.fullmatch(text):
+            return now - timedelta(**{_UNITS[duration[2]]: int(duration[1])})
         at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ConfigError(f"{option}: {text!r} is longer ago than there are dates") from None
     except ValueError:
-        raise ConfigError(f"--since: {text!r} is neither a duration (90m, 24h, 7d) nor a date (2026-11-21)") from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        raise ConfigError(f"{option}: {text!r} is neither a duration (90m, 24h, 7d) nor a date (2026-11-21)") from None
 
 
 # --- Books ------------------------------------------------------------------------------------------------------------
@@ -173,12 +190,13 @@ async def _outside(wanted: Wanted, settings: Settings, hint: Say) -> Outside | N
             raise ConfigError(f"--books: there is no file {path}")
     places = _places(load_account_configs(settings)) if urls or not wanted.books else {}
     asked = {url: places.get(url) or _Place(url) for url in urls} if wanted.books else places
-    taken_at = time.time()
-    entries: list[Iterable[Entry]] = [file_entries(path) for path in files]
+    taken_at, covered = _taken_at(files, wanted.books_as_of), set(wanted.accounts)
+    account = None if not wanted.accounts else wanted.accounts[0] if len(wanted.accounts) == 1 else ""
+    entries: list[Iterable[Entry]] = [named(file_entries(path), account, covered) for path in files]
     arrivals: list[Iterable[Arrival]] = []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=BOOKS_S)) as http:
         for place in asked.values():
-            told = await _ask(http, place)
+            told = await _ask(http, place, account or "")
             if told is None and wanted.books:
                 raise ConfigError(f"--books: nobody keeps books at {place.url}")
             if told is None:
@@ -186,13 +204,25 @@ async def _outside(wanted: Wanted, settings: Settings, hint: Say) -> Outside | N
                     f"{place.url} keeps no books that can be read: {', '.join(a.name for a in place.accounts)} not compared"
                 )
                 continue
-            books, requests = told
-            entries.append(sandbox_entries(books, place.account, place.provider))
-            arrivals.append(sandbox_arrivals(requests, place.account))
+            if not place.accounts and account is None:
+                raise ConfigError(
+                    f"--books: none of the accounts is at {place.url}; say whose books they are with --account"
+                )
+            covered.update(each.name for each in place.accounts)
+            entries.append(told[0])
+            arrivals.append(told[1])
     if not entries:
         return None
     wire = chain.from_iterable(arrivals) if arrivals else None
-    return Outside(chain.from_iterable(entries), wire, taken_at, horizons() if arrivals else {})
+    return Outside(chain.from_iterable(entries), wire, taken_at, horizons() if arrivals else {}, covered)
+
+
+def _taken_at(files: list[Path], as_of: str | None) -> float:
+    """When the books were taken at the latest: now, or when a file was written, or what the operator says of the files."""
+    now = time.time()
+    if as_of is None:
+        return min([now, *(path.stat().st_mtime for path in files)])
+    return min(now, since_when(as_of, datetime.now(UTC), "--books-as-of").timestamp())
 
 
 def _is_url(text: str) -> bool:
@@ -209,18 +239,20 @@ def _places(accounts: list[AccountConfig]) -> dict[str, _Place]:
     return places
 
 
-async def _ask(http: aiohttp.ClientSession, place: _Place) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """A sandbox's books and its wire log, or ``None`` where there is no sandbox."""
+async def _ask(http: aiohttp.ClientSession, place: _Place, account: str) -> tuple[list[Entry], list[Arrival]] | None:
+    """A sandbox's books and its wire log, or ``None`` where there is no sandbox. ``account`` is whose they are, if nothing else says it."""
     try:
         async with http.get(f"{place.url}/_sandbox/books") as answer:
             books = orjson.loads(await answer.read()) if answer.status == 200 else None
         async with http.get(f"{place.url}/_sandbox/requests") as answer:
             requests = orjson.loads(await answer.read()) if answer.status == 200 else None
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return None
-    if not isinstance(books, dict) or not isinstance(requests, dict):
-        return None
-    return books, requests["requests"]
+        if books is None or requests is None:
+            return None
+        whose = place.account if place.accounts else account
+        entries = list(sandbox_entries(books, whose, place.provider))
+        return entries, list(sandbox_arrivals(requests["requests"], whose))
+    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # nobody, or somebody whose answers are no sandbox's
 
 
 # --- Saying it --------------------------------------------------------------------------------------------------------
@@ -248,6 +280,8 @@ class _Ticker:
 
 def as_text(report: Report, took_s: float) -> Iterator[str]:
     """What was found, for a person: every violation that is shown, every promise with how it stands, and what was read."""
+    if report.answers and report.unreadable == report.answers:
+        yield f"None of the {report.answers:,} stored answers opens: this GATEWAY_SECRET_KEY is not the one they were sealed with."
     for each in report.violations:
         yield f"{each.invariant}  {each.payment_id}  {each.detail}"
     if report.found > len(report.violations):
@@ -258,7 +292,8 @@ def as_text(report: Report, took_s: float) -> Iterator[str]:
         yield f"{_standing(report, invariant.name):>12}  {invariant.name}: {invariant.says}"
     yield ""
     rows = ", ".join(f"{table} {count:,}" for table, count in report.rows.items()) or "none"
-    yield f"read in {took_s:.1f} s: {rows} rows; {report.entries:,} book entries, {report.arrivals:,} requests"
+    whose = "" if report.accounts is None else f" of {', '.join(report.accounts) or 'no account'}"
+    yield f"read in {took_s:.1f} s: {rows} rows; {report.entries:,} book entries{whose}, {report.arrivals:,} requests"
     if report.clean:
         yield f"all {len(report.checked)} promises that were checked hold"
     else:
@@ -280,6 +315,8 @@ def as_json(report: Report, took_s: float) -> str:
             "rows": report.rows,
             "entries": report.entries,
             "requests": report.arrivals,
+            "accounts": report.accounts,
+            "answers": {"stored": report.answers, "unreadable": report.unreadable},
             "invariants": [
                 {
                     "name": each.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Boolean, CheckConstraint, DateTime, Integer, LargeBinary, Text
+from sqlalchemy import Boolean, CheckConstraint, DateTime, Index, Integer, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
 
@@ -27,4 +27,12 @@ class IdempotencyKey(SQLModel, table=True):
     answer: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
     created_at: datetime = Field(sa_type=DateTime(timezone=True))
 
-    __table_args__ = (CheckConstraint("octet_length(key) BETWEEN 1 AND 255", name="idempotency_key_length"),)
+    __table_args__ = (
+        CheckConstraint("octet_length(key) BETWEEN 1 AND 255", name="idempotency_key_length"),
+        Index(
+            "idempotency_key_by_age",
+            "created_at",
+            postgresql_using="brin",
+            postgresql_with={"autosummarize": "on"},
+        ),
+    )

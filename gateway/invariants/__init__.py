@@ -6,7 +6,7 @@
 
 from gateway.invariants.facts import Arrival, Entry, Outside, Report, Violation
 from gateway.invariants.queries import Fetches
-from gateway.invariants.sources import file_entries, horizons, sandbox_arrivals, sandbox_entries
+from gateway.invariants.sources import file_entries, horizons, named, sandbox_arrivals, sandbox_entries
 from gateway.invariants.table import INVARIANTS, Invariant
 from gateway.invariants.walk import GRACE_S, Progress, check_invariants
 
@@ -24,6 +24,7 @@ __all__ = [
     "check_invariants",
     "file_entries",
     "horizons",
+    "named",
     "sandbox_arrivals",
     "sandbox_entries",
 ]

@@ -7,6 +7,7 @@ it was written, so a defect in the code that writes it cannot hide itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,7 +37,10 @@ class PaymentRecord(NamedTuple):
 
 
 class OperationRecord(NamedTuple):
-    """A row of ``operation``. ``sealed``: it holds a request. ``key_shared``: another operation has the same provider key."""
+    """A row of ``operation``. ``sealed``: it holds a request. ``key_shared``: another operation has the same provider key.
+
+    ``releases_unknown``: it is the void of an attempt of unknown outcome, after which another account is asked.
+    """
 
     id: str
     kind: str
@@ -54,6 +58,7 @@ class OperationRecord(NamedTuple):
     updated_at: float
     sealed: bool
     key_shared: bool
+    releases_unknown: bool
     review_at: float | None
 
 
@@ -158,25 +163,36 @@ class Arrival(NamedTuple):
 class Outside:
     """What the providers say, as of ``taken_at`` (seconds since 1970): their books and, where there is one, their wire log.
 
-    Both are read once, in any order, and may be longer than memory. ``horizons`` says for how many seconds each provider certainly
-    remembers a key, by its name; without it that is not checked.
+    Both are read once, in any order, and may be longer than memory. Without ``taken_at`` they count as taken at the moment of each
+    page that is compared with them: give it wherever the database goes on being written to. ``accounts`` are those whose books
+    these are, complete once ``entries`` were read; ``None`` means every account. ``horizons`` says for how many seconds each
+    provider certainly remembers a key, by its name; without it that is not checked.
     """
 
     entries: Iterable[Entry] = ()
     arrivals: Iterable[Arrival] | None = None
     taken_at: float | None = None
     horizons: Mapping[str, float] = field(default_factory=dict)
+    accounts: AbstractSet[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When and how strictly is judged. ``taken_at`` is ``None`` where there are no books to compare with."""
+    """When and how strictly is judged. ``taken_at`` is ``None`` where there are no books to compare with.
+
+    ``accounts`` are those whose books there are, ``None`` where they are all.
+    """
 
     now: float
     at_rest: bool
     grace_s: float
     taken_at: float | None = None
     horizons: Mapping[str, float] = field(default_factory=dict)
+    accounts: AbstractSet[str] | None = None
+
+    def covers(self, account: str) -> bool:
+        """Whether the books of ``account`` are among those there are."""
+        return self.accounts is None or account in self.accounts
 
     def comparable(self, at: float) -> bool:
         """Whether the books were taken long enough after ``at`` to tell of it."""
@@ -196,6 +212,8 @@ class Case:
     arrivals: Sequence[Arrival] = ()
     keyed: bool = True
     """Whether a key is there that opened it."""
+    looked_again: bool = True
+    """Whether the key that seems to be missing was looked for once more."""
 
     @property
     def attempts(self) -> list[OperationRecord]:
@@ -205,11 +223,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class KeyCase:
-    """One key with what it opened. ``told`` is its answer's body, where it could be opened."""
+    """One key with what it opened. ``told`` is its answer's body; ``unreadable``: it has one, and it could not be opened."""
 
     key: KeyRecord
     moment: Moment
     told: Mapping[str, object] | None = None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +252,12 @@ class Report:
     arrivals: int
     checked: tuple[str, ...]
     """The invariants that were checked: without books those that need them are not."""
+    accounts: tuple[str, ...] | None = None
+    """The accounts whose books were compared; ``None`` where all were, or none."""
+    answers: int = 0
+    """Stored answers that were to be opened."""
+    unreadable: int = 0
+    """Those among them that could not be."""
 
     @property
     def found(self) -> int:

@@ -47,7 +47,7 @@ def _comparable(case: Case) -> bool:
 def one_charge(case: Case) -> Sentences:
     """One authorization of a payment that is not released, over all providers; and nothing is captured or refunded twice."""
     held = [entry for entry in case.entries if is_held(entry)]
-    if len(held) > 1:
+    if len(held) > 1 and _comparable(case):  # one that is being released is held until it is
         yield f"{len(held)} authorizations are held: {', '.join(map(_about, held))}"
     moved = [(entry.book, entry.reference) for entry in case.entries if is_moved(entry) and entry.reference is not None]
     for book, reference in sorted(set(moved)):
@@ -125,12 +125,14 @@ def told_failed_is_unpaid(case: Case) -> Sentences:
 
 
 def no_phantom(case: Case) -> Sentences:
-    """What succeeded here stands in the provider's books, with the same amount and currency."""
+    """What succeeded here stands in the books of its account, where there are any, with the same amount and currency."""
     if not _comparable(case):
         return
     by_cause = {(entry.book, entry.reference): entry for entry in case.entries if entry.status != "failed"}
     for op in case.operations:
         if op.amount == 0:  # a verification moves nothing, and not every provider writes it down
+            continue
+        if not case.moment.covers(op.account):
             continue
         for book, amount in _expected(case, op):
             entry = by_cause.get((book, op.id))

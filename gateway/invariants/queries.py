@@ -56,6 +56,7 @@ def statements(reviewed: frozenset[str]) -> Statements:
 _UNREVIEWED: Final = {"review_at": "NULL"}
 _OPERATION: Final = {
     "sealed": "o.sealed_request IS NOT NULL",
+    "releases_unknown": "o.kind = 'void' AND coalesce(o.metadata->>'purpose' = 'failover', false)",
     "key_shared": "EXISTS (SELECT FROM operation s WHERE s.provider_key = o.provider_key AND s.id <> o.id)",
 }
 
@@ -107,10 +108,16 @@ _KEY_FACTS: Final = f"""SELECT {_KEY_COLUMNS}, extract(epoch FROM now())::float8
     LEFT JOIN customer u ON u.id = k.payment_id
     LEFT JOIN operation o ON o.id = k.operation_id"""
 KEYS: Final = f"""WITH page AS (SELECT *, ctid FROM idempotency_key
-    WHERE (merchant_id, livemode, key) > ($1, $2, $3) AND created_at >= to_timestamp($5::float8)
+    WHERE (merchant_id, livemode, key) > ($1, $2, $3)
     ORDER BY merchant_id, livemode, key LIMIT $4)
     {_KEY_FACTS} ORDER BY k.merchant_id, k.livemode, k.key"""
-"""One page of keys above a key, ``$4`` of them, made at ``$5`` or later (seconds since 1970)."""
+"""One page of keys above a key, ``$4`` of them."""
+KEYS_SINCE: Final = f"""WITH page AS (SELECT *, ctid FROM idempotency_key
+    WHERE created_at >= to_timestamp($1::float8) AND created_at < to_timestamp($6::float8)
+    AND (created_at, merchant_id, livemode, key) > (to_timestamp($1::float8), $2, $3, $4)
+    ORDER BY created_at, merchant_id, livemode, key LIMIT $5)
+    {_KEY_FACTS} ORDER BY k.created_at, k.merchant_id, k.livemode, k.key"""
+"""One page of keys by age: behind an instant and a key, ``$5`` of them, made before ``$6``. A narrow stretch of time is read by its index."""
 KEY: Final = f"""WITH page AS (SELECT *, ctid FROM idempotency_key
     WHERE merchant_id = $1 AND livemode = $2 AND key = $3) {_KEY_FACTS}"""
 """One key again."""
@@ -126,5 +133,9 @@ INBOX: Final = f"""SELECT {", ".join(f"{_value(name, 'e', _EVENT)} AS {name}" fo
     extract(epoch FROM now())::float8 AS now
     FROM webhook_inbox e WHERE e.id > $1 AND e.received_at >= to_timestamp($2::float8) ORDER BY e.id LIMIT $3"""
 """One page of the inbox above an id, received at ``$2`` or later, ``$3`` of them."""
+INBOX_END: Final = "SELECT coalesce(max(id), 0) AS id FROM webhook_inbox"
+INBOX_FROM: Final = """SELECT id, extract(epoch FROM received_at)::float8 AS at FROM webhook_inbox
+    WHERE id >= $1 ORDER BY id LIMIT 1"""
+"""The first event from an id on, and when it was received: they are numbered in that order, within a moment."""
 EVENT: Final = INBOX.replace("e.id > $1", "e.id = $1")
 """One event again."""

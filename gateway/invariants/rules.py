@@ -234,9 +234,14 @@ REVIEW: Final = "needs_review"
 
 
 def in_review(case: Case, op: OperationRecord) -> bool:
-    """Whether an operation of unknown outcome was handed to a person: nobody else is to look at it."""
+    """Whether an operation of unknown outcome was handed to a person, or waits for a void that was: nobody else is to look at it."""
     p = case.payment
-    return REVIEW in {op.reason, p.processing_reason} or op.review_at is not None or p.review_at is not None
+    if REVIEW in {op.reason, p.processing_reason} or op.review_at is not None or p.review_at is not None:
+        return True
+    if op.kind != "authorize":
+        return False
+    voids = [each for each in case.operations if each.releases_unknown and each.round == op.round and each.seq > op.seq]
+    return any(void.status in OPEN and (void.review_at is not None or void.reason == REVIEW) for void in voids)
 
 
 def nothing_forgotten(case: Case) -> Sentences:
@@ -276,7 +281,7 @@ def tenants_apart(case: Case) -> Sentences:
 def keys_are_kept(case: Case) -> Sentences:
     """Every payment was opened by a key that is still there: without it, the same request would charge again."""
     if not case.keyed:
-        yield "there is no key that has opened it"
+        yield "there is no key that has opened it" + ("" if case.looked_again else " (not looked up again)")
 
 
 # --- One key ----------------------------------------------------------------------------------------------------------
@@ -326,6 +331,8 @@ def key_answer_is_final(case: KeyCase) -> Sentences:
         yield f"the key {key.key!r} was answered {key.status}, and nothing of its round was approved"
     if key.op_kind not in {None, "authorize"} and not _follow_up_as_told(key.status, key.op_kind, key.op_status):
         yield f"the key {key.key!r} was answered {key.status}, and its {key.op_kind} is {key.op_status}"
+    if case.unreadable:
+        yield f"the stored answer of the key {key.key!r} cannot be opened"
     if case.told is not None:
         yield from _still_so(case, case.told)
 

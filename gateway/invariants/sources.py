@@ -18,6 +18,10 @@ from gateway.invariants.facts import Arrival, Entry
 from providers.money import MoneyError, Units, from_provider
 from providers.registry import ENTRY_POINTS, ConfigError
 
+AMOUNT_MAX: Final = 10**15
+"""More than any payment may be, and less than what would not fit where amounts are kept."""
+AT_MAX: Final = 253_402_300_800
+"""The end of the year 9999, in seconds since 1970."""
 BOOKS: Final = ("authorisations", "captures", "refunds", "voids", "declines", "rejections")
 
 
@@ -38,7 +42,10 @@ def units(provider: str) -> Units:
 
 
 def sandbox_entries(books: Mapping[str, Iterable[Mapping[str, Any]]], account: str, provider: str) -> Iterator[Entry]:
-    """The entries of a sandbox's books, as ``/_sandbox/books`` gives them. ``account`` is empty where several share it."""
+    """The entries of a sandbox's books, as ``/_sandbox/books`` gives them. ``account`` is empty where several share it.
+
+    Raises ``LookupError``, ``TypeError`` or ``AttributeError`` for what is none.
+    """
     for book in BOOKS:
         for entry in books.get(book, ()):
             yield Entry(
@@ -70,6 +77,19 @@ def sandbox_arrivals(requests: Iterable[Mapping[str, Any]], account: str) -> Ite
         )
 
 
+def named(entries: Iterable[Entry], account: str | None, accounts: set[str]) -> Iterator[Entry]:
+    """The entries, those that name no account with ``account``. Whichever they name joins ``accounts``.
+
+    Raises :class:`ConfigError` for one without an account where ``account`` is ``None``. It is empty where it may be any of several.
+    """
+    for entry in entries:
+        if entry.account:
+            accounts.add(entry.account)
+        elif account is None:
+            raise ConfigError(f"--books: the entry of {entry.payment} names no account; say which it is with --account")
+        yield entry if entry.account else entry._replace(account=account or "")
+
+
 def _minor(amount: int, currency: str, provider: str) -> int:
     try:
         return from_provider(amount, currency, units(provider)).amount_minor
@@ -80,7 +100,7 @@ def _minor(amount: int, currency: str, provider: str) -> int:
 def file_entries(path: Path) -> Iterator[Entry]:
     """The entries of a file: one JSON object a line, with the fields of :class:`Entry`; amounts in ISO minor units.
 
-    Raises :class:`ConfigError` naming the line that is none.
+    Raises :class:`ConfigError` naming the line that is none, or holds a number that no payment could have.
     """
     try:
         with path.open("rb") as lines:
@@ -101,6 +121,14 @@ _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
 }
 
 
+def _usable(name: str, value: object) -> bool:
+    if not isinstance(value, _TYPES.get(name, str)) or isinstance(value, bool):
+        return False
+    if isinstance(value, int | float):
+        return 0 <= value <= (AMOUNT_MAX if name == "amount" else AT_MAX)
+    return not isinstance(value, str) or "\0" not in value
+
+
 def _entry(line: bytes, path: Path, number: int) -> Entry:
     try:
         told = orjson.loads(line)
@@ -108,7 +136,7 @@ def _entry(line: bytes, path: Path, number: int) -> Entry:
         raise ConfigError(f"--books: line {number} of {path} is not JSON") from None
     values = _OPTIONAL | told if isinstance(told, dict) else {}
     for name in Entry._fields:
-        if not isinstance(values.get(name), _TYPES.get(name, str)):
+        if not _usable(name, values.get(name)):
             raise ConfigError(f"--books: line {number} of {path} has no {name} that can be used")
     if values["book"] not in BOOKS:
         raise ConfigError(f"--books: line {number} of {path} names no book; there are {', '.join(BOOKS)}")

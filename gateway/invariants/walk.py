@@ -6,8 +6,9 @@ what looks broken is read once more before it is reported, and what is younger t
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Final, TypeVar
 
 import orjson
 
+from gateway.ids import PAYMENT
 from gateway.invariants.facts import (
     Arrival,
     Case,
@@ -35,9 +37,12 @@ from gateway.invariants.queries import (
     COUNTS,
     EVENT,
     INBOX,
+    INBOX_END,
+    INBOX_FROM,
     KEY,
     KEYED,
     KEYS,
+    KEYS_SINCE,
     NOW,
     OPERATIONS,
     PAGE,
@@ -55,7 +60,11 @@ GRACE_S: Final = 120.0
 SHOWN_MAX: Final = 100
 """How many violations are kept to be shown; all are counted."""
 CONFIRMED_MAX: Final = 50
-"""How many payments without a key are looked at once more; each of them costs a walk through all keys."""
+"""How many times a key that seems to be missing is looked for once more, which costs a walk through all keys."""
+SLACK_S: Final = 3600.0
+"""How far what sorts by age (an id, the number of an event) may be from the time that is written beside it."""
+STRETCH_S: Final = 600.0
+"""The first stretch of time in which keys are looked for; the next are as long as fits a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class _Walk:
         self._db, self._shelf, self._books = db, shelf, books
         self._at_rest, self._grace_s = at_rest, grace_s
         self._keyring, self._limit, self._page = keyring, limit, page
-        self._since = 0.0 if since is None else since.timestamp()
+        self._since = None if since is None else since.timestamp()
         self._progress = progress
         self._rows: Counter[str] = Counter()
         self._found: list[Violation] = []
@@ -122,6 +131,7 @@ class _Walk:
         self._entries = self._arrivals = 0
         self._wire = books is not None and books.arrivals is not None
         self._confirmed = 0
+        self._answers = self._unreadable = 0
         self._checks = [
             (each.name, check)
             for each in INVARIANTS
@@ -146,6 +156,11 @@ class _Walk:
             rows=dict(self._rows),
             entries=self._entries,
             arrivals=self._arrivals,
+            accounts=None
+            if self._books is None or self._books.accounts is None
+            else tuple(sorted(self._books.accounts)),
+            answers=self._answers,
+            unreadable=self._unreadable,
             checked=tuple(
                 each.name for each in INVARIANTS if each.is_checked(books=self._books is not None, wire=self._wire)
             ),
@@ -157,44 +172,66 @@ class _Walk:
         """Judge every key, and note what each has opened. Returns the database's time when it began."""
         (row,) = await self._db.fetch(NOW)
         started: float = row["now"]
-        after: tuple[str, bool, str] = ("", False, "")
-        while rows := await self._db.fetch(KEYS, *after, self._page, self._since):
+        async for rows in self._key_pages(started):
             keys = [(_key(row), row["now"]) for row in rows]
             self._shelf.pour_opened(key.opened for key, _ in keys)
             for key, now in keys:
                 await self._judge_key(key, now)
-            after = (keys[-1][0].merchant_id, keys[-1][0].livemode, keys[-1][0].key)
             self._count("idempotency_key", len(rows), total)
         return started
 
+    async def _key_pages(self, now: float) -> AsyncIterator[Sequence[Row]]:
+        """All keys in their order, or the newer ones by age, in stretches of time that hold about a page each."""
+        if self._since is None:
+            place: tuple[str, bool, str] = _FIRST
+            while rows := await self._db.fetch(KEYS, *place, self._page):
+                yield rows
+                place = _place(rows[-1])
+            return
+        at, place, stretch_s, ends = self._since, _FIRST, STRETCH_S, 0.0
+        while ends != math.inf:
+            ends = at + stretch_s if at + stretch_s < now else math.inf
+            rows = await self._db.fetch(KEYS_SINCE, at, *place, self._page, ends)
+            if rows:
+                yield rows
+            if len(rows) == self._page:  # there may be more of them in this stretch
+                at, place, ends = rows[-1]["created_at"], _place(rows[-1]), 0.0
+                stretch_s /= 2
+            else:
+                at, place = ends, _FIRST
+                stretch_s *= 2 if 2 * len(rows) < self._page else 1
+
     async def _judge_key(self, key: KeyRecord, now: float) -> None:
-        if not list(self._key_violations(key, now)):
+        first = self._key_case(key, now)
+        self._answers += first.unreadable or first.told is not None
+        self._unreadable += first.unreadable
+        if not list(_key_violations(first)):
             return
         for row in (await self._db.fetch(KEY, key.merchant_id, key.livemode, key.key))[:1]:
-            self._note(self._key_violations(_key(row), row["now"]))
+            self._note(_key_violations(self._key_case(_key(row), row["now"])))
 
-    def _key_violations(self, key: KeyRecord, now: float) -> Iterator[Violation]:
-        case = KeyCase(key, self._moment(now), self._told(key))
-        for each in INVARIANTS:
-            if each.key is not None:
-                yield from (Violation(each.name, key.opened, detail) for detail in each.key(case))
-
-    def _told(self, key: KeyRecord) -> dict[str, object] | None:
+    def _key_case(self, key: KeyRecord, now: float) -> KeyCase:
         if self._keyring is None or key.answer is None:
-            return None
+            return KeyCase(key, self._moment(now))
+        told = self._told(self._keyring, key, key.answer)
+        return KeyCase(key, self._moment(now), told, unreadable=told is None)
+
+    @staticmethod
+    def _told(keyring: Keyring, key: KeyRecord, answer: bytes) -> dict[str, object] | None:
+        """An answer's body, or ``None`` where it cannot be opened."""
         context = (key.merchant_id, "live" if key.livemode else "test", key.key, "answer")
         try:
-            told = orjson.loads(self._keyring.sealer.open(key.answer, *context))
+            told = orjson.loads(keyring.sealer.open(answer, *context))
         except (SealBroken, orjson.JSONDecodeError):
-            return {}
-        return told if isinstance(told, dict) else {}
+            return None
+        return told if isinstance(told, dict) else None
 
     # -- payments
 
     async def _payments(self, total: int, started: float) -> None:
         reviewed = frozenset(str(row["name"]) for row in await self._db.fetch(REVIEWED))
-        statement, after = statements(reviewed), ""
-        while rows := await self._db.fetch(statement.payments, after, self._since, self._page):
+        statement, after = statements(reviewed), "" if self._since is None else _id_of(self._since - SLACK_S)
+        while rows := await self._db.fetch(statement.payments, after, self._since or 0.0, self._page):
             for case in await self._cases(rows, started):
                 violations = list(self._violations(case))
                 if violations and not self._at_rest:  # another writer may have come between two looks
@@ -241,14 +278,13 @@ class _Walk:
     async def _keyed(self, case: Case, keyed: bool, started: float) -> Case:  # noqa: FBT001 - a fact about the case
         # A payment that was opened while the keys were walked may have its key behind the place where the walk was.
         old = self._at_rest or case.payment.created_at < started - self._grace_s
-        return case if keyed or not old or await self._has_key(case.payment.id) else replace(case, keyed=False)
-
-    async def _has_key(self, payment_id: str) -> bool:
+        if keyed or not old:
+            return case
+        if self._confirmed >= CONFIRMED_MAX:
+            return replace(case, keyed=False, looked_again=False)
         self._confirmed += 1
-        if self._confirmed > CONFIRMED_MAX:
-            return False
-        (row,) = await self._db.fetch(KEYED, payment_id)
-        return bool(row["keyed"])
+        (row,) = await self._db.fetch(KEYED, case.payment.id)
+        return replace(case, keyed=bool(row["keyed"]))
 
     def _violations(self, case: Case) -> Iterator[Violation]:
         for name, check in self._checks:
@@ -262,15 +298,15 @@ class _Walk:
         if self._books is None:
             return
         (row,) = await self._db.fetch(NOW)
-        moment = self._moment(row["now"])
+        moment, since = self._moment(row["now"]), self._since or 0.0
         for entries in _chunks(self._shelf.stray_entries(), self._page):
             known = await self._known(name for entry in entries for name in (entry.reference, entry.payment_reference))
-            left = [e for e in entries if e.at >= self._since and not known & {e.reference, e.payment_reference}]
+            left = [e for e in entries if e.at >= since and not known & {e.reference, e.payment_reference}]
             for each in INVARIANTS:
                 self._note(_strays(each.name, each.entry, left, moment, lambda e: e.payment_reference or e.payment))
         for arrivals in _chunks(self._shelf.stray_arrivals(), self._page):
             known = await self._known(arrival.reference for arrival in arrivals)
-            unknown = [a for a in arrivals if a.at >= self._since and a.reference not in known]
+            unknown = [a for a in arrivals if a.at >= since and a.reference not in known]
             for each in INVARIANTS:
                 self._note(_strays(each.name, each.arrival, unknown, moment, lambda a: a.reference or ""))
 
@@ -280,14 +316,27 @@ class _Walk:
         return {row["id"] for row in await self._db.fetch(OPERATIONS, asked)} if asked else set()
 
     async def _inbox(self) -> None:
-        after = 0
-        while rows := await self._db.fetch(INBOX, after, self._since, self._page):
+        after = 0 if self._since is None else await self._inbox_before(self._since - SLACK_S)
+        while rows := await self._db.fetch(INBOX, after, self._since or 0.0, self._page):
             for row in rows:
                 if list(self._event_violations(row)):
                     for again in await self._db.fetch(EVENT, row["id"], 0.0, 1):
                         self._note(self._event_violations(again))
             after = rows[-1]["id"]
             self._count("webhook_inbox", len(rows), 0)
+
+    async def _inbox_before(self, at: float) -> int:
+        """A number of an event behind which everything is that was received since ``at``: found by halves."""
+        (end,) = await self._db.fetch(INBOX_END)
+        low, high = 0, end["id"] + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = await self._db.fetch(INBOX_FROM, middle)
+            if found and found[0]["at"] < at:
+                low = found[0]["id"] + 1
+            else:
+                high = middle
+        return int(low) - 1
 
     def _event_violations(self, row: Row) -> Iterator[Violation]:
         event, moment = EventRecord._make(row[name] for name in EventRecord._fields), self._moment(row["now"])
@@ -299,8 +348,10 @@ class _Walk:
 
     def _moment(self, now: float) -> Moment:
         books = self._books
-        taken_at = None if books is None else now if books.taken_at is None else books.taken_at
-        return Moment(now, self._at_rest, self._grace_s, taken_at, {} if books is None else books.horizons)
+        if books is None:
+            return Moment(now, self._at_rest, self._grace_s)
+        taken_at = now if books.taken_at is None else books.taken_at
+        return Moment(now, self._at_rest, self._grace_s, taken_at, books.horizons, books.accounts)
 
     def _note(self, violations: Iterable[Violation]) -> None:
         for violation in violations:
@@ -312,6 +363,24 @@ class _Walk:
         self._rows[table] += rows
         if self._progress is not None:
             self._progress(Progress(table, self._rows[table], max(total, self._rows[table])))
+
+
+def _key_violations(case: KeyCase) -> Iterator[Violation]:
+    for each in INVARIANTS:
+        if each.key is not None:
+            yield from (Violation(each.name, case.key.opened, detail) for detail in each.key(case))
+
+
+_FIRST: Final = ("", False, "")
+
+
+def _place(row: Row) -> tuple[str, bool, str]:
+    return row["merchant_id"], row["livemode"], row["key"]
+
+
+def _id_of(at: float) -> str:
+    """What the ids of payments made at ``at`` begin with: they sort by time."""
+    return f"{PAYMENT}_{max(int(at * 1000), 0):012x}"
 
 
 def _key(row: Row) -> KeyRecord:

@@ -28,7 +28,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "worker": ("--help",),
     "migrate": ("GATEWAY_MIGRATE_DATABASE_URL",),
     "sandbox": ("--stripe-port", "--adyen-port", "--neutral-port"),
-    "verify": ("--books", "--at-rest", "--grace", "--since", "--limit", "--json"),
+    "verify": ("--books", "--account", "--books-as-of", "--at-rest", "--grace", "--since", "--limit", "--json"),
     "merchants": ("create",),
     "merchants create": ("merchant_id", "--name"),
     "keys": ("create", "revoke", "list"),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from gateway.invariants import Outside
+from gateway.verify import Wanted, run
 
 if TYPE_CHECKING:
-    from tests.conftest import Database, Databases, Inside, Kit, Psps
+    from tests.conftest import Configuration, Database, Databases, Inside, Kit, Psps
 
 DECLINED: Final = "4000000000000002"
 CHALLENGED: Final = {"stripe": "4000000000003220", "adyen": "5454545454545454"}
@@ -63,6 +64,23 @@ async def _make(request: pytest.FixtureRequest, made: Made, databases: Databases
     made.outside = flow.outside(database, psps)
     made.payments = database.value("SELECT count(*) FROM payment")
     databases.server.create_database(TEMPLATE, template=database.value("SELECT current_database()"))
+
+
+@pytest.fixture
+def verified(
+    mixed: Mixed, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, flow: type[Kit]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command on the mixed database: its exit code, what it said and what it hinted."""
+    environment = configuration.environment(configuration.accounts()) | {"GATEWAY_DATABASE_URL": mixed.database.url}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def verify(**wanted: Any) -> tuple[int, str, str]:
+        said: list[str] = []
+        hinted: list[str] = []
+        return run(Wanted(**wanted), said.append, hinted.append), "\n".join(said), "\n".join(hinted)
+
+    return verify
 
 
 @dataclass

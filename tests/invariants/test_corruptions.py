@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from gateway.invariants import INVARIANTS, Arrival, Entry, Outside, check_invariants
+from gateway.invariants import INVARIANTS, Arrival, Entry, Outside, check_invariants, walk
 from gateway.verify import reading
 
 if TYPE_CHECKING:
@@ -179,6 +179,15 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
         {"answers_are_final"},
     ),
     "half an answer": (f"UPDATE idempotency_key SET answer = NULL WHERE {KEY_OF_PAID}", {"answers_are_final"}),
+    "an answer that was changed": (
+        f"UPDATE idempotency_key SET answer = set_byte(answer, length(answer) - 1, get_byte(answer, length(answer) - 1) # 1) WHERE {KEY_OF_PAID}",
+        {"answers_are_final"},
+    ),
+    "an answer of another key": (
+        f"""UPDATE idempotency_key SET answer = (SELECT answer FROM idempotency_key WHERE answer IS NOT NULL AND status = 201
+        AND payment_id <> {PAID} ORDER BY created_at LIMIT 1) WHERE {KEY_OF_PAID}""",
+        {"answers_are_final"},
+    ),
     "a refusal of what was done": (
         f"UPDATE idempotency_key SET status = 422 WHERE {KEY_OF_CAPTURE}",
         {"answers_are_final"},
@@ -207,11 +216,11 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
     ),
     "a key of another merchant": (
         f"UPDATE idempotency_key SET merchant_id = 'mer_other' WHERE {KEY_OF_PAID}",
-        {"tenants_apart"},
+        {"tenants_apart", "answers_are_final"},  # an answer opens under its own merchant alone
     ),
     "a key of the other mode": (
         f"UPDATE idempotency_key SET livemode = true WHERE {KEY_OF_PAID}",
-        {"tenants_apart"},
+        {"tenants_apart", "answers_are_final"},
     ),
     "a dispute of another merchant": ("UPDATE dispute SET merchant_id = 'mer_other'", {"tenants_apart"}),
     "a payment that is gone with all of its rows": (
@@ -454,6 +463,41 @@ async def test_what_the_providers_say_otherwise_is_named(corruption: str, mixed:
         report = await check_invariants(db, plant(told), at_rest=True, grace_s=5, keyring=flow.keyring())
 
     assert set(report.broken) == names, report.violations
+
+
+RELEASED: Final = f"""UPDATE operation SET status = 'unknown', due_at = now() + interval '5 minutes' WHERE payment_id = {DECLINED};
+    INSERT INTO operation SELECT (o).* FROM (SELECT jsonb_populate_record(o, jsonb_build_object('id', 'vd_failover', 'kind', 'void',
+    'seq', 2, 'provider_key', 'void', 'review_at', now(), 'metadata', jsonb_build_object('purpose', 'failover'))) AS o
+    FROM operation o WHERE payment_id = {DECLINED}) AS copied"""
+"""An attempt of unknown outcome, which waits for its void, which a person looks at."""
+
+
+async def test_an_attempt_whose_void_is_with_a_person_is_not_forgotten(mixed: Mixed) -> None:
+    mixed.database.rows(OFF + RELEASED)
+    async with reading(mixed.database.url) as db:
+        with_a_person = await check_invariants(db, at_rest=True, grace_s=0)
+        mixed.database.rows("UPDATE operation SET review_at = NULL WHERE id = 'vd_failover'")
+        with_nobody = await check_invariants(db, at_rest=True, grace_s=0)
+        mixed.database.rows("UPDATE operation SET review_at = now(), metadata = NULL WHERE id = 'vd_failover'")
+        another_void = await check_invariants(db, at_rest=True, grace_s=0)
+
+    assert "nothing_forgotten" not in with_a_person.broken
+    assert with_nobody.broken["nothing_forgotten"] == 2
+    assert another_void.broken["nothing_forgotten"] == 1
+
+
+async def test_keys_that_are_not_looked_for_again_are_reported_as_such(
+    mixed: Mixed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "CONFIRMED_MAX", 2)
+    mixed.database.rows(f"{OFF}DELETE FROM idempotency_key")
+
+    async with reading(mixed.database.url) as db:
+        report = await check_invariants(db, at_rest=True)
+
+    details = [each.detail for each in report.violations if each.invariant == "keys_are_kept"]
+    assert len(details) == mixed.payments
+    assert [detail.endswith("(not looked up again)") for detail in details] == [False] * 2 + [True] * (len(details) - 2)
 
 
 def test_corruptions_are_counted(proved: Callable[[str], None]) -> None:

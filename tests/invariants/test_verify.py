@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,33 +20,19 @@ import asyncpg
 import orjson
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
+from gateway import verify
 from gateway.invariants import INVARIANTS, Entry, check_invariants, file_entries
-from gateway.verify import Reader, Wanted, reading, run, since_when
+from gateway.verify import Reader, reading, since_when
 from providers.registry import ConfigError
 
 if TYPE_CHECKING:
-    from tests.conftest import Configuration, Database, Kit, Open, Processes, Psps
+    from gateway.vault import Keyring
+    from tests.conftest import Configuration, Database, Databases, Kit, Open, Processes, Psps
     from tests.invariants.conftest import Mixed
 
 NOW: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def verified(
-    mixed: Mixed, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, flow: type[Kit]
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command on the mixed database: its exit code, what it said and what it hinted."""
-    environment = configuration.environment(configuration.accounts()) | {"GATEWAY_DATABASE_URL": mixed.database.url}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-    def verify(**wanted: Any) -> tuple[int, str, str]:
-        said: list[str] = []
-        hinted: list[str] = []
-        return run(Wanted(**wanted), said.append, hinted.append), "\n".join(said), "\n".join(hinted)
-
-    return verify
 
 
 def books_of(mixed: Mixed, folder: Path) -> Path:
@@ -138,10 +126,17 @@ def test_since_is_a_duration_or_a_date(text: str, at: datetime) -> None:
 def test_what_cannot_be_read_is_a_sentence_and_exit_code_2(processes: Processes, tmp_path: Path) -> None:
     broken = tmp_path / "broken.ndjson"
     broken.write_text('{"book": "captures"}\n')
+    huge, nameless = tmp_path / "huge.ndjson", tmp_path / "nameless.ndjson"
+    huge.write_text(json.dumps(GOOD | {"amount": 2**63 - 1}) + "\n")
+    nameless.write_text(json.dumps(GOOD) + "\n")
     nobody = "postgresql://app:hunter2@127.0.0.1:1/interlock"
     for words, changes, says in (
         ((), {"GATEWAY_DATABASE_URL": nobody}, "the database cannot be reached"),
         (("--since", "yesterday"), {}, "neither a duration"),
+        (("--since", "999999d"), {}, "longer ago than there are dates"),
+        (("--books-as-of", "noon"), {}, "--books-as-of: 'noon' is neither"),
+        (("--books", str(huge)), {}, "line 1 of"),
+        (("--books", str(nameless)), {}, "names no account"),
         (("--books", "no.ndjson"), {}, "there is no file no.ndjson"),
         (("--books", str(broken)), {}, "line 1 of"),
         (("--books", "http://127.0.0.1:1"), {}, "nobody keeps books at"),
@@ -178,6 +173,12 @@ def test_a_file_of_books_is_read_line_by_line(tmp_path: Path) -> None:
         "nothing",
         "[]",
         json.dumps(GOOD | {"amount": "1"}),
+        json.dumps(GOOD | {"amount": 2**63 - 1}),
+        json.dumps(GOOD | {"amount": 2**63}),
+        json.dumps(GOOD | {"amount": -1}),
+        json.dumps(GOOD | {"amount": True}),
+        json.dumps(GOOD | {"at": 10**300}),
+        json.dumps(GOOD | {"reference": "att\0"}),
         json.dumps(GOOD | {"book": "novels"}),
         json.dumps(GOOD | {"key": 7}),
     ],
@@ -195,6 +196,45 @@ async def test_the_session_can_only_read(database: Database) -> None:
         for writes in ("DELETE FROM payment", "CREATE TEMP TABLE x ()", "UPDATE operation SET due_at = now()"):
             with pytest.raises(ConfigError, match="ReadOnlySQLTransaction"):
                 await db.fetch(writes)
+
+
+async def test_a_session_that_cannot_be_closed_takes_nothing_back(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read was read, also where the database does not hear the farewell."""
+    name, _ = databases.create()
+    address, port = make_url(databases.server.url(name, tcp=True)), databases.server.port
+    deaf, relays = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_there, to_there = await asyncio.open_connection("127.0.0.1", port)
+
+        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                if not deaf.is_set():
+                    sink.write(data)
+
+        both = [asyncio.create_task(carry(reader, to_there)), asyncio.create_task(carry(from_there, writer))]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in both:
+            task.cancel()
+        for each in (to_there, writer):
+            each.close()
+        await asyncio.gather(*both, to_there.wait_closed(), writer.wait_closed(), return_exceptions=True)
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.append(asyncio.create_task(relay(reader, writer)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = address.set(port=server.sockets[0].getsockname()[1]).render_as_string(hide_password=False)
+    async with server, reading(url) as db:
+        rows = await db.fetch("SELECT 7 AS seven")
+        deaf.set()
+        monkeypatch.setattr(verify, "LOCK_S", 1)
+    await asyncio.gather(*relays)
+    databases.server.drop_database(name)
+
+    assert rows[0]["seven"] == 7
 
 
 @dataclass
@@ -236,26 +276,43 @@ async def test_while_payments_are_made_it_finds_nothing_wrong(
     open_gateway: Open, psps: Psps, flow: type[Kit], proved: Callable[[str], None]
 ) -> None:
     """Pages, books and wire logs are read at different instants, while everything moves: that is never a false alarm."""
-    rounds = 0
+    rounds = compared = 0
+    enough = asyncio.Event()
     async with open_gateway(listening=True) as inside:
-        making = asyncio.gather(*(_busy(inside.merchant, flow) for _ in range(6)))
+        making = asyncio.gather(*(_busy(inside.merchant, flow, enough) for _ in range(4)))
         try:
             async with reading(inside.database.url) as db:
-                while not making.done():
+                while compared < COMPARED_MIN:
+                    assert not making.done(), "the payments go on"
+                    taken_at = time.time()  # what changes while the books are read is not compared with them
                     said = await asyncio.to_thread(flow.outside, inside.database, psps)
-                    report = await check_invariants(db, said, at_rest=False, grace_s=30, keyring=flow.keyring(), page=7)
+                    theirs = replace(said, taken_at=taken_at)
+                    report = await check_invariants(
+                        db, theirs, at_rest=False, grace_s=1, keyring=flow.keyring(), page=7
+                    )
                     assert report.violations == ()
                     rounds += 1
+                    compared += inside.database.value(OLD_ENOUGH.format(taken_at))
         finally:
+            enough.set()
             await making
         made = inside.database.value("SELECT count(*) FROM payment")
 
     assert rounds > 1
-    proved(f"verify beside traffic: {rounds} runs while {made} payments were made, 0 false alarms")
+    proved(
+        f"verify beside traffic: {rounds} runs with {compared} comparisons while {made} payments were made, 0 false alarms"
+    )
 
 
-async def _busy(merchant: Any, flow: type[Kit]) -> None:
-    for number in range(8):
+COMPARED_MIN: Final = 100
+OLD_ENOUGH: Final = "SELECT count(*) FROM payment WHERE updated_at <= to_timestamp({} - 1)"
+"""How many payments are compared with books that were taken then."""
+
+
+async def _busy(merchant: Any, flow: type[Kit], enough: asyncio.Event) -> None:
+    for number in itertools.count():
+        if enough.is_set():
+            return
         payment = await merchant.charged(routing={"account": ("stripe", "adyen")[number % 2]})
         await merchant.post("/v1/refunds", {"payment": payment["id"], "amount": 500})
         await merchant.charge(payment_method_data=flow.card("4000000000000002"))
@@ -273,12 +330,12 @@ INSERT INTO operation SELECT r.* FROM operation o, generate_series(%(first)s::in
     WHERE o.payment_id = {ORIGINAL};
 INSERT INTO change SELECT 'pay_z' || n, c.seq, c.at, c.source, c.news, c.from_status, c.to_status, c.reason, 'att_z' || n
     FROM change c, generate_series(%(first)s::int, %(last)s::int) n WHERE c.payment_id = {ORIGINAL};
-INSERT INTO idempotency_key SELECT r.* FROM idempotency_key k, generate_series(%(first)s::int, %(last)s::int) n,
-    LATERAL jsonb_populate_record(k, jsonb_build_object('key', 'z' || n, 'payment_id', 'pay_z' || n, 'operation_id', 'att_z' || n)) r
-    WHERE k.payment_id = {ORIGINAL};
-ANALYZE payment, operation, change, idempotency_key
+ANALYZE payment, operation, change
 """
-"""Copies of the one payment that there is, with all of its rows."""
+"""Copies of the one payment that there is, with all of its rows but its key."""
+KEYS: Final = "COPY idempotency_key (merchant_id, livemode, key, fingerprint, payment_id, operation_id, status, answer, created_at) FROM STDIN"
+KEY: Final = f"""SELECT merchant_id, livemode, key, fingerprint, status, answer, created_at
+    FROM idempotency_key WHERE payment_id = {ORIGINAL}"""
 
 
 @dataclass
@@ -286,6 +343,7 @@ class Many:
     """A database with as many copies of a payment as are wanted, and the books that belong to it."""
 
     configuration: Configuration
+    keyring: Keyring
     original: list[Entry]
     folder: Path
     copies: int = 0
@@ -296,6 +354,7 @@ class Many:
         with psycopg.connect(self.configuration.database.admin_url, autocommit=True) as connection:
             for statement in FILL.split(";"):
                 connection.execute(statement.encode(), wanted if "first" in statement else None)
+            self._seal_answers(connection, range(wanted["first"], payments))
         with self.books.open("a") as lines:
             for number in range(wanted["first"], payments):
                 for entry in self.original:
@@ -305,6 +364,20 @@ class Many:
                     lines.write(orjson.dumps(copied._asdict()).decode() + "\n")
         self.copies = payments - 1
 
+    def _seal_answers(self, connection: psycopg.Connection[Any], numbers: range) -> None:
+        """The keys of the copies: an answer opens under its own key alone, so each is sealed anew."""
+        original = connection.execute(KEY.encode()).fetchone()
+        assert original is not None
+        merchant, live, key, fingerprint, status, answer, at = original
+        sealer, mode = self.keyring.sealer, "live" if live else "test"
+        told = sealer.open(answer, merchant, mode, key, "answer").decode()
+        payment = orjson.loads(told)["id"]
+        with connection.cursor() as cursor, cursor.copy(KEYS.encode()) as rows:
+            for n in numbers:
+                sealed = sealer.seal(told.replace(payment, f"pay_z{n}").encode(), merchant, mode, f"z{n}", "answer")
+                rows.write_row((merchant, live, f"z{n}", fingerprint, f"pay_z{n}", f"att_z{n}", status, sealed, at))
+        connection.execute("ANALYZE idempotency_key")
+
     @property
     def books(self) -> Path:
         return self.folder / "books.ndjson"
@@ -313,7 +386,19 @@ class Many:
         """Run the command as a process: its exit code, what it said and hinted, and its peak of memory in MB."""
         told = self.configuration.environment(self.folder) | {"PYTHONSAFEPATH": "1"}
         environment = {**os.environ, **{name: value for name, value in told.items() if name != "GATEWAY_CONFIG"}}
-        argv = [sys.executable, "-P", "-m", "gateway.cli", "verify", "--grace", "0", "--books", str(self.books)]
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "gateway.cli",
+            "verify",
+            "--grace",
+            "0",
+            "--books",
+            str(self.books),
+            "--account",
+            "stripe",
+        ]
         out, err = self.folder / "out", self.folder / "err"
         with out.open("wb") as said, err.open("wb") as hinted:
             process = subprocess.Popen(argv, env=environment, stdout=said, stderr=hinted)
@@ -328,7 +413,7 @@ async def many(open_gateway: Open, configuration: Configuration, psps: Psps, flo
         await inside.merchant.charged()
     original = list(flow.outside(configuration.database, psps).entries)
     (tmp_path / "books.ndjson").write_text("".join(json.dumps(entry._asdict()) + "\n" for entry in original))
-    return Many(configuration, original, tmp_path)
+    return Many(configuration, flow.keyring(), original, tmp_path)
 
 
 MORE_MB: Final = 48
