@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Final
@@ -30,6 +31,7 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};
 """What the application's role may do: everything but rewrite the history, delete, or change the schema."""
 ADOPT: Final = "UPDATE operation SET due_at = now() WHERE status = 'pending' AND due_at IS NULL"
 """Every time, too: a process of a version before 0004 accepts what nobody would ask about, until the last of them has gone."""
+TURN_S: Final = 0.2
 LOCK: Final = 0x17E6_10C4
 """The advisory lock under which migrations run: two that start together run one after the other."""
 
@@ -46,8 +48,7 @@ def migrate(settings: Settings) -> str:
     engine = create_engine(owner)
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-            connection.commit()
+            _wait_for_turn(connection)
             try:
                 return _upgrade(connection, application_role if application_role != owner.username else None, settings)
             finally:
@@ -64,6 +65,14 @@ def migrate(settings: Settings) -> str:
         ) from None
     finally:
         engine.dispose()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Take the lock, asking for it again and again: to wait in Postgres holds a snapshot, which an index built concurrently waits for."""
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}).scalar_one():
+        connection.commit()
+        time.sleep(TURN_S)
+    connection.commit()
 
 
 def _upgrade(connection: Connection, role: str | None, settings: Settings) -> str:
