@@ -297,7 +297,11 @@ def as_text(report: Report, took_s: float) -> Iterator[str]:
     if report.clean:
         yield f"all {len(report.checked)} promises that were checked hold"
     else:
-        yield f"{report.found:,} violations of {len(report.broken)} promises"
+        yield f"{_counted(report.found, 'violation')} of {_counted(len(report.broken), 'promise')}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _standing(report: Report, name: str) -> str:
