@@ -368,8 +368,8 @@ MUTANTS: Final = (
     Mutant(
         "replay beyond the horizon",
         replay_beyond_the_horizon,
-        MONEY,
-        SURPRISE | {"no replay beyond the horizon", "invariant within_horizon"},
+        MONEY | {"invariant within_horizon"},
+        SURPRISE | {"no replay beyond the horizon"},
         faults=replace(NATURE, silence_per_payment=0.03),
     ),
     Mutant("a late webhook moves a payment backwards", webhook_moves_backwards, MONEY),
