@@ -134,7 +134,7 @@ _OPERATION: Final = f"""INSERT INTO operation ({columns(OperationRow)})
     )
 } FROM {{source}}"""
 _SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_provider_id, decline = :s_decline,
-    reason = :s_reason, challenged = :s_challenged, updated_at = :p_updated_at, lease_until = now(), tries = tries + 1,
+    reason = :s_reason, evidence = :s_evidence::jsonb, challenged = :s_challenged, updated_at = :p_updated_at, lease_until = now(), tries = tries + 1,
     due_at = now() + make_interval(secs => :s_due::float8),
     sealed_request = CASE WHEN :s_wipe THEN NULL ELSE sealed_request END,
     holds_card = holds_card AND NOT :s_wipe
@@ -146,7 +146,6 @@ _ENDED: Final = """UPDATE operation SET status = :e_status, decline = :e_decline
 _RETURNED: Final = """UPDATE operation SET status = 'sent', challenged = true, epoch = epoch + 1, tries = 0, sealed_request = :b_sealed,
     holds_card = false, updated_at = :p_updated_at, lease_until = now() + make_interval(secs => :b_lease::float8),
     due_at = now() + make_interval(secs => :b_lease::float8) FROM {source} WHERE operation.id = :b_id"""
-_RESOLVED: Final = _SETTLE.replace("SET status", "SET evidence = :v_evidence::jsonb, status", 1)
 _REVIEWED: Final = """UPDATE operation SET review_at = :v_review_at, evidence = :v_evidence::jsonb FROM {source}
     WHERE operation.id = :v_id"""
 _DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
@@ -168,7 +167,6 @@ _PIECES: Final[Mapping[str, str]] = {
     "payment": _PAYMENT,
     "state": _STATE,
     "settle": _SETTLE,
-    "resolve": _RESOLVED,
     "operation": _OPERATION,
     "ended": _ENDED,
     "returned": _RETURNED,
@@ -191,7 +189,7 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
     """One statement: ``guard`` locks the payment at its version, ``claim`` takes the key, every piece hangs on both."""
     parts = []
     if guarded:
-        parts.append(f"guard AS ({_FENCED if pieces & {'settle', 'resolve'} else _GUARD})")
+        parts.append(f"guard AS ({_FENCED if 'settle' in pieces else _GUARD})")
     if keyed:
         source = "guard" if guarded else "(SELECT) AS nothing"
         parts.append(f"claim AS ({_KEY.format(source=source)})")
@@ -203,17 +201,21 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
             parts.append(f"{name}_ AS ({sql.format(source='settle_' if after_settle else source)})")
     guard = "EXISTS (SELECT FROM guard)" if guarded else "true"
     claim = "EXISTS (SELECT FROM claim)" if keyed else "true"
-    return Statement(f"WITH {', '.join(parts)} SELECT {guard} AS guarded, {claim} AS claimed", writes=_deed(pieces))
+    return Statement(
+        f"WITH {', '.join(parts)} SELECT {guard} AS guarded, {claim} AS claimed", writes=_deed(pieces, keyed=keyed)
+    )
 
 
-def _deed(pieces: frozenset[str]) -> str:
+def _deed(pieces: frozenset[str], *, keyed: bool) -> str:
     """What a commit of these pieces does, in one word: the name of its crash points."""
     if {"settle", "operation"} <= pieces:
         return "cascade"
+    if keyed and "settle" in pieces:
+        return "resolve"
     if pieces & {"payment", "operation"}:
         return "open"
     return next(
-        (piece for piece in ("settle", "resolve", "reviewed", "returned", "dispute") if piece in pieces),
+        (piece for piece in ("settle", "reviewed", "returned", "dispute") if piece in pieces),
         "change" if "change" in pieces else "store",
     )
 
@@ -343,20 +345,18 @@ class Books:
         driven_by: Key | None = None,
         returned: tuple[Operation, Request] | None = None,
         reviewed: Operation | None = None,
-        resolved: bool = False,
         dispute: Dispute | None = None,
     ) -> Written:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
-        request that completes it. ``reviewed`` is an operation that is put before a person, with the
-        evidence there is; ``resolved`` says that the person's is kept with what is settled. ``dispute`` is a dispute as it stands from now on. ``learned`` is what the outcome says about the
-        payment's method, as :func:`gateway.method_books.settled_values`.
+        request that completes it. ``reviewed`` is an operation that is put before a person. ``dispute`` is a dispute as it stands from now
+        on. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
         """
         payment = change.payment
         ended = _newly_ended(before, payment, settled)
         pieces: dict[str, Any] = {
-            "resolve" if resolved else "settle": settled and _settle_values(settled, payment.updated_at),
+            "settle": settled and _settle_values(settled, payment.updated_at),
             "operation": opened and _operation_values(opened[0], payment, opened[1]),
             "ended": ended and _ended_values(ended, payment.updated_at),
             "answer": answer and _answer_values(*answer),
@@ -373,8 +373,6 @@ class Books:
             "p_id": payment.terms.id,
             "g_version": before.version,
         }
-        if resolved and settled is not None:
-            params |= _reviewed_values(settled)
         for values_ in filter(None, pieces.values()):
             params |= values_
         if key is not None:
@@ -551,6 +549,7 @@ def _settle_values(operation: Operation, at: datetime) -> dict[str, Any]:
         "s_provider_id": operation.provider_id,
         "s_decline": decline_json(operation.decline),
         "s_reason": operation.reason,
+        "s_evidence": operation.evidence,
         "s_challenged": operation.challenged,
         "s_due": due_after(operation, at),
         "s_wipe": operation.status in WIPED,

@@ -274,12 +274,18 @@ class Payment:
         """Whether one of its operations waits for a person."""
         return any(operation.in_review for operation in self.operations)
 
+    @property
+    def open_voids(self) -> tuple[Operation, ...]:
+        """The voids of this round that are on their way. One of an earlier round has nothing to say about this one."""
+        return tuple(
+            op for op in self.operations if op.kind is Kind.VOID and op.round == self.round and op.status in OPEN
+        )
+
     def failover_void(self, attempt: Operation) -> Operation | None:
         """The void on its way that is to end ``attempt``, so that another account may be asked."""
         if attempt.kind is not Kind.AUTHORIZE or attempt.round != self.round:
             return None
-        voids = (op for op in self.operations if op.releases_unknown and op.seq > attempt.seq)
-        return next((op for op in voids if op.status in OPEN), None)
+        return next((op for op in self.open_voids if op.releases_unknown and op.seq > attempt.seq), None)
 
     @property
     def steps_up(self) -> bool:
@@ -968,7 +974,7 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
                 raise AssertionError("an authorization is released by a void")
             if payment.amount_capturing or payment.amount_captured:
                 raise Refused("payment_state", "A payment with a capture cannot be canceled; refund it instead.")
-            if _voiding(payment):
+            if payment.open_voids:
                 raise Refused("payment_state", "The payment is being canceled.")
             changed = replace(changed, cancel_requested=True, operations=(*payment.operations, operation))
         case Status.SUCCEEDED | Status.CANCELED | Status.FAILED:
@@ -980,12 +986,7 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
 
 def _closing(payment: Payment) -> bool:
     """Whether it is to be released, or its challenge is being closed."""
-    return payment.cancel_requested or _voiding(payment)
-
-
-def _voiding(payment: Payment) -> bool:
-    """Whether a void is on its way. One of an earlier round has nothing to say about this one."""
-    return any(op.kind is Kind.VOID and op.round == payment.round and op.status in OPEN for op in payment.operations)
+    return payment.cancel_requested or bool(payment.open_voids)
 
 
 def _change(before: Payment, after: Payment, operation: Operation | None, news: str, reason: str) -> Change:

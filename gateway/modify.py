@@ -21,7 +21,7 @@ from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.errors import Problem
 from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
-from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
 from gateway.settle import DECISIONS_MAX, look, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
@@ -185,10 +185,8 @@ def _ask(payment: Payment, command: FollowUp, deps: Deps) -> tuple[Change, Work 
 def _to_release(payment: Payment) -> bool:
     """Whether a cancel has something to release at a provider, and nobody is doing that already."""
     if payment.status is Status.REQUIRES_ACTION:
-        closing = any(
-            op.kind is Kind.VOID and op.round == payment.round and op.status in OPEN for op in payment.operations
-        )
-        return payment.open_attempt is not None and not (closing and not payment.cancel_requested)
+        closing = bool(payment.open_voids) and not payment.cancel_requested
+        return payment.open_attempt is not None and not closing
     return payment.status is Status.REQUIRES_CAPTURE
 
 

@@ -71,16 +71,8 @@ async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
         if found is None:
             return NOT_FOUND
         payment, attempt = found
-        ours = [
-            op
-            for op in payment.operations
-            if op.kind is Kind.VOID
-            and op.round == payment.round
-            and op.status in OPEN
-            and op.account == account
-            # What a failover voids has no name at its provider yet: such an event never means that one.
-            and not op.releases_unknown
-        ]
+        # What a failover voids has no name at its provider yet: such an event never means that one.
+        ours = [op for op in payment.open_voids if op.account == account and not op.releases_unknown]
         if ours and event.outcome is not None:  # whoever asked for it, what ours is to release is released
             return await _recorded(payment, ours[-1], event.outcome, deps)
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())

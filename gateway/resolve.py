@@ -95,7 +95,6 @@ async def _settle(command: Resolution, deps: Deps) -> Answer:
         change,
         source="operator",
         settled=settled,
-        resolved=True,
         key=KeyUse(command.key, command.fingerprint, None, (answer.status, seal_answer(answer, command.key, deps))),
         learned=learned(change, settled, outcome, NEWS_FROM_OUTSIDE) if operation.kind is Kind.AUTHORIZE else None,
     )
