@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait far more than they compute: two processes of them share two cores well. A file's tests stay in one.
+PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # A package of ours is called providers/stripe: nothing may ever import it in place of the SDK.
 export PYTHONSAFEPATH := 1
@@ -17,7 +19,7 @@ run: $(VENV)/run.stamp ## Start everything on this machine: make run ARGS="--por
 	@exec $(BIN)/gateway dev $(ARGS)
 
 test: $(VENV)/dev.stamp ## Run all tests: make test ARGS="-k webhooks"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages, tests: what CI runs
 	$(BIN)/ruff format --check .

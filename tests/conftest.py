@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ def connect_here(self: socket.socket, address: Any) -> None:
 
 
 _PROVED: Final[list[str]] = []
+_HELD: Final[Counter[str]] = Counter()
 
 
 @pytest.fixture(scope="session")
@@ -105,11 +107,49 @@ def proved() -> Callable[[str], None]:
     return _PROVED.append
 
 
+@pytest.fixture(scope="session")
+def held() -> Counter[str]:
+    """What was held to the published specifications so far, and found valid: counted, and printed where the run ends."""
+    return _HELD
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where the run has several processes, each gives its counts to the one that prints."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["counts"] = {"proved": _PROVED, "held": dict(_HELD)}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    counts = getattr(node, "workeroutput", {}).get("counts")
+    if counts:
+        _PROVED.extend(counts["proved"])
+        _HELD.update(counts["held"])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _PROVED:
+    """How much of the conformance suite ran, by adapter, and what the run proved."""
+    conformance: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            file, _, rest = report.nodeid.partition("::")
+            if file.endswith("test_conformance.py") and "::" in rest:
+                adapter = rest.partition("::")[0].removeprefix("Test").lower()
+                conformance.setdefault(adapter, Counter())[outcome] += 1
+    lines = [f"conformance {name}: {counts.total()} cases, {_listed(counts)}" for name, counts in conformance.items()]
+    if _HELD:
+        _HELD["invalid"] += 0  # said in any case
+        lines.append(f"held to the published specifications: {_listed(_HELD)}")
+    if lines or _PROVED:
         terminalreporter.section("proved", sep="-")
-        for line in _PROVED:
-            terminalreporter.write_line(line)
+    for line in (*lines, *_PROVED):
+        terminalreporter.write_line(line)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

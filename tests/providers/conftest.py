@@ -11,7 +11,6 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -468,34 +467,6 @@ def under_test(sandbox: Sandbox, transport: Transport) -> Callable[[str], confor
         )
 
     return opened
-
-
-CHECKED: pytest.StashKey[Counter[str]] = pytest.StashKey()
-
-
-@pytest.fixture(scope="session")
-def checked(pytestconfig: pytest.Config) -> Counter[str]:
-    """What was held to the published specifications so far, and found valid."""
-    return pytestconfig.stash.setdefault(CHECKED, Counter())
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """How much of the conformance suite ran, by adapter, and how much of the wire was held to the specifications."""
-    counts: dict[str, Counter[str]] = {}
-    for outcome in ("passed", "failed", "skipped"):
-        for report in terminalreporter.stats.get(outcome, ()):
-            file, _, rest = report.nodeid.partition("::")
-            if file.endswith("test_conformance.py") and "::" in rest:
-                counts.setdefault(rest.partition("::")[0], Counter())[outcome] += 1
-    for adapter, count in counts.items():
-        parts = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
-        terminalreporter.write_line(
-            f"conformance {adapter.removeprefix('Test').lower()}: {count.total()} cases, {parts}"
-        )
-    if checked := config.stash.get(CHECKED, None):
-        checked["invalid"] += 0  # said in any case
-        parts = ", ".join(f"{number} {what}" for what, number in sorted(checked.items()))
-        terminalreporter.write_line(f"held to the published specifications: {parts}")
 
 
 # --- What we ask --------------------------------------------------------------------------------

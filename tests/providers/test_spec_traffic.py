@@ -174,17 +174,17 @@ class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Disputes
 
     @pytest.fixture(autouse=True)
     def held_to_the_specification(
-        self, exchanges: list[Exchange], published: Any, sandbox: Any, checked: Counter[str]
+        self, exchanges: list[Exchange], published: Any, sandbox: Any, held: Counter[str]
     ) -> Iterator[None]:
         yield
         dialect = DIALECTS[self.provider](published)
 
         def check(what: str, validate: Callable[..., None], *said: Any) -> None:
-            checked[f"{self.provider} {what}"] += 1
+            held[f"{self.provider} {what}"] += 1
             try:
                 validate(*said)
             except BaseException:
-                checked[INVALID] += 1
+                held[INVALID] += 1
                 raise
 
         for exchange in exchanges:
@@ -197,7 +197,7 @@ class Traffic(Authorizations, Challenges, FollowUps, StoredCredentials, Disputes
             if why is None:
                 check("answers", dialect.answer, exchange, exchange.reply)
             else:
-                checked[f"{self.provider} excepted as {why}"] += 1
+                held[f"{self.provider} excepted as {why}"] += 1
         for _, body in list(sandbox.webhooks[self.provider]):
             check("webhooks", dialect.webhook, body)
 
