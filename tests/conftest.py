@@ -82,6 +82,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any_machine")
 
 
+# A shell ignores Ctrl-C for what it runs in the background, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 # The suite is a module of ours and not a test file: without this its assertions would say nothing when they fail.
 pytest.register_assert_rewrite("providers.conformance")
 
