@@ -54,9 +54,20 @@ def instant(at: datetime | None) -> str | None:
 
 
 def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The payment as the API shows it."""
+    """The payment as the API shows it to whoever asks for it."""
+    shown = payment_facts(payment)
+    shown["client_secret"] = keys.secret_of(payment.terms.id)
+    if "attempts" in expand:
+        shown["attempts"] = [attempt_object(op, payment.terms.currency) for op in payment.attempts]
+    if "refunds" in expand:
+        shown["refunds"] = [refund_object(payment, op) for op in payment.operations if op.kind is Kind.REFUND]
+    return shown
+
+
+def payment_facts(payment: Payment) -> dict[str, Any]:
+    """The payment without the secret that a browser acts on it with: what may be told to whoever listens."""
     terms = payment.terms
-    shown: dict[str, Any] = {
+    return {
         "id": terms.id,
         "object": "payment",
         "status": payment.status,
@@ -93,18 +104,12 @@ def payment_object(payment: Payment, keys: Keyring, expand: frozenset[str] = fro
         "incremental_authorization": bool(terms.adjustable),
         "return_url": terms.return_url,
         "metadata": terms.metadata,
-        "client_secret": keys.secret_of(terms.id),
         "livemode": terms.livemode,
         "attempt_count": len(payment.attempts),
         "review": [_review(op) for op in payment.operations if op.in_review],
         "created": instant(terms.created_at),
         "updated": instant(payment.updated_at),
     }
-    if "attempts" in expand:
-        shown["attempts"] = [_attempt(op, terms.currency) for op in payment.attempts]
-    if "refunds" in expand:
-        shown["refunds"] = [refund_object(payment, op) for op in payment.operations if op.kind is Kind.REFUND]
-    return shown
 
 
 def history_object(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +179,8 @@ def _review(operation: Operation) -> dict[str, Any]:
     }
 
 
-def _attempt(operation: Operation, currency: str) -> dict[str, Any]:
+def attempt_object(operation: Operation, currency: str) -> dict[str, Any]:
+    """An attempt at one account as the API shows it."""
     return {
         "id": operation.id,
         "object": "attempt",

@@ -9,7 +9,7 @@ What each statement is made of stands in ``_PIECES``; a statement is put togethe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from gateway import method_books
 from gateway.disputes import Dispute
+from gateway.events import Event, told
 from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment
 from gateway.rows import (
     DISPUTE_STATE,
@@ -33,6 +34,7 @@ from gateway.tables import ChangeRow, Customer, DisputeRow, OperationRow, Paymen
 from idempotency.key import Key
 from idempotency.tables import IdempotencyKey
 from providers.contract import Kind
+from webhooks.tables import DeliveryRow, EventRow
 
 LEASE_S: Final = 6
 """How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
@@ -155,6 +157,14 @@ _DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
 }"""
 _CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
     SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
+_EVENTS: Final = f"""INSERT INTO event ({columns(EventRow)})
+    SELECT e.id, :n_merchant_id, :n_livemode, e.type, :p_id, :c_seq, e.body, :p_updated_at
+    FROM {{source}}, unnest(:n_ids::text[], :n_types::text[], :n_bodies::bytea[]) AS e(id, type, body)"""
+_DELIVERIES: Final = f"""INSERT INTO delivery ({columns(DeliveryRow)})
+    SELECT w.id, e.id, 'pending', 0, now(), now(), NULL::timestamptz
+    FROM {{source}}, unnest(:n_ids::text[], :n_types::text[]) AS e(id, type) JOIN webhook_endpoint w
+    ON w.merchant_id = :n_merchant_id AND w.livemode = :n_livemode AND w.status = 'enabled'
+    AND (w.events IS NULL OR e.type = ANY(w.events))"""
 _ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_answer FROM {source}
     WHERE idempotency_key.merchant_id = :a_merchant_id AND idempotency_key.livemode = :a_livemode
     AND idempotency_key.key = :a_key AND idempotency_key.status IS NULL"""
@@ -173,6 +183,8 @@ _PIECES: Final[Mapping[str, str]] = {
     "reviewed": _REVIEWED,
     "dispute": _DISPUTE,
     "change": _CHANGE,
+    "events": _EVENTS,
+    "deliveries": _DELIVERIES,
     "answer": _ANSWER,
     "drive": _DRIVE,
     "learned": method_books.SETTLED,
@@ -184,7 +196,7 @@ _FENCED: Final = """SELECT payment.id FROM payment JOIN operation ON operation.i
 """Settling is fenced: whoever lost the operation's lease finds the epoch gone, and must look again before it writes."""
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Statement:
     """One statement: ``guard`` locks the payment at its version, ``claim`` takes the key, every piece hangs on both."""
     parts = []
@@ -352,6 +364,7 @@ class Books:
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
         request that completes it. ``reviewed`` is an operation that is put before a person. ``dispute`` is a dispute as it stands from now
         on. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
+        What the merchant is told of it, and to which endpoints it goes, is part of the same commit.
         """
         payment = change.payment
         ended = _newly_ended(before, payment, settled)
@@ -366,6 +379,7 @@ class Books:
             "returned": returned and _returned_values(*returned),
             "reviewed": reviewed and _reviewed_values(reviewed),
             "dispute": dispute and dispute_values(dispute, payment),
+            "events": _event_values(told(before, payment, dispute), payment),
         }
         params = {
             **state_values(payment),
@@ -377,8 +391,12 @@ class Books:
             params |= values_
         if key is not None:
             params |= self._key(key, payment)
-        wanted = frozenset({"state", "change", *(name for name, given in pieces.items() if given)})
-        return _written(await _statement(wanted, guarded=True, keyed=key is not None).row(self._pool, params))
+        wanted = {"state", "change", *(name for name, given in pieces.items() if given)}
+        if "events" in wanted:
+            wanted.add("deliveries")
+        return _written(
+            await _statement(frozenset(wanted), guarded=True, keyed=key is not None).row(self._pool, params)
+        )
 
     async def answer(self, key: Key, status: int, sealed: bytes) -> bool:
         """Decide a key's answer afterwards. ``False`` where it was decided already: then that answer stands."""
@@ -523,6 +541,18 @@ def _change_values(change: Change, source: str) -> dict[str, Any]:
         "c_to_status": change.payment.status,
         "c_reason": change.reason,
         "c_operation_id": change.operation.id if change.operation else None,
+    }
+
+
+def _event_values(events: Sequence[Event], payment: Payment) -> dict[str, Any] | None:
+    if not events:
+        return None
+    return {
+        "n_merchant_id": payment.terms.merchant_id,
+        "n_livemode": payment.terms.livemode,
+        "n_ids": [event.id for event in events],
+        "n_types": [event.type for event in events],
+        "n_bodies": [event.body for event in events],
     }
 
 

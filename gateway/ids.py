@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from datetime import datetime
+from hashlib import blake2b
 from typing import Final
 
 PAYMENT: Final = "pay"
@@ -19,6 +21,8 @@ DISPUTE: Final = "dp"
 PAYMENT_METHOD: Final = "pm"
 CUSTOMER: Final = "cus"
 REQUEST: Final = "req"
+EVENT: Final = "evt"
+ENDPOINT: Final = "we"
 
 _VERSION_7: Final = 7 << 76
 _VERSION_MASK: Final = ~(0xF << 76)
@@ -29,7 +33,16 @@ _SHAPE: Final = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
 
 def new_id(prefix: str) -> str:
     """A new id: 48 bits of milliseconds, then 74 random bits. Unguessable enough for a path, never a secret."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return _id(prefix, time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def derived_id(prefix: str, at: datetime, *parts: str) -> str:
+    """The id of what happened at ``at`` and is named by ``parts``: the same whenever it is asked for."""
+    return _id(prefix, int(at.timestamp() * 1000), blake2b("\0".join(parts).encode(), digest_size=10).digest())
+
+
+def _id(prefix: str, at_ms: int, rest: bytes) -> str:
+    value = at_ms << 80 | int.from_bytes(rest)
     value = value & _VERSION_MASK | _VERSION_7
     value = value & _VARIANT_MASK | _VARIANT
     return f"{prefix}_{value:032x}"

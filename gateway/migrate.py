@@ -22,13 +22,15 @@ GRANTS: Final = """
 GRANT USAGE ON SCHEMA public, procrastinate TO {role};
 GRANT SELECT ON alembic_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
-    idempotency_key, webhook_inbox TO {role};
+    idempotency_key, webhook_inbox, webhook_endpoint, delivery TO {role};
 GRANT SELECT, INSERT ON change TO {role};
+GRANT SELECT, INSERT, DELETE ON event, delivery_attempt TO {role};
+GRANT DELETE ON delivery TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};
 """
-"""What the application's role may do: everything but rewrite the history, delete, or change the schema."""
+"""What the application's role may do: everything but rewrite the history, delete what is no event, or change the schema."""
 ADOPT: Final = "UPDATE operation SET due_at = now() WHERE status = 'pending' AND due_at IS NULL"
 """Every time, too: a process of a version before 0004 accepts what nobody would ask about, until the last of them has gone."""
 TURN_S: Final = 0.2

@@ -1,11 +1,31 @@
-"""The inbox: what a provider told us, stored once, before anything is made of it."""
+"""The tables of this room: what a provider told us, stored once before anything is made of it; and what merchants are told.
+
+``event`` and its deliveries are written in the commit that changes the payment. What is delivered are the stored bytes.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import BigInteger, DateTime, Identity, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
+
+ID: Final = Text(collation="C")
+INSTANT: Final = DateTime(timezone=True)
 
 
 class InboxRow(SQLModel, table=True):
@@ -29,3 +49,91 @@ class InboxRow(SQLModel, table=True):
         UniqueConstraint("account", "event_id", name="webhook_inbox_once"),
         Index("webhook_inbox_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     )
+
+
+class EndpointRow(SQLModel, table=True):
+    """Where a merchant wants to be told. ``events`` are the types it wants, all where it is empty.
+
+    ``sealed_secrets`` holds the secrets that sign, the newest first, each with its end. ``failing_since`` and ``failed_events`` count
+    what has failed since the last success; ``paused_until`` is how long it asked to be left alone.
+    """
+
+    __tablename__ = "webhook_endpoint"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    url: str = Field(sa_type=Text)
+    description: str | None = Field(default=None, sa_type=Text, nullable=True)
+    events: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
+    status: str = Field(sa_type=Text)
+    disabled_reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+    sealed_secrets: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
+    failing_since: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    failed_events: int = Field(sa_type=Integer)
+    notices: int = Field(sa_type=Integer)
+    paused_until: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        CheckConstraint("status IN ('enabled', 'disabled', 'deleted')", name="webhook_endpoint_status"),
+        Index("webhook_endpoint_by_merchant", "merchant_id", "livemode", "id"),
+    )
+
+
+class EventRow(SQLModel, table=True):
+    """One event, as merchants are told of it. ``body`` is what is signed and sent; ``sequence`` is the payment's version.
+
+    One that is about no payment has neither payment nor sequence.
+    """
+
+    __tablename__ = "event"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    type: str = Field(sa_type=Text)
+    payment_id: str | None = Field(default=None, sa_type=ID, nullable=True)
+    sequence: int | None = Field(default=None, sa_type=Integer, nullable=True)
+    body: bytes = Field(sa_type=LargeBinary)
+    created_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        Index("event_by_merchant", "merchant_id", "livemode", "id"),
+        Index("event_by_payment", "payment_id", "sequence"),
+    )
+
+
+class DeliveryRow(SQLModel, table=True):
+    """An event on its way to one endpoint. ``due_at`` is when it is tried next, on the database's clock; empty at its end."""
+
+    __tablename__ = "delivery"
+
+    endpoint_id: str = Field(sa_type=ID, primary_key=True)
+    event_id: str = Field(sa_type=ID, primary_key=True)
+    status: str = Field(sa_type=Text)
+    tries: int = Field(sa_type=Integer)
+    due_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    delivered_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+
+    __table_args__ = (
+        CheckConstraint("status IN ('pending', 'succeeded', 'failed', 'canceled')", name="delivery_status"),
+        Index("delivery_due", "endpoint_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("delivery_by_event", "event_id"),
+    )
+
+
+class DeliveryAttemptRow(SQLModel, table=True):
+    """One try. ``status`` is the HTTP status that came back; ``error`` says in one word why none did, or why it counts as none."""
+
+    __tablename__ = "delivery_attempt"
+
+    endpoint_id: str = Field(sa_type=ID, primary_key=True)
+    event_id: str = Field(sa_type=ID, primary_key=True)
+    at: datetime = Field(sa_type=INSTANT, primary_key=True)
+    status: int | None = Field(default=None, sa_type=Integer, nullable=True)
+    error: str | None = Field(default=None, sa_type=Text, nullable=True)
+    excerpt: str | None = Field(default=None, sa_type=Text, nullable=True)
+    took_ms: int = Field(sa_type=Integer)

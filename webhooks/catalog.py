@@ -1,0 +1,43 @@
+"""The catalogue of what merchants are told: every type of event, and when it is sent.
+
+What a merchant has just asked for is no event: it has the answer. Everything that comes of it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+EVENTS: Final[Mapping[str, str]] = {
+    "payment.requires_action": "The shopper has to authenticate.",
+    "payment.requires_capture": "Authorized: the amount is held and waits for a capture.",
+    "payment.requires_payment_method": "Declined, or not completed; it may be tried again.",
+    "payment.requires_confirmation": "It may be confirmed again.",
+    "payment.processing": "The provider has accepted it and will tell the end later.",
+    "payment.unknown": "Nobody can tell yet what came of it. Never treat it as failed: one of the others follows.",
+    "payment.needs_review": "Nobody could tell for a day what came of an operation: a person has to find out.",
+    "payment.succeeded": "The money is captured.",
+    "payment.canceled": "It was canceled, or ran out, and holds nothing.",
+    "payment.failed": "It has failed for good, and holds nothing.",
+    "payment.updated": "Something was learned about it that moves no money, or its amount was changed.",
+    "attempt.declined": "One account declined; another one may be asked.",
+    "attempt.not_processed": "One account certainly did nothing; another one may be asked.",
+    "attempt.unknown": "Nobody can tell yet what came of an attempt.",
+    "attempt.voided": "An attempt was released.",
+    "attempt.expired": "An attempt ran out.",
+    "capture.pending": "The provider has accepted a capture and will tell the end later.",
+    "capture.unknown": "Nobody can tell yet what came of a capture.",
+    "capture.succeeded": "A capture took its amount.",
+    "capture.failed": "A capture failed, now or after all.",
+    "refund.pending": "The provider has accepted a refund and will tell the end later.",
+    "refund.unknown": "Nobody can tell yet what came of a refund.",
+    "refund.succeeded": "A refund gave its amount back.",
+    "refund.failed": "A refund failed, now or after all: its amount may be refunded again.",
+    "dispute.created": "A shopper disputes a payment, or their bank asks about it.",
+    "dispute.updated": "A dispute has moved.",
+    "dispute.closed": "A dispute has ended: won, lost or closed.",
+    "webhook_endpoint.failing": "An endpoint has failed for one, three or five days.",
+    "webhook_endpoint.disabled": "An endpoint was switched off: it said it is gone, or failed for five days.",
+    "webhook_endpoint.test": "You asked for it, to see that you get it.",
+}
+"""By type, what it says."""
