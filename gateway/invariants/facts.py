@@ -75,6 +75,13 @@ class ChangeRecord(NamedTuple):
     operation_id: str | None
 
 
+class ToldRecord(NamedTuple):
+    """A row of ``event``: what the merchant was told, and of which change."""
+
+    sequence: int | None
+    type: str
+
+
 class DisputeRecord(NamedTuple):
     """A row of ``dispute``."""
 
@@ -207,7 +214,10 @@ class Case:
     operations: Sequence[OperationRecord]
     changes: Sequence[ChangeRecord]
     disputes: Sequence[DisputeRecord]
+    told: Sequence[ToldRecord]
     moment: Moment
+    told_since: float
+    """Since when merchants are told, and what they were told is kept."""
     entries: Sequence[Entry] = ()
     arrivals: Sequence[Arrival] = ()
     keyed: bool = True

@@ -1,7 +1,7 @@
 """What is read for the invariants: pages in the order of their key, each one statement, so each is of one moment.
 
 A page is a payment's rows as arrays of JSON, in the order of the fields of :mod:`gateway.invariants.facts`. Only columns that are named
-there are read, so a column that a newer version adds changes nothing. ``review_at`` is read where the schema has it.
+there are read, so a column that a newer version adds changes nothing. ``review_at`` and ``event`` are read where the schema has them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from gateway.invariants.facts import ChangeRecord, DisputeRecord, EventRecord, KeyRecord, OperationRecord, PaymentRecord
+from gateway.invariants.facts import (
+    ChangeRecord,
+    DisputeRecord,
+    EventRecord,
+    KeyRecord,
+    OperationRecord,
+    PaymentRecord,
+    ToldRecord,
+)
 
 PAGE: Final = 500
 """Payments or keys read at a time; what is in memory is a few such pages, however many rows there are."""
@@ -34,8 +42,9 @@ class Statements(NamedTuple):
     """One payment by its id, ``$1``, in the same form."""
 
 
-def statements(reviewed: frozenset[str]) -> Statements:
-    """The statements for a schema in which the tables in ``reviewed`` have a column ``review_at``."""
+def statements(reviewed: frozenset[str], *, told: bool) -> Statements:
+    """The statements for a schema in which the tables in ``reviewed`` have a column ``review_at``, and, if ``told``, ``event`` is there."""
+    events = f"(SELECT coalesce(json_agg({_array(ToldRecord, 'e', {})}), '[]') FROM event e WHERE e.payment_id = p.id)"
     payment = _array(PaymentRecord, "p", {} if "payment" in reviewed else _UNREVIEWED)
     operation = _array(OperationRecord, "o", _OPERATION | ({} if "operation" in reviewed else _UNREVIEWED))
     facts = f"""SELECT {payment}::text AS payment,
@@ -45,6 +54,7 @@ def statements(reviewed: frozenset[str]) -> Statements:
             WHERE c.payment_id = p.id)::text AS changes,
         (SELECT coalesce(json_agg({_array(DisputeRecord, "d", {})} ORDER BY d.id), '[]') FROM dispute d
             WHERE d.payment_id = p.id)::text AS disputes,
+        {f"{events}::text" if told else "'[]'"} AS told,
         extract(epoch FROM now())::float8 AS now"""
     return Statements(
         payments=f"""{facts} FROM payment p WHERE p.id > $1 AND p.created_at >= to_timestamp($2::float8)
@@ -75,6 +85,10 @@ NOW: Final = "SELECT extract(epoch FROM now())::float8 AS now"
 
 REVIEWED: Final = """SELECT table_name::text AS name FROM information_schema.columns
     WHERE column_name = 'review_at' AND table_name IN ('payment', 'operation') AND table_schema = 'public'"""
+
+HAS_EVENTS: Final = "SELECT to_regclass('public.event') IS NOT NULL AS told"
+TOLD_SINCE: Final = "SELECT extract(epoch FROM created_at)::float8 AS at FROM event ORDER BY id LIMIT 1"
+"""When the oldest event was written that is still kept: their ids sort by time."""
 
 COUNTS: Final = """SELECT relname::text AS name, greatest(reltuples, 0)::float8 AS rows FROM pg_class
     WHERE oid IN ('payment'::regclass, 'idempotency_key'::regclass)"""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from gateway.invariants.facts import Case, ChangeRecord, EventRecord, KeyCase, Moment, OperationRecord
+from gateway.invariants.facts import Case, ChangeRecord, EventRecord, KeyCase, Moment, OperationRecord, ToldRecord
 
 Sentences = Iterator[str]
 
@@ -268,6 +268,23 @@ def nothing_left_sealed(case: Case) -> Sentences:
     for op in case.operations:
         if op.sealed and op.status not in OPEN:
             yield f"{op.id} is {op.status}, and its request is still there"
+
+
+def merchants_are_told(case: Case) -> Sentences:
+    """A payment's merchant is told once of each status it came to, and of nothing that never was."""
+    p, versions = case.payment, {change.seq for change in case.changes}
+    for event in case.told:
+        if event.sequence not in versions:
+            yield f"{event.type} tells of its version {event.sequence}, which there is not"
+    if not p.amount:
+        return
+    for change in case.changes:
+        moved = change.from_status not in {None, change.to_status} and change.to_status != "processing"
+        if not moved or change.at < case.told_since:
+            continue
+        times = case.told.count(ToldRecord(change.seq, f"payment.{change.to_status}"))
+        if times != 1:
+            yield f"change {change.seq} made it {change.to_status}, and its merchant was told {times} times"
 
 
 def tenants_apart(case: Case) -> Sentences:

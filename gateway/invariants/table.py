@@ -159,6 +159,11 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
         event=rules.event_is_applied,
     ),
     Invariant(
+        "merchants_are_told",
+        "Each status that a payment comes to is told once, in the commit that brings it there, and nothing else is.",
+        rows=rules.merchants_are_told,
+    ),
+    Invariant(
         "nothing_forgotten",
         "Whatever is open is due, or waits for somebody who will come; at rest nothing is in flight.",
         rows=rules.nothing_forgotten,

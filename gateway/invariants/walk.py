@@ -31,11 +31,13 @@ from gateway.invariants.facts import (
     Outside,
     PaymentRecord,
     Report,
+    ToldRecord,
     Violation,
 )
 from gateway.invariants.queries import (
     COUNTS,
     EVENT,
+    HAS_EVENTS,
     INBOX,
     INBOX_END,
     INBOX_FROM,
@@ -47,6 +49,7 @@ from gateway.invariants.queries import (
     OPERATIONS,
     PAGE,
     REVIEWED,
+    TOLD_SINCE,
     Fetches,
     statements,
 )
@@ -63,6 +66,8 @@ CONFIRMED_MAX: Final = 50
 """How many times a key that seems to be missing is looked for once more, which costs a walk through all keys."""
 SLACK_S: Final = 3600.0
 """How far what sorts by age (an id, the number of an event) may be from the time that is written beside it."""
+TOLD_S: Final = 29 * 86_400.0
+"""What merchants were told is kept for 30 days. What is about to be removed is not looked for."""
 STRETCH_S: Final = 600.0
 """The first stretch of time in which keys are looked for; the next are as long as fits a page."""
 
@@ -132,6 +137,7 @@ class _Walk:
         self._wire = books is not None and books.arrivals is not None
         self._confirmed = 0
         self._answers = self._unreadable = 0
+        self._told_since = math.inf
         self._checks = [
             (each.name, check)
             for each in INVARIANTS
@@ -230,7 +236,13 @@ class _Walk:
 
     async def _payments(self, total: int, started: float) -> None:
         reviewed = frozenset(str(row["name"]) for row in await self._db.fetch(REVIEWED))
-        statement, after = statements(reviewed), "" if self._since is None else _id_of(self._since - SLACK_S)
+        (there,) = await self._db.fetch(HAS_EVENTS)
+        oldest = await self._db.fetch(TOLD_SINCE) if there["told"] else []
+        self._told_since = max(oldest[0]["at"], started - TOLD_S) if oldest else math.inf
+        statement, after = (
+            statements(reviewed, told=there["told"]),
+            "" if self._since is None else _id_of(self._since - SLACK_S),
+        )
         while rows := await self._db.fetch(statement.payments, after, self._since or 0.0, self._page):
             for case in await self._cases(rows, started):
                 violations = list(self._violations(case))
@@ -243,7 +255,7 @@ class _Walk:
             self._count("payment", len(rows), total)
 
     async def _cases(self, rows: Iterable[Row], started: float) -> list[Case]:
-        bare = [_case(row, self._moment(row["now"])) for row in rows]
+        bare = [_case(row, self._moment(row["now"]), self._told_since) for row in rows]
         opened = self._shelf.opened([case.payment.id for case in bare])
         whole = [await self._keyed(case, case.payment.id in opened, started) for case in bare]
         return whole if self._books is None else self._with_books(whole)
@@ -387,13 +399,15 @@ def _key(row: Row) -> KeyRecord:
     return KeyRecord._make(row[name] for name in KeyRecord._fields)
 
 
-def _case(row: Row, moment: Moment) -> Case:
+def _case(row: Row, moment: Moment, told_since: float) -> Case:
     return Case(
         payment=PaymentRecord._make(orjson.loads(row["payment"])),
         operations=[OperationRecord._make(each) for each in orjson.loads(row["operations"])],
         changes=[ChangeRecord._make(each) for each in orjson.loads(row["changes"])],
         disputes=[DisputeRecord._make(each) for each in orjson.loads(row["disputes"])],
+        told=[ToldRecord._make(each) for each in orjson.loads(row["told"])],
         moment=moment,
+        told_since=told_since,
     )
 
 

@@ -91,18 +91,34 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
         f"UPDATE payment SET amount_refunding = 5 WHERE id = {REFUNDED}",
         {"reservations_are_sums"},
     ),
-    "a success without money": (last_change(HELD, "succeeded"), {"status_agrees"}),
+    "a success without money": (last_change(HELD, "succeeded"), {"merchants_are_told", "status_agrees"}),
     "a payment that processes nothing": (last_change(DECLINED, "processing"), {"status_agrees"}),
     "a payment that was paid and says that it failed": (
         last_change(HELD, "failed"),
-        {"status_agrees", "told_failed_is_unpaid", "history_is_whole", "answers_are_final"},
+        {"merchants_are_told", "status_agrees", "told_failed_is_unpaid", "history_is_whole", "answers_are_final"},
+    ),
+    "a merchant who was not told": (
+        f"DELETE FROM event WHERE type = 'payment.succeeded' AND payment_id = {PAID}",
+        {"merchants_are_told"},
+    ),
+    "a merchant who was told twice": (
+        f"""INSERT INTO event SELECT (e).* FROM (SELECT jsonb_populate_record(e, '{{"id": "evt_second"}}') AS e FROM event e
+        WHERE type = 'payment.succeeded' AND payment_id = {PAID}) AS copied""",
+        {"merchants_are_told"},
+    ),
+    "a merchant who was told what never was": (
+        f"UPDATE event SET sequence = 99 WHERE type = 'refund.succeeded' AND payment_id = {REFUNDED}",
+        {"merchants_are_told"},
     ),
     "a history whose first step is gone": (
         f"DELETE FROM change WHERE seq = 1 AND payment_id = {PAID}",
         {"history_is_whole"},
     ),
-    "a history with a hole": (f"DELETE FROM change WHERE seq = 2 AND payment_id = {REFUNDED}", {"history_is_whole"}),
-    "no history": (f"DELETE FROM change WHERE payment_id = {CANCELED}", {"history_is_whole"}),
+    "a history with a hole": (
+        f"DELETE FROM change WHERE seq = 2 AND payment_id = {REFUNDED}",
+        {"merchants_are_told", "history_is_whole"},
+    ),
+    "no history": (f"DELETE FROM change WHERE payment_id = {CANCELED}", {"merchants_are_told", "history_is_whole"}),
     "a version that no change explains": (
         f"UPDATE payment SET version = version + 1 WHERE id = {PAID}",
         {"history_is_whole"},
@@ -126,12 +142,12 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
     "a step that does not exist": (
         f"""UPDATE change SET to_status = 'processing' WHERE payment_id = {REFUNDED} AND seq = 3;
         UPDATE change SET from_status = 'processing', source = 'api' WHERE payment_id = {REFUNDED} AND seq = 4""",
-        {"steps_are_legal"},
+        {"merchants_are_told", "steps_are_legal"},
     ),
     "a webhook that takes a payment back": (
         f"""UPDATE change SET to_status = 'processing', source = 'webhook' WHERE payment_id = {REFUNDED} AND seq = 3;
         UPDATE change SET from_status = 'processing' WHERE payment_id = {REFUNDED} AND seq = 4""",
-        {"steps_are_legal", "news_moves_forward"},
+        {"merchants_are_told", "steps_are_legal", "news_moves_forward"},
     ),
     "an operation that is what it cannot be": (
         f"UPDATE operation SET status = 'expired' WHERE kind = 'void' AND payment_id = {CANCELED}",
@@ -507,7 +523,7 @@ def test_corruptions_are_counted(proved: Callable[[str], None]) -> None:
 
 
 def _contents(database: Database) -> list[Any]:
-    tables = ("payment", "operation", "change", "idempotency_key", "dispute", "webhook_inbox")
+    tables = ("payment", "operation", "change", "event", "idempotency_key", "dispute", "webhook_inbox")
     return [
         database.value(f"SELECT coalesce(md5(string_agg(t::text, '' ORDER BY t::text)), '') FROM {table} t")
         for table in tables
