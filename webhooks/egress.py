@@ -78,7 +78,7 @@ _INSIDE: Final = (".localhost", ".local", ".internal", ".home.arpa", ".localdoma
 """Names that never belong to the public DNS (RFC 6761, 6762, 8375, ICANN's reserved ``.internal``), and what is used for them."""
 
 _URL: Final = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\\]*)(?P<rest>[/?][!-~]*)?", re.ASCII
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\\]*)(?P<rest>[/?][^#\\]*)?", re.ASCII
 )
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
