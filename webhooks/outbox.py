@@ -138,6 +138,7 @@ def _lane(name: str, tries: str, room: str) -> str:
             {room} + row_number() OVER (PARTITION BY d.endpoint_id ORDER BY d.due_at) AS turn
         FROM {name}_endpoint e JOIN webhook_endpoint w ON w.id = e.endpoint_id AND w.status = 'enabled'
             AND (w.paused_until IS NULL OR w.paused_until <= now())
+            AND CASE WHEN w.failing_since IS NULL THEN $5::int ELSE $4::int END > 0
         LEFT JOIN unnest($1::text[], $2::int[], $3::int[]) AS held(id, fresh, again) ON held.id = w.id
         CROSS JOIN LATERAL (SELECT d.endpoint_id, d.event_id, d.due_at FROM delivery d WHERE d.endpoint_id = w.id
             AND d.due_at <= now() AND {tries} ORDER BY d.due_at
