@@ -50,6 +50,7 @@ class Instruments:
                     self.policies.labels(row.dep, row.op, policy)
         self._lines_dropped = 0
         self._gauges(registry)
+        self._outbound(registry)
         self.webhooks = Counter(
             "interlock_webhooks",
             "Inbound webhook events, by account and result.",
@@ -80,18 +81,6 @@ class Instruments:
             ["result"],
             registry=registry,
         )
-        self.deliveries = Counter(
-            "interlock_webhook_deliveries",
-            "Tries to tell a merchant of an event, by what came of them.",
-            ["result"],
-            registry=registry,
-        )
-        self.delivery_wait_seconds = Histogram(
-            "interlock_webhook_first_try_seconds",
-            "Seconds from an event to its first try at an endpoint.",
-            buckets=WAITS,
-            registry=registry,
-        )
 
     def _gauges(self, registry: CollectorRegistry) -> None:
         """What the watch has seen last."""
@@ -115,14 +104,29 @@ class Instruments:
             "How long the first of them has been waiting.",
             registry=registry,
         )
+
+    def _outbound(self, registry: CollectorRegistry) -> None:
+        """What merchants are told."""
+        self.deliveries = Counter(
+            "interlock_webhook_deliveries",
+            "Tries to tell a merchant of an event, by what came of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.delivery_wait_seconds = Histogram(
+            "interlock_webhook_first_try_seconds",
+            "Seconds from an event to its first try at an endpoint.",
+            buckets=WAITS,
+            registry=registry,
+        )
         self.deliveries_pending = Gauge(
             "interlock_webhook_deliveries_pending",
-            "Deliveries of events that have not ended, new ones and such that are tried again; 10000 means that many or more.",
+            "Deliveries of events that have not ended; of new ones and of such that are tried again 10000 each are counted at most.",
             registry=registry,
         )
         self.deliveries_overdue_seconds = Gauge(
             "interlock_webhook_deliveries_overdue_seconds",
-            "How long the first of those that may be tried now has been waiting.",
+            "How long the first new delivery to an endpoint that works has been waiting.",
             registry=registry,
         )
 

@@ -14,13 +14,14 @@ import orjson
 import pytest
 from aiohttp import web
 
+from gateway.watch import Watch
 from webhooks import outbox
 from webhooks.egress import Reply, Unreached
 from webhooks.outbox import FRESH_MAX, SCHEDULE_S, after, notice, pause_of
 from webhooks.signing import Secret, Secrets, new_secret
 
 if TYPE_CHECKING:
-    from tests.conftest import Database, Kit
+    from tests.conftest import Database, Kit, Open
     from tests.outbound.conftest import Kitchen, OpenSender, Post, Receiver
 
 NOW: Final = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -496,6 +497,43 @@ async def test_a_sender_that_is_stopped_lets_its_tries_end_and_leaves_the_rest_t
 
     assert post.status(slow, event) == "succeeded"
     assert (post.status(never, event), post.delivery(never, event)["tries"]) == ("pending", 0)
+
+
+# --- What an operator sees ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_watch_tells_how_much_waits_and_how_long_and_blames_no_endpoint_that_fails_by_itself(
+    open_gateway: Open, post: Post, receiver: Receiver
+) -> None:
+    sick = post.endpoint(receiver.url("/sick"), failing_since=datetime.now(UTC))
+    event = post.event(sick, post.endpoint(receiver.url("/off"), status="disabled"))
+    again = post.endpoint(receiver.url("/again"))
+    post.event(again)
+    post.database.rows("UPDATE delivery SET tries = 1 WHERE endpoint_id = %(id)s", id=again)
+    post.database.rows("UPDATE delivery SET due_at = now() - interval '1 hour'")
+
+    async with open_gateway() as inside:
+        watch = Watch(inside.house.pool, inside.house.gate, inside.house.deps)
+
+        async def seen() -> tuple[float, float]:
+            await watch.look()
+            names = ("interlock_webhook_deliveries_pending", "interlock_webhook_deliveries_overdue_seconds")
+            pending, overdue = (inside.house.registry.get_sample_value(name) for name in names)
+            assert pending is not None
+            assert overdue is not None
+            return pending, overdue
+
+        assert await seen() == (3, 0)
+        post.database.rows("UPDATE webhook_endpoint SET failing_since = NULL WHERE id = %(id)s", id=sick)
+        assert (await seen())[1] > 3599
+        await inside.house.outbox.send_due()
+        await inside.house.outbox.idle()
+        assert post.status(sick, event) == "succeeded"
+        assert await seen() == (1, 0)
+        counted = inside.house.registry.get_sample_value("interlock_webhook_deliveries_total", {"result": "succeeded"})
+        waited = inside.house.registry.get_sample_value("interlock_webhook_first_try_seconds_count")
+
+    assert (counted, waited) == (2, 1)
 
 
 # --- Old events --------------------------------------------------------------------------------------------------------------
