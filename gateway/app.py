@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from random import SystemRandom
 from typing import Final
 
 import asyncpg
@@ -38,6 +39,7 @@ from gateway.api.returns import Returns
 from gateway.books import Books
 from gateway.deps import Deps
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
+from gateway.events import endpoint_event
 from gateway.health import Health
 from gateway.ids import REQUEST, new_id
 from gateway.method_books import MethodBooks
@@ -52,7 +54,9 @@ from idempotency.store import RedisGate
 from providers.contract import Event
 from providers.registry import ConfigError, load_accounts, place
 from providers.transport import Transport
+from webhooks.egress import Egress
 from webhooks.inbox import Applied, Inbox
+from webhooks.outbox import Counted, Outbox
 from webhooks.router import Webhooks
 
 REQUEST_ID_MAX: Final = 64
@@ -66,6 +70,7 @@ class House:
 
     deps: Deps
     inbox: Inbox
+    outbox: Outbox
     pool: Pool
     gate: RedisGate
     registry: CollectorRegistry
@@ -82,6 +87,8 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
     configs = load_account_configs(settings)
     passed = passed or crash.armed(settings, configs)
     transport = Transport() if passed is None else crash.WatchedTransport(passed)
+    loopback = settings.webhooks_allow_loopback
+    egress = Egress(loopback=loopback) if passed is None else crash.WatchedEgress(passed, loopback=loopback)
     accounts = load_accounts(configs, transport)
     unproved = frozenset(config.name for config in configs if not config.webhook_secrets)
     keys = Keyring.derive(settings.secret_key.get_secret_value(), settings.vault_keys)
@@ -114,8 +121,21 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        yield House(deps, Inbox(pool, keys.sealer.seal, keys.sealer.open, apply), pool, gate, registry, unproved)
+        inbox = Inbox(pool, keys.sealer.seal, keys.sealer.open, apply)
+        outbox = Outbox(
+            pool,
+            egress,
+            lambda sealed, endpoint_id: keys.sealer.open_json(sealed, endpoint_id, "webhook_endpoint"),
+            endpoint_event,
+            draw=SystemRandom().random,
+            counted=Counted(
+                tried=lambda result: instruments.deliveries.labels(result).inc(),
+                waited=instruments.delivery_wait_seconds.observe,
+            ),
+        )
+        yield House(deps, inbox, outbox, pool, gate, registry, unproved)
     finally:
+        await egress.aclose()
         await pool.close()
         await gate.aclose()
         await transport.aclose()

@@ -27,7 +27,7 @@ from gateway.sql import WRITES, Pool, Row, is_writing
 from idempotency.store import Gate, RedisGate
 from providers.registry import AccountConfig, ConfigError
 from providers.transport import Reply, Transport
-from webhooks import inbox
+from webhooks import egress, inbox, outbox
 
 Side = Literal["before", "after"]
 Passed = Callable[[str], None]
@@ -177,6 +177,31 @@ STEPS: Final[Mapping[str, Step]] = {
         "It is looked at once more, and needs nothing.",
         "Nobody looks at it any more.",
     ),
+    "post": Step(
+        "an event is sent to a merchant's endpoint",
+        "The merchant has heard nothing: it is sent once the lease has run out.",
+        "The merchant may have it: it is sent again, with the same id and the same bytes.",
+    ),
+    "tried": Step(
+        "what came of a delivery's try is noted",
+        "It was tried and that is not known here: it is sent again, with the same id and the same bytes.",
+        "The try and what follows from it stand.",
+    ),
+    "notify": Step(
+        "an endpoint that fails is told of, and may be switched off",
+        "Nothing is written: the next look, or the endpoint's next answer, does it.",
+        "The event, its deliveries and the endpoint's status stand together.",
+    ),
+    "call_off": Step(
+        "what was on its way to an endpoint that is switched off is canceled",
+        "It is not sent, and canceled the next time.",
+        "It is canceled, and may be sent again by hand.",
+    ),
+    "prune": Step(
+        "events that are too old are deleted, with their deliveries",
+        "They are deleted the next time.",
+        "They are gone.",
+    ),
     "wipe_methods": Step(
         "cards that have waited too long are wiped", "They are wiped the next time.", "They are gone."
     ),
@@ -233,6 +258,11 @@ PATHS: Final[Mapping[str, Path]] = {
     "lapsed": Path("declined payments that the worker ends", ("claim", "change", "forget"), job="lapsed"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests"), job="wipe"),
+    "outbox": Path(
+        "events on their way to merchants", ("claim", "post", "renew", "tried", "notify", "call_off"), job="outbox"
+    ),
+    "notify": Path("endpoints that fail", ("notify",), job="notify"),
+    "prune": Path("what merchants need no more", ("call_off", "prune"), job="prune"),
 }
 """Every path with the steps that a process may die at."""
 
@@ -310,7 +340,7 @@ class WatchedPool(Pool):
 
     async def fetch(self, query: str, *args: Any) -> list[Row]:
         """As :meth:`Pool.fetch`. ``AssertionError`` for a statement that writes and says nowhere what."""
-        step = WRITES.get(query) or inbox.WRITES.get(query)
+        step = WRITES.get(query) or inbox.WRITES.get(query) or outbox.WRITES.get(query)
         if step is None:
             if is_writing(query):
                 raise AssertionError("a statement that writes has no name, so it has no crash points")
@@ -355,6 +385,21 @@ class WatchedTransport(Transport):
         self._passed(_point(step, "before"))
         reply = await super().request(method, url, headers, body, timeout_s)
         self._passed(_point(step, "after"))
+        return reply
+
+
+class WatchedEgress(egress.Egress):
+    """A way out that passes a point before and after every post to a merchant."""
+
+    def __init__(self, passed: Passed, *, loopback: bool) -> None:
+        super().__init__(loopback=loopback)
+        self._passed = passed
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> egress.Reply:
+        """As :meth:`webhooks.egress.Egress.post`."""
+        self._passed(_point("post", "before"))
+        reply = await super().post(url, headers, body)
+        self._passed(_point("post", "after"))
         return reply
 
 
