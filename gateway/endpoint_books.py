@@ -87,13 +87,13 @@ _UPDATE: Final = Statement(
         updated_at = :at::timestamptz
         WHERE id = :id AND status <> 'deleted' RETURNING {columns(EndpointRow)}),
     off AS (SELECT id FROM endpoint WHERE status = 'disabled'), {_CANCELED.format(source="off")}
-    SELECT * FROM endpoint""",  # noqa: S608 - our own text
+    SELECT * FROM endpoint""",
     writes="endpoint",
 )
 _DELETE: Final = Statement(
     f"""WITH gone AS (UPDATE webhook_endpoint SET status = 'deleted', sealed_secrets = NULL, failing_since = NULL,
         paused_until = NULL, updated_at = :at::timestamptz WHERE id = :id AND status <> 'deleted' RETURNING id),
-    {_CANCELED.format(source="gone")} SELECT id FROM gone""",  # noqa: S608 - our own text
+    {_CANCELED.format(source="gone")} SELECT id FROM gone""",
     writes="endpoint",
 )
 _ROTATE: Final = Statement(
@@ -108,7 +108,7 @@ _TEST: Final = Statement(
     sent AS (INSERT INTO delivery ({columns(DeliveryRow)})
         SELECT id, :n_id, 'pending', 0, now(), now(), NULL::timestamptz FROM webhook_endpoint
         WHERE id = :endpoint AND status = 'enabled' ON CONFLICT (endpoint_id, event_id) DO NOTHING)
-    SELECT id FROM webhook_endpoint WHERE id = :endpoint AND status = 'enabled'""",  # noqa: S608 - our own text
+    SELECT id FROM webhook_endpoint WHERE id = :endpoint AND status = 'enabled'""",
     writes="test",
 )
 
@@ -125,7 +125,7 @@ _REDELIVER: Final = Statement(
         LEFT JOIN delivery d ON d.endpoint_id = w.id AND d.event_id = e.id
         WHERE e.id = :event AND w.status = 'enabled' AND (:endpoint::text IS NULL OR w.id = :endpoint) AND {_WANTS}),
     due AS (SELECT endpoint_id, event_id FROM wanting WHERE at_rest), again AS ({_AGAIN})
-    SELECT endpoint_id FROM wanting ORDER BY endpoint_id""",  # noqa: S608 - our own text
+    SELECT endpoint_id FROM wanting ORDER BY endpoint_id""",
     writes="redeliver",
 )
 _MISSED: Final = f"""SELECT e.id AS event_id, w.id AS endpoint_id FROM webhook_endpoint w JOIN event e
@@ -135,9 +135,9 @@ _MISSED: Final = f"""SELECT e.id AS event_id, w.id AS endpoint_id FROM webhook_e
     AND {_WANTS} AND {_AT_REST} AND (:everything::bool OR (d.status IS DISTINCT FROM 'succeeded'
     AND (d.event_id IS NOT NULL OR e.created_at >= w.created_at)))
     ORDER BY e.id LIMIT :limit"""
-_MISSING: Final = Statement(f"SELECT count(*) AS number FROM ({_MISSED}) AS due")  # noqa: S608 - our own text
+_MISSING: Final = Statement(f"SELECT count(*) AS number FROM ({_MISSED}) AS due")
 _REPLAY: Final = Statement(
-    f"WITH due AS ({_MISSED}), again AS ({_AGAIN}) SELECT event_id FROM due",  # noqa: S608 - our own text
+    f"WITH due AS ({_MISSED}), again AS ({_AGAIN}) SELECT event_id FROM due",
     writes="redeliver",
 )
 

@@ -615,6 +615,7 @@ class Configuration:
         return {
             **SECRETS,
             "GATEWAY_DEV": "1",
+            "GATEWAY_WEBHOOKS_ALLOW_LOOPBACK": "1",
             "GATEWAY_DATABASE_URL": self.database.url,
             "GATEWAY_MIGRATE_DATABASE_URL": self.database.owner_url,
             "GATEWAY_REDIS_URL": self.redis_url,

@@ -52,9 +52,9 @@ class InboxRow(SQLModel, table=True):
 
 
 class EndpointRow(SQLModel, table=True):
-    """Where a merchant wants to be told. ``wanted`` is what it asked for, types and families; ``events`` are the types that are meant
-    by that, all where there are none.
+    """Where a merchant wants to be told.
 
+    ``wanted`` is what it asked for, types and families; ``events`` are the types that are meant by that, all where there are none.
     ``sealed_secrets`` holds the secrets that sign, the newest first, each with its end. ``failing_since`` and ``failed_events`` count
     what has failed since the last success; ``paused_until`` is how long it asked to be left alone.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import jiter
@@ -98,6 +99,19 @@ def validate(model: type[Model], value: dict[str, Any]) -> Model:
     param, sentence = first["param"] or None, first["message"]
     detail = sentence[:1].upper() + sentence[1:] if param is None else f"{param} {sentence}"
     raise Problem("validation_failed", f"{detail}.", param, extra={"errors": errors})
+
+
+def instant(text: str, param: str) -> datetime:
+    """A time with its zone, in UTC. Raises :class:`Problem` (422) naming ``param`` for anything else."""
+    at: datetime | None
+    try:
+        at = datetime.fromisoformat(text)
+        at = None if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # no time at all, or one that only a zone's offset puts before the year 1
+        at = None
+    if at is None:
+        raise Problem("validation_failed", f"{param} must be an RFC 3339 time such as 2026-11-01T00:00:00Z.", param)
+    return at
 
 
 def _path(location: tuple[int | str, ...]) -> str:

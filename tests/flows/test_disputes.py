@@ -73,13 +73,13 @@ async def test_a_dispute_is_heard_of_shown_and_stands_in_the_history(
     async with open_gateway((psp,), listening=True) as inside:
         merchant = inside.merchant
         payment, dispute = await disputed(merchant, psp, flow)
-        expanded = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "events"})).json()
+        expanded = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "history"})).json()
         others = (await merchant.get("/v1/disputes", status="won")).json()
 
     assert (dispute["object"], dispute["payment"], dispute["account"]) == ("dispute", payment["id"], psp)
     assert (dispute["amount"], dispute["currency"]) == (1999, "EUR")
     assert dispute["reason"] == "fraudulent"
-    assert "dispute_needs_response" in [event["reason"] for event in expanded["events"]]
+    assert "dispute_needs_response" in [event["reason"] for event in expanded["history"]]
     assert (expanded["status"], expanded["amount_received"], expanded["amount_refunded"]) == ("succeeded", 1999, 0)
     assert others["data"] == []
 
