@@ -117,12 +117,12 @@ def instant(text: str, param: str) -> datetime:
 def _path(location: tuple[int | str, ...]) -> str:
     """The path of a field as the caller wrote it: without the names of the union's branches, and never a caller's own key."""
     branch = 1 if location[:1] == ("payment_method_data",) else None
-    parts = [str(part) for index, part in enumerate(location) if index != branch]
+    parts = [part for index, part in enumerate(location) if index != branch]
     if parts[:1] in (["metadata"], ["tokens"]):
-        return parts[0]
+        return str(parts[0])
     if parts[1:2] == ["tokens"]:
         return "payment_method_data.tokens"
-    return ".".join(part if FIELD.fullmatch(part) else "?" for part in parts)
+    return ".".join(str(part) if isinstance(part, int) or FIELD.fullmatch(part) else "?" for part in parts)
 
 
 def _sentence(kind: str, message: str) -> str:

@@ -216,7 +216,7 @@ async def test_another_merchants_dispute_is_not_there_and_wrong_evidence_names_i
         filtered = await merchant.get("/v1/disputes", status="angry")
 
     assert (nothing.status_code, nothing.json()["code"]) == (422, "validation_failed")
-    assert (garbage.status_code, garbage.json()["param"]) == (422, "documents.0.content".replace(".0", ".?"))
+    assert (garbage.status_code, garbage.json()["param"]) == (422, "documents.0.content")
     assert huge.status_code == 422
     assert unknown.status_code == 404
     assert (filtered.status_code, filtered.json()["param"]) == (422, "status")
