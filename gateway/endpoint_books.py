@@ -118,7 +118,7 @@ _AT_REST: Final = f"(d.status IS DISTINCT FROM 'pending' OR d.due_at > now() + i
 _AGAIN: Final = f"""INSERT INTO delivery ({columns(DeliveryRow)})
     SELECT endpoint_id, event_id, 'pending', :tries::int, now(), now(), NULL::timestamptz FROM due
     ON CONFLICT (endpoint_id, event_id) DO UPDATE SET status = 'pending', tries = excluded.tries, due_at = excluded.due_at,
-    delivered_at = NULL"""
+    created_at = excluded.created_at, delivered_at = NULL"""
 _REDELIVER: Final = Statement(
     f"""WITH wanting AS (SELECT w.id AS endpoint_id, e.id AS event_id, {_AT_REST} AS at_rest
         FROM event e JOIN webhook_endpoint w ON w.merchant_id = e.merchant_id AND w.livemode = e.livemode
@@ -246,7 +246,7 @@ class EndpointBooks:
     async def redeliver(self, event_id: str, endpoint_id: str | None) -> list[str]:
         """Make an event's deliveries due at once, to all endpoints that want it or to one; the ids of those endpoints.
 
-        One that is being tried, or about to be, stays as it is. The schedule of tries begins anew.
+        One that is being tried, or about to be, stays as it is. The others begin anew, with their schedule of tries.
         """
         params = {"event": event_id, "endpoint": endpoint_id, "tries": 0}
         return [row["endpoint_id"] for row in await _REDELIVER.rows(self._pool, params)]
