@@ -19,6 +19,8 @@ from webhooks.tables import DeliveryRow, EndpointRow, EventRow
 
 IN_FLIGHT_S: Final = 10
 """A pending delivery that is due sooner is being tried, or is about to be: nothing has to be done about it."""
+CANCEL_MAX: Final = 1_000
+"""The deliveries that are canceled together with their endpoint. More are the worker's: nothing is sent to it in any case."""
 REPLAY_BATCH: Final = 1_000
 REPLAY_MAX: Final = 100_000
 """The events of one replay. A longer one is asked for in parts, so that no request takes more than some seconds."""
@@ -70,8 +72,11 @@ _COUNT: Final = Statement(
     """SELECT count(*) AS number FROM webhook_endpoint
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND status <> 'deleted'"""
 )
-_CANCELED: Final = """canceled AS (UPDATE delivery SET status = 'canceled', due_at = NULL FROM {source}
-    WHERE delivery.endpoint_id = {source}.id AND delivery.status = 'pending')"""
+# Those that are being written down just now are skipped: that statement holds the delivery and waits for the endpoint, which we hold.
+_CANCELED: Final = f"""canceled AS (UPDATE delivery SET status = 'canceled', due_at = NULL FROM (SELECT d.endpoint_id, d.event_id
+    FROM {{source}} CROSS JOIN LATERAL (SELECT endpoint_id, event_id FROM delivery WHERE endpoint_id = {{source}}.id
+    AND status = 'pending' AND due_at IS NOT NULL LIMIT {CANCEL_MAX} FOR UPDATE SKIP LOCKED) d) AS d
+    WHERE delivery.endpoint_id = d.endpoint_id AND delivery.event_id = d.event_id)"""
 _UPDATE: Final = Statement(
     f"""WITH endpoint AS (UPDATE webhook_endpoint SET url = coalesce(:url::text, url),
         description = CASE WHEN :describes::bool THEN :description::text ELSE description END,

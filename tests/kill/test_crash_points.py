@@ -255,6 +255,8 @@ async def _told(run: Run) -> None:
         assert answer.status_code == 200, answer.text
     assert (await run.merchant.post(f"/v1/events/{event['id']}/redeliver")).status_code == 200
     await run.merchant.delete(path)
+    run.watch.failing.add("endpoint.store.before")
+    assert (await run.merchant.post("/v1/webhook_endpoints", {"url": "http://127.0.0.1:1/"})).status_code == 503
 
 
 async def _overtaken(run: Run, work: Awaitable[object]) -> None:
@@ -439,7 +441,8 @@ def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
 
 
 PIECES: Final = {
-    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "ANSWER", "DRIVE")),
+    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ENDPOINT", "ANSWER", "DRIVE")),
+    *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     "gateway/method_books.py: SETTLED",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
 }  # fmt: skip
