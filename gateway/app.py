@@ -31,13 +31,16 @@ from gateway.answers import JSON
 from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
 from gateway.api.disputes import Disputes
+from gateway.api.events import Events
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.api.policies import Policies
 from gateway.api.returns import Returns
+from gateway.api.webhook_endpoints import WebhookEndpoints
 from gateway.books import Books
 from gateway.deps import Deps
+from gateway.endpoint_books import EndpointBooks
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
 from gateway.events import endpoint_event
 from gateway.health import Health
@@ -106,6 +109,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
+            endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
             accounts=accounts,
@@ -116,6 +120,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             on_unknown=settings.on_unknown,
             policies=settings.policies,
             worker_backlog_max=settings.worker_backlog_max,
+            webhooks_allow_loopback=settings.webhooks_allow_loopback,
         )
 
         async def apply(account: str, event: Event) -> Applied:
@@ -253,6 +258,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/customers", customers.list, methods=["GET"]),
             Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
             Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
+            *_told(deps, authenticator),
             Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),
@@ -262,6 +268,26 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         ]
     )
     return webhooks
+
+
+def _told(deps: Deps, authenticator: Authenticator) -> list[Route]:
+    """The routes of what merchants are told, and where."""
+    endpoints, events = WebhookEndpoints(deps, authenticator), Events(deps, authenticator)
+    return [
+        Route("/v1/webhook_endpoints", endpoints.create, methods=["POST"]),
+        Route("/v1/webhook_endpoints", endpoints.list, methods=["GET"]),
+        Route("/v1/webhook_endpoints/{id}", endpoints.retrieve, methods=["GET"]),
+        Route("/v1/webhook_endpoints/{id}", endpoints.update, methods=["POST"]),
+        Route("/v1/webhook_endpoints/{id}", endpoints.delete, methods=["DELETE"]),
+        Route("/v1/webhook_endpoints/{id}/rotate_secret", endpoints.rotate_secret, methods=["POST"]),
+        Route("/v1/webhook_endpoints/{id}/test", endpoints.test, methods=["POST"]),
+        Route("/v1/webhook_endpoints/{id}/deliveries", endpoints.deliveries, methods=["GET"]),
+        Route("/v1/webhook_endpoints/{id}/replay", endpoints.replay, methods=["POST"]),
+        Route("/v1/events", events.list, methods=["GET"]),
+        Route("/v1/events/{id}", events.retrieve, methods=["GET"]),
+        Route("/v1/events/{id}/deliveries", events.deliveries, methods=["GET"]),
+        Route("/v1/events/{id}/redeliver", events.redeliver, methods=["POST"]),
+    ]
 
 
 def _count_webhook(house: House, account: str, result: str) -> None:

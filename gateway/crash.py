@@ -151,6 +151,26 @@ STEPS: Final[Mapping[str, Step]] = {
         "a payment method is emptied", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
     "erase": Step("a customer is erased", "Nothing is written.", "It is written: done again, it changes nothing."),
+    "endpoint": Step(
+        "a webhook endpoint is changed or deleted",
+        "Nothing is written.",
+        "It is written: done again, it changes nothing.",
+    ),
+    "rotate": Step(
+        "the secret of a webhook endpoint is replaced",
+        "Nothing is written: the old secret signs.",
+        "A secret that nobody has seen signs beside the old one: done again, another one is made and shown.",
+    ),
+    "test": Step(
+        "a test event is written with its delivery",
+        "Nothing is written.",
+        "It is sent: asked again, another one is.",
+    ),
+    "redeliver": Step(
+        "deliveries are made due again",
+        "Nothing is written: nothing is sent again.",
+        "They are sent again: asked again, those that have not been sent meanwhile stay as they are.",
+    ),
     "receive": Step(
         "the events of a webhook are stored",
         "Nothing is stored and nothing was acknowledged: the PSP sends it again.",
@@ -245,6 +265,15 @@ PATHS: Final[Mapping[str, Path]] = {
         (*_GATE, "store", "erase"),
         (("POST", "/v1/customers"), ("DELETE", "/v1/customers/[^/]+")),
     ),
+    "endpoint": Path(
+        "a webhook endpoint",
+        (*_GATE, "store", "endpoint", "rotate", "test", "redeliver"),
+        (
+            ("POST", "/v1/webhook_endpoints(/[^/]+(/(rotate_secret|test|replay))?)?"),
+            ("DELETE", "/v1/webhook_endpoints/[^/]+"),
+        ),
+    ),
+    "redeliver": Path("an event that is sent again", ("redeliver",), (("POST", "/v1/events/[^/]+/redeliver"),)),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),
     "webhook": Path("a webhook", ("receive", *_NEWS), (("POST", "/v1/webhooks/[^/]+"),)),
     "sweep": Path(

@@ -52,8 +52,9 @@ class InboxRow(SQLModel, table=True):
 
 
 class EndpointRow(SQLModel, table=True):
-    """Where a merchant wants to be told. ``events`` are the types it wants, all where it is empty.
+    """Where a merchant wants to be told.
 
+    ``wanted`` is what it asked for, types and families; ``events`` are the types that are meant by that, all where there are none.
     ``sealed_secrets`` holds the secrets that sign, the newest first, each with its end. ``failing_since`` and ``failed_events`` count
     what has failed since the last success; ``paused_until`` is how long it asked to be left alone.
     """
@@ -65,6 +66,7 @@ class EndpointRow(SQLModel, table=True):
     livemode: bool = Field(sa_type=Boolean)
     url: str = Field(sa_type=Text)
     description: str | None = Field(default=None, sa_type=Text, nullable=True)
+    wanted: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
     events: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
     status: str = Field(sa_type=Text)
     disabled_reason: str | None = Field(default=None, sa_type=Text, nullable=True)

@@ -162,7 +162,7 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             answer = await run.merchant.post(path, dict(fields), key=key)
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
-            _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _accepted, _cancels, _abandoned, _ended,
+            _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _accepted, _cancels, _abandoned, _ended, _told,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -281,6 +281,22 @@ async def _sent(run: Run) -> None:
         "UPDATE webhook_endpoint SET failing_since = now() - interval '2 days' WHERE id = 'we_slow'"
     )
     await run.work("notify")
+
+
+async def _told(run: Run) -> None:
+    """A webhook endpoint, and everything that is done with it."""
+    paid = await run.merchant.charged(**run.charge(run.card()))
+    endpoint = (await run.merchant.post("/v1/webhook_endpoints", {"url": "http://127.0.0.1:1/"})).json()
+    path = f"/v1/webhook_endpoints/{endpoint['id']}"
+    (event, *_) = (await run.merchant.get("/v1/events", payment=paid["id"])).json()["data"]
+    day = {"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z", "dry_run": False, "status": "all"}
+    for verb, fields in (("", {"description": "x"}), ("/rotate_secret", {}), ("/test", {}), ("/replay", day)):
+        answer = await run.merchant.post(path + verb, fields)
+        assert answer.status_code == 200, answer.text
+    assert (await run.merchant.post(f"/v1/events/{event['id']}/redeliver")).status_code == 200
+    await run.merchant.delete(path)
+    run.watch.failing.add("endpoint.store.before")
+    assert (await run.merchant.post("/v1/webhook_endpoints", {"url": "http://127.0.0.1:1/"})).status_code == 503
 
 
 async def _overtaken(run: Run, work: Awaitable[object]) -> None:
@@ -465,7 +481,8 @@ def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
 
 
 PIECES: Final = {
-    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ANSWER", "DRIVE")),
+    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ENDPOINT", "ANSWER", "DRIVE")),
+    *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     "gateway/method_books.py: SETTLED",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),

@@ -32,6 +32,7 @@ from gateway.api.auth import _checksum
 from gateway.app import Edge, House, _mount
 from gateway.books import Books
 from gateway.deps import Deps
+from gateway.endpoint_books import EndpointBooks
 from gateway.events import endpoint_event
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
@@ -257,6 +258,7 @@ class World:
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
+            endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, GatePolicy.FAIL_OPEN, applied),
             accounts={name: self._account(psp) for name, psp in self.psps.items()},

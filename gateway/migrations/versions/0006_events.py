@@ -20,6 +20,7 @@ STATEMENTS: Final = (
     livemode BOOLEAN NOT NULL,
     url TEXT NOT NULL,
     description TEXT,
+    wanted TEXT[],
     events TEXT[],
     status TEXT NOT NULL,
     disabled_reason TEXT,
