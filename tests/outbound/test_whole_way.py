@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from tests.conftest import Database, Kit, Processes
+    from tests.conftest import Database, Kit, Merchant, Processes
     from tests.outbound.conftest import Heard, Receiver
 
 ENDPOINTS: Final = "/v1/webhook_endpoints"
@@ -25,6 +26,18 @@ def signed_by(heard: Heard, *secrets: str) -> list[bool]:
     return [f"v1,{each}" in heard.headers["webhook-signature"].split(" ") for each in expected]
 
 
+async def posted(merchant: Merchant, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    answer = await merchant.post(path, fields)
+    assert answer.status_code in {200, 201}, answer.text
+    shown: dict[str, Any] = answer.json()
+    return shown
+
+
+async def hears(receiver: Receiver, flow: type[Kit], number: int, path: str = "/hooks") -> list[Heard]:
+    await flow.eventually(lambda: len(receiver.at(path)) >= number, f"{path} heard {number} times")
+    return receiver.at(path)
+
+
 async def test_what_the_api_was_told_is_what_the_merchant_hears(
     processes: Processes, receiver: Receiver, flow: type[Kit], database: Database
 ) -> None:
@@ -36,17 +49,8 @@ async def test_what_the_api_was_told_is_what_the_merchant_hears(
     receiver.answers["/hooks"] = sometimes
     server, _ = processes.server().start(), processes.worker()
     async with server.merchant() as merchant:
-
-        async def post(path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
-            answer = await merchant.post(path, fields)
-            assert answer.status_code in {200, 201}, answer.text
-            shown: dict[str, Any] = answer.json()
-            return shown
-
-        async def heard(number: int, path: str = "/hooks") -> list[Heard]:
-            await flow.eventually(lambda: len(receiver.at(path)) >= number, f"{path} heard {number} times")
-            return receiver.at(path)
-
+        post = partial(posted, merchant)
+        heard = partial(hears, receiver, flow)
         endpoint = await post(ENDPOINTS, {"url": receiver.url(), "events": ["payment.*"]})
         path = f"{ENDPOINTS}/{endpoint['id']}"
         paid = await merchant.charged()
