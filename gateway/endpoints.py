@@ -16,7 +16,7 @@ from gateway.books import KeyUse, Written
 from gateway.deps import Deps
 from gateway.endpoint_books import REPLAY_MAX, TEST, Endpoint, Range, endpoint_values
 from gateway.errors import Problem
-from gateway.events import Event, event
+from gateway.events import Event, endpoint_event
 from gateway.methods import stored_once
 from gateway.vault import Sealer
 from idempotency.key import Key
@@ -161,15 +161,11 @@ async def _again(endpoint: Endpoint, deps: Deps) -> Endpoint:
 async def test(endpoint: Endpoint, deps: Deps) -> Event:
     """Send a ``webhook_endpoint.test`` to this endpoint alone. Raises :class:`Problem` (409) where it is disabled."""
     now = deps.clock()
-    shown = endpoint_object(endpoint, None, now)
-    told = event(TEST, {name: shown[name] for name in _TOLD}, now, livemode=endpoint.livemode)
+    row = {name: getattr(endpoint, name) for name in Endpoint.__dataclass_fields__}
+    told = endpoint_event(TEST, {**row, "at": now})
     if not await deps.endpoint_books.test(endpoint, told, now):
         raise disabled()
     return told
-
-
-_TOLD: Final = ("id", "object", "url", "description", "events", "status", "livemode", "created")
-"""What an endpoint is told of itself."""
 
 
 async def replay(endpoint: Endpoint, wanted: Range, deps: Deps, *, dry_run: bool) -> int:

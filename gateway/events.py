@@ -112,7 +112,7 @@ def endpoint_event(type_: str, row: Mapping[str, Any]) -> Event:
         "object": "webhook_endpoint",
         "url": row["url"],
         "description": row["description"],
-        "events": ["*"] if row["events"] is None else list(row["events"]),
+        "events": ["*"] if row["wanted"] is None else list(row["wanted"]),
         "status": row["status"],
         "disabled_reason": row["disabled_reason"],
         "failing_since": instant(row["failing_since"]),

@@ -174,7 +174,7 @@ _TRIED: Final = """WITH mine AS (UPDATE delivery SET status = $4, tries = tries 
         paused_until = greatest(w.paused_until, now() + make_interval(secs => $10::float8))
         FROM mine WHERE w.id = mine.endpoint_id AND NOT ($4 = 'succeeded' AND w.failing_since IS NULL))
     SELECT endpoint_id FROM mine"""
-_STANDING: Final = """id, merchant_id, livemode, url, description, events, status, failing_since, failed_events, notices, created_at, now() AS at"""
+_STANDING: Final = """id, merchant_id, livemode, url, description, wanted, status, disabled_reason, failing_since, failed_events, notices, created_at, now() AS at"""
 _FAILING: Final = f"""SELECT {_STANDING} FROM webhook_endpoint
     WHERE status = 'enabled' AND failing_since <= now() - interval '{NOTICE_DAYS[0]} days' ORDER BY failing_since LIMIT $1"""
 _ONE: Final = f"SELECT {_STANDING} FROM webhook_endpoint WHERE id = $1 AND status = 'enabled'"
