@@ -1,13 +1,15 @@
 """Worlds in processes of their own, so that every core runs one: ``python -m tests.simulation.apart URL ADMIN_URL PAYMENTS``.
 
 Such a process reads seeds from its standard input, one a line, and writes the pickled verdict of each to its standard output.
-It ends with its input.
+It ends with its input, and at once with the process that started it: a world whose Postgres is gone would wait for it for ever.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -21,6 +23,7 @@ from tests.simulation.postgres import Stage
 from tests.simulation.simulation import Verdict, simulate
 
 ROOT: Final = Path(__file__).parents[2]
+PR_SET_PDEATHSIG: Final = 1
 
 
 class Apart:
@@ -75,6 +78,7 @@ class Apart:
 
 def main(url: str, admin_url: str, payments: str) -> None:
     """Simulate what is asked for. What a test may not do, none of these worlds may: warn, or leave something unclosed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     warnings.simplefilter("error")
     ignored: list[Any] = []
     sys.unraisablehook = ignored.append
