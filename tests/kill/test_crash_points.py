@@ -54,7 +54,8 @@ class Run:
         self.inside, self.watch, self.psps, self.post, self.flow = inside, watch, psps, post, flow
         self.cards = cards
         self.merchant = inside.merchant
-        self.jobs = {**jobs(inside.house.deps, inside.house.inbox), **outbound_jobs(inside.house.outbox)}
+        inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)
+        self.jobs = {**inbound, **outbound_jobs(inside.house.outbox)}
         self.keys = (f"key-{number}" for number in itertools.count())
 
     def card(self) -> str:
@@ -464,7 +465,7 @@ def test_a_statement_that_reads_says_nothing(text: str) -> None:
 
 
 def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
-    """Whatever looks like a writing statement stands in a ``Statement`` that is named, in a piece of one, or in the inbox's table."""
+    """Whatever looks like a writing statement stands in a ``Statement`` that is named, in a piece of one, or in a table of the webhooks'."""
     found = {}
     for room in ("gateway", "webhooks", "idempotency", "routing"):
         for path in sorted((ROOT / room).rglob("*.py")):
@@ -486,8 +487,9 @@ PIECES: Final = {
     "gateway/method_books.py: SETTLED",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),
+    "webhooks/refusals.py: _COUNT",
 }  # fmt: skip
-"""Parts of a commit, which is named as a whole, and the inbox's and the outbox's statements, which their tables name."""
+"""Parts of a commit, which is named as a whole, and the webhooks' statements, which their tables name."""
 
 
 def _texts_in(node: ast.AST) -> str:
