@@ -107,11 +107,12 @@ class Refusals:
             self._writing = asyncio.create_task(self._write_soon())
 
     async def _write_soon(self) -> None:
-        await asyncio.sleep(WRITE_EVERY_S)
-        await self.write()
+        while self._counts:  # more may come while some are written, or these may not be written yet
+            await asyncio.sleep(WRITE_EVERY_S)
+            await self.write()
 
     async def write(self) -> None:
-        """Write what was counted. What could not be written waits for the next refusal; never raises what the database raises."""
+        """Write what was counted. What could not be written is kept; never raises what the database raises."""
         counts, self._counts = self._counts, Counter()
         if not counts:
             return
