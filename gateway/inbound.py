@@ -83,7 +83,7 @@ def _page(given: frozenset[str]) -> Statement:
     )
 
 
-def _some(given: Collection[str]) -> str:
+def _chosen(given: Collection[str]) -> str:
     return f"""SELECT e.id, e.result, e.applied_at IS NOT NULL AS ended FROM unnest(:accounts::text[]) AS a(name)
         CROSS JOIN LATERAL (SELECT id, result, applied_at FROM webhook_inbox WHERE account = a.name{_where(given)}
         ORDER BY id LIMIT :limit) AS e ORDER BY e.id LIMIT :limit"""
@@ -91,15 +91,17 @@ def _some(given: Collection[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _counts(given: frozenset[str]) -> Statement:
-    return Statement(f"SELECT result, ended, count(*) AS events FROM ({_some(given)}) AS some GROUP BY result, ended")
+    return Statement(
+        f"SELECT result, ended, count(*) AS events FROM ({_chosen(given)}) AS chosen GROUP BY result, ended"
+    )
 
 
 @lru_cache(maxsize=64)
 def _due_again(given: frozenset[str]) -> Statement:
     return Statement(
-        f"""WITH some AS ({_some(given)}), due AS (UPDATE webhook_inbox SET due_at = now(), applied_at = NULL, tries = 0
-        WHERE id IN (SELECT id FROM some) RETURNING id)
-        SELECT result, ended, count(*) AS events FROM some WHERE id IN (SELECT id FROM due) GROUP BY result, ended""",
+        f"""WITH chosen AS ({_chosen(given)}), due AS (UPDATE webhook_inbox SET due_at = now(), applied_at = NULL, tries = 0
+        WHERE id IN (SELECT id FROM chosen) RETURNING id)
+        SELECT result, ended, count(*) AS events FROM chosen WHERE id IN (SELECT id FROM due) GROUP BY result, ended""",
         writes="replay",
     )
 

@@ -342,6 +342,13 @@ async def _told_by_webhook(run: Run) -> None:
     await run.bring(await run.letter(b"charge.dispute.created", contested), applied=False)
     await run.work("inbound")
 
+    assert (await run.merchant.http.post("/v1/webhooks/stripe", content=b"{}")).status_code == 401
+    refused = "SELECT count(*) FROM webhook_refusal"
+    await run.flow.eventually(lambda: run.inside.database.value(refused) == 1, "the forgery was counted")
+    newest = (await run.merchant.get("/v1/inbound_events", limit=1)).json()["data"][0]
+    assert (await run.merchant.post(f"/v1/inbound_events/{newest['id']}/replay")).status_code == 200
+    await run.work("inbound")
+
 
 async def _cancels(run: Run) -> None:
     """Cancels that were asked for while the charge was unknown: of one that waits for its shopper, and of one that is approved."""
