@@ -481,7 +481,7 @@ _REFUSED_EXAMPLE: Final[Mapping[str, Any]] = {
     "minute": "2026-11-21T09:30:00.000000Z",
     "count": 12,
 }
-_REPLAY_EXAMPLE: Final[Mapping[str, Any]] = replay_object(
+_AGAIN_EXAMPLE: Final[Mapping[str, Any]] = replay_object(
     Replay(3, {"operation_not_found": 3}, more=False), dry_run=True
 )
 
@@ -499,7 +499,7 @@ def _inbound(schemas: dict[str, Any]) -> dict[str, Any]:
         path: {"get": _get("List what providers told us, newest first", page, filters)},
         f"{path}/refused": {"get": _get("Count the webhooks that were not believed", refused, refused_filters)},
         f"{path}/replay": {
-            "post": _again(schemas, "replay_inbound_events", "Apply several again, or only count them", _REPLAY_EXAMPLE)
+            "post": _again(schemas, "replay_inbound_events", "Apply several again, or only count them", _AGAIN_EXAMPLE)
         },
         f"{path}/{{id}}": {"get": _get("Retrieve what a provider told us, and what it meant", one, [_PATH_ID])},
         f"{path}/{{id}}/replay": {
