@@ -117,7 +117,7 @@ def print_tables(findings: Findings) -> None:
     print(f"\n{_machine_line()}")
     print("CPU at the highest load; added latency at half of each one's own measured peak.")
     print("A core that is not busy was waiting: for Postgres, the PSP or the load generator.")
-    for delay_ms, psp_ms in findings.psp_ms.items():
+    for delay_ms, psp_ms in findings.psp_ms.items() if findings.samples else ():
         rows = findings.rows(delay_ms)
         promise = f"after {delay_ms} ms" if delay_ms else "at once"
         print(f"\nPSP answers {promise} (its own p50, asked directly: {psp_ms:.2f} ms)\n")
