@@ -7,6 +7,7 @@ A count is lost with its process: it is a hint for people, never the books.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -96,6 +97,7 @@ class Refusals:
         self._pool = pool
         self._counts: Counter[tuple[int, str, str]] = Counter()
         self._writing: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     def note(self, account: str, reason: str) -> None:
         """Count one. It is written within about a second, if the process lives as long."""
@@ -108,8 +110,12 @@ class Refusals:
 
     async def _write_soon(self) -> None:
         while self._counts:  # more may come while some are written, or these may not be written yet
-            await asyncio.sleep(WRITE_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_EVERY_S):
+                    await self._ending.wait()
             await self.write()
+            if self._ending.is_set():
+                return
 
     async def write(self) -> None:
         """Write what was counted. What could not be written is kept; never raises what the database raises."""
@@ -130,8 +136,8 @@ class Refusals:
             self._counts.update(counts)
 
     async def drain(self) -> None:
-        """Write what is left, at the end."""
+        """Write what is left, at the end. What is being written is waited for: cut off, it would be lost."""
+        self._ending.set()
         if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.gather(self._writing, return_exceptions=True)
+            await self._writing
         await self.write()
