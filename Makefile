@@ -32,7 +32,7 @@ check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages
 nightly: $(VENV)/dev.stamp ## Run the long proofs: simulations, full matrices (hours)
 	@$(BIN)/python -m pytest -m nightly $(ARGS)
 
-bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a plain endpoint
+bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a plain endpoint, and its webhooks
 	@$(BIN)/python -m bench.run $(ARGS)
 
 bench-transport: $(VENV)/dev.stamp ## Measure what one call through each SDK costs over each transport

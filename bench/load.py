@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,6 +54,21 @@ class Template:
         return b"%s%s-%08d%s" % (self.head, self.run, n, self.tail)
 
 
+class Letters:
+    """Whole requests from a file (`bench.hooks`), each sent once. After the last one they begin anew."""
+
+    def __init__(self, file: Path) -> None:
+        data, at = file.read_bytes(), 0
+        self.requests: list[bytes] = []
+        while at < len(data):
+            (size,) = struct.unpack_from(">I", data, at)
+            self.requests.append(data[at + 4 : at + 4 + size])
+            at += 4 + size
+
+    def numbered(self, n: int) -> bytes:
+        return self.requests[n % len(self.requests)]
+
+
 @dataclass
 class Tally:
     """What came back."""
@@ -85,7 +101,7 @@ class Tally:
 Opener = Callable[[], Awaitable[ClientConnection]]
 
 
-async def closed_loop(opener: Opener, template: Template, connections: int, seconds: float) -> dict[str, Any]:
+async def closed_loop(opener: Opener, template: Template | Letters, connections: int, seconds: float) -> dict[str, Any]:
     """`connections` merchants for `seconds`; returns when the last one is answered."""
     tally, drained = Tally(), asyncio.Event()
     merchants = [await opener() for _ in range(connections)]
@@ -120,7 +136,7 @@ async def closed_loop(opener: Opener, template: Template, connections: int, seco
 class OpenLoop:
     """Payments as they come, over some connections and more as they are needed."""
 
-    def __init__(self, opener: Opener, template: Template) -> None:
+    def __init__(self, opener: Opener, template: Template | Letters) -> None:
         self.opener, self.template = opener, template
         self.tally = Tally()
         self.drained = asyncio.Event()
@@ -221,7 +237,7 @@ async def _until(drained: asyncio.Event, timeout_s: float) -> None:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     at = urlsplit(options.url)
-    template = Template.of(options.url, options.header, options.body)
+    template = Letters(options.letters) if options.letters else Template.of(options.url, options.header, options.body)
 
     async def opener() -> ClientConnection:
         return await connect(at.hostname or "127.0.0.1", at.port or 80)
@@ -238,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True, help="http://127.0.0.1:8080/v1/payments")
     parser.add_argument("--body", required=True)
+    parser.add_argument("--letters", type=Path, help="a file of whole requests, to be sent instead of the body")
     parser.add_argument("--header", action="append", default=[], help="a line; may be repeated")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--rate", type=float, default=0.0, help="payments/s; 0: closed loop")

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.hooks import Figures as WebhookFigures
+
 NOISY = 0.10  # of a core, used by others: above it a sample is doubtful
 PACKAGES = ("fastapi", "uvicorn", "uvloop", "asyncpg", "hiredis", "stripe", "aiohttp", "httpx")
 REFERENCES = ("floor", "plain")
@@ -47,6 +49,7 @@ class Findings:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     payments: dict[str, int] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    webhooks: dict[str, WebhookFigures] = field(default_factory=dict)
 
     def valid(self) -> bool:
         return not any(self.faults.values())
@@ -114,7 +117,7 @@ def print_tables(findings: Findings) -> None:
     print(f"\n{_machine_line()}")
     print("CPU at the highest load; added latency at half of each one's own measured peak.")
     print("A core that is not busy was waiting: for Postgres, the PSP or the load generator.")
-    for delay_ms, psp_ms in findings.psp_ms.items():
+    for delay_ms, psp_ms in findings.psp_ms.items() if findings.samples else ():
         rows = findings.rows(delay_ms)
         promise = f"after {delay_ms} ms" if delay_ms else "at once"
         print(f"\nPSP answers {promise} (its own p50, asked directly: {psp_ms:.2f} ms)\n")
@@ -128,14 +131,33 @@ def print_tables(findings: Findings) -> None:
                 cells = (f"{ratio[key]:.2f}x" if key in ratio else "-" for _, key, _ in COLUMNS)
                 table.append([f"{name} / {reference}", *cells])
         _print_table(table)
+    if findings.webhooks:
+        _print_webhooks(findings.webhooks)
+    _print_doubts(findings)
+
+
+def _print_doubts(findings: Findings) -> None:
     print()
     for line in findings.noisy():
         print(f"NOISY: {line}")
     for name, faults in findings.faults.items():
         for fault in faults:
             print(f"INVALID: {name}: {fault}")
-        if not faults:
+        if not faults and name in findings.payments:
             print(f"{name}: {findings.payments[name]} payments told, all in the books, none open")
+
+
+def _print_webhooks(found: dict[str, WebhookFigures]) -> None:
+    print("\nWebhooks, accepted and applied: CPU of server and worker; the time to the acknowledgement at half load\n")
+    heading = ["", "bytes", "CPU ms/webhook", "webhooks/s/core", "accepted/s", "Postgres ms", "p50 ms", "p99 ms"]
+    table = [heading]
+    for name, it in found.items():
+        figures = [f"{it.cpu_us / 1000:.3f}", f"{1e6 / it.cpu_us:.0f}", f"{it.per_second:.0f}"]
+        times = [f"{it.postgres_us / 1000:.3f}", f"{it.p50_ms:.1f}", f"{it.p99_ms:.1f}"]
+        table.append([name, str(it.bytes_each), *figures, *times])
+    _print_table(table)
+    for name, it in found.items():
+        print(f"{name}: {it.webhooks} webhooks acknowledged, all applied")
 
 
 def write_json(findings: Findings, path: Path) -> None:
@@ -149,6 +171,7 @@ def write_json(findings: Findings, path: Path) -> None:
         "faults": findings.faults,
         "noisy": findings.noisy(),
         "payments": findings.payments,
+        "webhooks": {name: asdict(figures) for name, figures in findings.webhooks.items()},
         "results": {
             f"psp_{delay_ms}_ms": {
                 "psp_p50_ms": psp_ms,

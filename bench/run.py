@@ -24,6 +24,7 @@ from typing import Any
 
 import psycopg
 
+from bench import hooks
 from bench.cpu import cpu_s, others_cpu_s, resident_mb
 from bench.report import Findings, Sample, print_tables, write_json
 from bench.stage import ROOT, Stage, environment, load, serving, stage
@@ -37,6 +38,11 @@ GATEWAY_BODY = (
     '{"amount": 1999, "currency": "EUR", "confirm": true, "capture_method": "automatic",'
     ' "payment_method_data": {"type": "token", "tokens": {"stripe": "pm_card_visa"}},'
     ' "reference": "order-1001", "description": "Two coffees", "metadata": {"cart": "77"}}'
+)
+ADYEN_BODY = (
+    '{"amount": 1999, "currency": "EUR", "confirm": true, "capture_method": "automatic", "routing": {"account": "adyen"},'
+    ' "payment_method_data": {"type": "card", "card": {"number": "4111111111111111", "exp_month": 3, "exp_year": 2030,'
+    ' "cvc": "737"}}, "reference": "order-1001"}'
 )
 PLAIN_BODY = '{"amount": 1999, "currency": "EUR", "payment_method": "pm_card_visa", "reference": "order-1001"}'
 PSP_FORM = "amount=1999&currency=eur&payment_method=pm_card_visa&expand[0]=latest_charge"
@@ -261,8 +267,8 @@ def psp_latency_ms(on: Stage, delay_ms: int) -> float:
 def run(on: Stage, names: list[str], seconds: float, repetitions: int) -> Findings:
     """Measure the named variants in turn, `repetitions` times, and audit their books."""
     findings = Findings(seconds, {ms: psp_latency_ms(on, ms) for ms in DELAYS_MS})
-    variants = [VARIANTS[name](on) for name in names]
-    ledgers = {name: Ledger() for name in names}
+    variants = [VARIANTS[name](on) for name in names if name in VARIANTS]
+    ledgers = {variant.name: Ledger() for variant in variants}
     for repetition in range(repetitions):
         say(f"repetition {repetition + 1} of {repetitions}")
         for variant in variants:
@@ -272,6 +278,18 @@ def run(on: Stage, names: list[str], seconds: float, repetitions: int) -> Findin
         findings.payments[variant.name] = ledgers[variant.name].succeeded
         findings.faults[variant.name] = audit(variant, ledgers[variant.name])
     return findings
+
+
+def webhooks(on: Stage, findings: Findings, seconds: float) -> None:
+    """Measure what a webhook costs, against a gateway of its own on a database of its own."""
+    variant = gateway(on)
+    assert variant.database_url is not None
+    bodies = {"stripe": GATEWAY_BODY, "adyen": ADYEN_BODY}
+    findings.webhooks, findings.faults["webhooks"] = hooks.run(
+        on, variant.argv, variant.env, bodies, variant.database_url, seconds
+    )
+    for name, figures in findings.webhooks.items():
+        say(f"{name:8} {figures}")
 
 
 def say(line: str) -> None:
@@ -284,7 +302,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one repetition of 2 s, for a look")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parts = [*VARIANTS, "webhooks"]
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
     seconds, repetitions = options.seconds, options.repetitions
@@ -295,6 +314,8 @@ def main() -> int:
         stage(Path(directory)) as on,
     ):
         findings = run(on, options.only, seconds, repetitions)
+        if "webhooks" in options.only:
+            webhooks(on, findings, seconds)
     print_tables(findings)
     if options.json:
         write_json(findings, options.json)

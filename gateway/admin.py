@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 from gateway.answers import instant
 from gateway.api.auth import make_key
 from gateway.endpoint_books import REPLAY_MAX, EndpointBooks, Range
-from gateway.settings import VERSIONS, Settings, load_settings
+from gateway.inbound import RESULTS, STATUSES, InboundLog, Wanted
+from gateway.settings import VERSIONS, Settings, load_account_configs, load_settings
 from gateway.sql import Pool, Statement, columns, connect, values
 from gateway.tables import ApiKey, Merchant
 from gateway.vault import Keyring
@@ -117,6 +118,41 @@ async def replay_events(
             events = await books.replay(endpoint_id, wanted)
     what = f"{events} events of {instant(start)} to {instant(end)}"
     return f"{what} are sent again to {endpoint_id}" if send else f"{what} would be sent again; with --send they are"
+
+
+async def replay_inbound(
+    accounts: Sequence[str], since: str, filters: Mapping[str, str | None], *, dry_run: bool
+) -> list[str]:
+    """Make events that were received due again, or say what that would be. May be run any number of times.
+
+    ``filters`` are ``until``, ``type``, ``result`` and ``status``. Raises :class:`ConfigError` for an account, a time or a word that
+    there is not.
+    """
+    now, until = datetime.now(UTC), filters.get("until")
+    for name, words in (("result", RESULTS), ("status", STATUSES)):
+        if (said := filters.get(name)) is not None and said not in words:
+            raise ConfigError(f"--{name}: {said!r} is none of: {', '.join(words)}")
+    wanted = Wanted(
+        accounts=accounts,
+        created_gte=since_when(since, now),
+        created_lt=None if until is None else since_when(until, now, "--until"),
+        type=filters.get("type"),
+        result=filters.get("result"),
+        status=filters.get("status"),
+    )
+    async with _database() as (pool, settings):
+        known = {config.name for config in load_account_configs(settings)}
+        if unknown := sorted(set(accounts) - known):
+            raise ConfigError(
+                f"--account: {', '.join(unknown)} is not configured; there are: {', '.join(sorted(known))}"
+            )
+        done = await InboundLog(pool).replay(wanted, dry_run=dry_run)
+    counts = [f"  {result}: {events}" for result, events in done.by_result.items()]
+    if dry_run:
+        first = f"{done.events} events would be applied again. Nothing was changed: do it with --apply"
+    else:
+        first = f"{done.events} events are due: the worker applies them. What is known already changes nothing"
+    return [first, *counts, *(["There are more: run it again once these are applied."] if done.more else [])]
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
 from gateway.api.disputes import Disputes
 from gateway.api.events import Events
+from gateway.api.inbound import InboundEvents
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
@@ -45,6 +46,7 @@ from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
 from gateway.events import endpoint_event
 from gateway.health import Health
 from gateway.ids import REQUEST, new_id
+from gateway.inbound import InboundLog
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.queries import Queries
@@ -60,6 +62,7 @@ from providers.transport import Transport
 from webhooks.egress import Egress
 from webhooks.inbox import Applied, Inbox
 from webhooks.outbox import Counted, Outbox
+from webhooks.refusals import Refusals
 from webhooks.router import Webhooks
 
 REQUEST_ID_MAX: Final = 64
@@ -217,10 +220,12 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     )
     payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
     methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
+    inbound = InboundEvents(deps, authenticator, InboundLog(house.pool))
     health = Health(house.gate, deps)
     webhooks = Webhooks(
         house.inbox,
         deps.accounts,
+        Refusals(house.pool),
         lambda account, result: _count_webhook(house, account, result),
         lambda error: _count_loss(house, error),
     )
@@ -259,6 +264,11 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
             Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
             *_told(deps, authenticator),
+            Route("/v1/inbound_events", inbound.list, methods=["GET"]),
+            Route("/v1/inbound_events/refused", inbound.refused, methods=["GET"]),
+            Route("/v1/inbound_events/replay", inbound.replay_many, methods=["POST"]),
+            Route("/v1/inbound_events/{id}", inbound.retrieve, methods=["GET"]),
+            Route("/v1/inbound_events/{id}/replay", inbound.replay, methods=["POST"]),
             Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),

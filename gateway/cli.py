@@ -27,7 +27,7 @@ app.add_typer(merchants, name="merchants")
 app.add_typer(keys, name="keys")
 vault = typer.Typer(help="The vault: which key seals its cards, and rotating it.", no_args_is_help=True)
 app.add_typer(vault, name="vault")
-replay = typer.Typer(help="Send again what merchants have missed.", no_args_is_help=True)
+replay = typer.Typer(help="Say again what was said: by providers to us, or by us to merchants.", no_args_is_help=True)
 app.add_typer(replay, name="replay")
 
 Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
@@ -283,6 +283,26 @@ def vault_rotate() -> None:
     with _plainly():
         all_new = asyncio.run(rotate(typer.echo))
     raise typer.Exit(0 if all_new else 1)
+
+
+@replay.command("inbound")
+def replay_inbound(
+    account: Annotated[list[str], typer.Option(help="Events of this account. May be given several times.")],
+    since: Annotated[str, typer.Option(help="Events received since then: 90m, 24h, 7d or a date.")],
+    *,
+    until: Annotated[str | None, typer.Option(help="Events received before then.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Only this type, in the provider's word.")] = None,
+    result: Annotated[str | None, typer.Option(help="Only events with this result, such as failed.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only these: applied, waiting, kept or failed.")] = None,
+    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Do it, or only say what would be done.")] = False,
+) -> None:
+    """Make events that providers have sent due again: the worker applies them. What is known already changes nothing."""
+    from gateway.admin import replay_inbound as replayed
+
+    with _plainly():
+        filters = {"until": until, "type": type_, "result": result, "status": status}
+        for line in asyncio.run(replayed(account, since, filters, dry_run=not apply)):
+            typer.echo(line)
 
 
 if __name__ == "__main__":

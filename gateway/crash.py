@@ -27,7 +27,7 @@ from gateway.sql import WRITES, Pool, Row, is_writing
 from idempotency.store import Gate, RedisGate
 from providers.registry import AccountConfig, ConfigError
 from providers.transport import Reply, Transport
-from webhooks import egress, inbox, outbox
+from webhooks import egress, inbox, outbox, refusals
 
 Side = Literal["before", "after"]
 Passed = Callable[[str], None]
@@ -181,6 +181,21 @@ STEPS: Final[Mapping[str, Step]] = {
         "It is applied and not noted: it is applied again, and is no news.",
         "The event's way has ended.",
     ),
+    "count": Step(
+        "how many webhooks were refused is written",
+        "What was counted in this second is lost; nothing else is.",
+        "It is counted.",
+    ),
+    "wake": Step(
+        "events that came before their payment are made due",
+        "They are made due the next time, or tried by the ladder.",
+        "They are due: whoever comes next applies them.",
+    ),
+    "replay": Step(
+        "events that were received are made due again",
+        "Nothing is written: ask again.",
+        "They are due: the worker applies them, and what is known already is no news.",
+    ),
     "claim": Step(
         "rows whose time has come are claimed",
         "They are due: whoever comes next claims them.",
@@ -275,11 +290,12 @@ PATHS: Final[Mapping[str, Path]] = {
     ),
     "redeliver": Path("an event that is sent again", ("redeliver",), (("POST", "/v1/events/[^/]+/redeliver"),)),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),
-    "webhook": Path("a webhook", ("receive", *_NEWS), (("POST", "/v1/webhooks/[^/]+"),)),
+    "webhook": Path("a webhook", ("receive", *_NEWS, "count"), (("POST", "/v1/webhooks/[^/]+"),)),
+    "replay": Path("events that are replayed", ("replay",), (("POST", "/v1/inbound_events/([^/]+/)?replay"),)),
     "sweep": Path(
         "the worker's sweep", ("take_over", "ask", "reseal", *_CALL, "postpone", "open", "reviewed"), job="settle"
     ),
-    "inbound": Path("webhooks that the worker applies", ("claim", *_NEWS), job="inbound"),
+    "inbound": Path("webhooks that the worker applies", ("wake", "claim", *_NEWS), job="inbound"),
     "cancels": Path("cancels that the worker carries out", ("open", "ask", *_CALL, "postpone"), job="cancels"),
     "abandoned": Path(
         "challenges that the worker ends", ("adopt", "claim", "open", "ask", *_CALL, "postpone"), job="abandoned"
@@ -369,7 +385,9 @@ class WatchedPool(Pool):
 
     async def fetch(self, query: str, *args: Any) -> list[Row]:
         """As :meth:`Pool.fetch`. ``AssertionError`` for a statement that writes and says nowhere what."""
-        step = WRITES.get(query) or inbox.WRITES.get(query) or outbox.WRITES.get(query)
+        step = next(
+            filter(None, (each.get(query) for each in (WRITES, inbox.WRITES, outbox.WRITES, refusals.WRITES))), None
+        )
         if step is None:
             if is_writing(query):
                 raise AssertionError("a statement that writes has no name, so it has no crash points")

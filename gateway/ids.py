@@ -23,6 +23,8 @@ CUSTOMER: Final = "cus"
 REQUEST: Final = "req"
 EVENT: Final = "evt"
 ENDPOINT: Final = "we"
+INBOUND: Final = "iev"
+REFUSED: Final = "rfs"
 
 _VERSION_7: Final = 7 << 76
 _VERSION_MASK: Final = ~(0xF << 76)
@@ -54,6 +56,17 @@ def _id(prefix: str, at_ms: int, rest: bytes) -> str:
     value = value & _VERSION_MASK | _VERSION_7
     value = value & _VARIANT_MASK | _VARIANT
     return f"{prefix}_{value:032x}"
+
+
+def numbered_id(prefix: str, number: int) -> str:
+    """The id of a row that the database has numbered. Such ids sort as they came."""
+    return f"{prefix}_{number:032x}"
+
+
+def number_of(text: str, prefix: str) -> int | None:
+    """The row's number in an id of :func:`numbered_id`, or ``None`` where it is none: a row's number has 63 bits."""
+    number = int(text.removeprefix(f"{prefix}_"), 16) if is_id(text, prefix) else None
+    return number if number is not None and number < 1 << 63 else None
 
 
 def is_id(text: str, prefix: str) -> bool:

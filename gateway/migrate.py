@@ -23,10 +23,10 @@ GRANTS: Final = """
 GRANT USAGE ON SCHEMA public, procrastinate TO {role};
 GRANT SELECT ON alembic_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
-    idempotency_key, webhook_inbox, webhook_endpoint, delivery TO {role};
+    idempotency_key, webhook_inbox, webhook_refusal, webhook_endpoint, delivery TO {role};
 GRANT SELECT, INSERT ON change TO {role};
 GRANT SELECT, INSERT, DELETE ON event, delivery_attempt TO {role};
-GRANT DELETE ON delivery TO {role};
+GRANT DELETE ON delivery, webhook_refusal TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};

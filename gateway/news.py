@@ -7,6 +7,7 @@ and the inbox keeps it with the reason.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -19,12 +20,15 @@ from gateway.disputes import ANSWERABLE, TAKEN, Dispute, told
 from gateway.ids import DISPUTE, new_id
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, record
+from gateway.sql import Pool, Statement
 from providers.contract import ActionRequired, Approved, Declined, DisputeNews, Event, Kind, Outcome
 from providers.declines import Action, Decline
 from providers.money import Money
 from webhooks.inbox import Applied
 
-NOT_FOUND: Final = Applied("operation_not_found", again=True)
+WAITS_H: Final = 24
+WAITING_MAX: Final = 1_000
+"""How long, and how many, events are looked after that have come before what they are about; the others are tried by the inbox's ladder."""
 
 log = structlog.get_logger()
 
@@ -39,20 +43,49 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if found is None and event.kind is Kind.VOID and isinstance(event.outcome, Approved):
         return await _released_there(account, event, deps)
     if found is None:
-        return NOT_FOUND
+        by_ours = event.operation_id is not None
+        return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
+    applied = await _applied(account, event, event.outcome, found, deps)
+    return replace(applied, payment_id=found[0].terms.id)
+
+
+def _not_found(wanted: str | None, kind: Kind | None = None) -> Applied:
+    """What to try again: ``wanted`` is our operation, or the provider's name of one of that ``kind``. :data:`WAKE` looks for it."""
+    return Applied("operation_not_found", again=True, waits_for=wanted, waits_kind=kind)
+
+
+WAKE: Final = Statement(
+    """UPDATE webhook_inbox SET due_at = now() WHERE id IN (SELECT e.id FROM (SELECT id, account, waits_for, waits_kind
+    FROM webhook_inbox WHERE waits_for IS NOT NULL AND received_at > now() - make_interval(hours => :hours::int)
+    ORDER BY id DESC LIMIT :most) AS e WHERE EXISTS (SELECT FROM operation WHERE id = e.waits_for COLLATE "C" AND e.waits_kind IS NULL)
+    OR EXISTS (SELECT FROM operation WHERE provider_id = e.waits_for AND account = e.account AND kind = e.waits_kind))
+    AND (due_at IS NULL OR due_at > now()) RETURNING id""",
+    writes="wake",
+)
+"""Events whose operation has appeared meanwhile are due at once: two probes of an index for each of the newest that wait."""
+
+
+async def wake(pool: Pool) -> int:
+    """Make due what has found its operation at last. Says how many; may be called at any time."""
+    return len(await WAKE.rows(pool, {"hours": WAITS_H, "most": WAITING_MAX}))
+
+
+async def _applied(
+    account: str, event: Event, outcome: Outcome, found: tuple[Payment, Operation], deps: Deps
+) -> Applied:
     payment, operation = found
     if operation.account != account:
         log.error("webhook_of_another_account", account=account, operation=operation.id)
         return Applied("another_account")
-    if operation.challenged and isinstance(event.outcome, ActionRequired):
+    if operation.challenged and isinstance(outcome, ActionRequired):
         return Applied("challenge_known")  # late: the shopper may be back, and what they brought on its way
     operation = _meant(payment, operation, event)
-    if isinstance(event.outcome, Approved) and operation.kind is not Kind.VOID:
-        amount = event.outcome.amount
+    if isinstance(outcome, Approved) and operation.kind is not Kind.VOID:
+        amount = outcome.amount
         if (amount.amount_minor, amount.currency) != (operation.amount, payment.terms.currency):
             log.error("webhook_amount_mismatch", account=account, operation=operation.id, type=event.type)
             return Applied("amount_mismatch")
-    return await _recorded(payment, operation, event.outcome, deps)
+    return await _recorded(payment, operation, outcome, deps)
 
 
 async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps) -> Applied:
@@ -69,17 +102,18 @@ async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
     for _ in range(DECISIONS_MAX):
         found = await _authorization(account, event, deps)
         if found is None:
-            return NOT_FOUND
+            return _not_found(event.provider_payment_id, Kind.AUTHORIZE)
         payment, attempt = found
+        about = payment.terms.id
         # What a failover voids has no name at its provider yet: such an event never means that one.
         ours = [op for op in payment.open_voids if op.account == account and not op.releases_unknown]
         if ours and event.outcome is not None:  # whoever asked for it, what ours is to release is released
-            return await _recorded(payment, ours[-1], event.outcome, deps)
+            return replace(await _recorded(payment, ours[-1], event.outcome, deps), payment_id=about)
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
         if isinstance(change, NoChange):  # a capture on its way tells which of the two was first
-            return Applied("no_news", again=payment.amount_capturing > 0)
+            return Applied("no_news", again=payment.amount_capturing > 0, payment_id=about)
         if await deps.books.write(payment, change, source="webhook") is Written.DONE:
-            return Applied("applied")
+            return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
 
 
@@ -97,16 +131,17 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
     for _ in range(DECISIONS_MAX):
         payment = await _disputed_payment(account, event, news, deps)
         if payment is None:
-            return NOT_FOUND
+            return _not_found(event.provider_payment_id, Kind.AUTHORIZE)
+        about = payment.terms.id
         # Read after the payment: whoever writes of the dispute from here on moves the payment's version, and we decide again.
         known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
         if after is None:
-            return Applied("no_news")
+            return Applied("no_news", payment_id=about)
         change = lifecycle.disputed(payment, after.status, now)
         if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:
             await _answers_told(change.payment, after, deps)
-            return Applied("applied")
+            return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
 
 

@@ -190,7 +190,7 @@ def settings_page() -> str:
             (
                 "Settings come from the environment and are read once, at start. What cannot be used is refused with the reason.\n"
                 "Accounts stand in the TOML file that `GATEWAY_CONFIG` names; their secrets stay in the environment, under the names\n"
-                "given there (`api_key_env`, `webhook_secret_env`, `hmac_key_env`). What is done without a lost part is chosen by the\n"
+                "given there (`api_key_env`, `webhook_secret_env`, `hmac_key_env`, `webhook_basic_auth_env`). What is done without a lost part is chosen by the\n"
                 "variables that begin with `GATEWAY_ON_`: [the policy table](operations.md#what-happens-when-something-is-lost).\n"
             ),
             _table(("variable", "default", "what it is"), rows),

@@ -35,6 +35,7 @@ _ACCOUNT_FIELDS: Final = frozenset(
         "api_key_env",
         "webhook_secret_env",
         "hmac_key_env",
+        "webhook_basic_auth_env",
         "base_url",
         "currencies",
         "merchant_account",
@@ -198,8 +199,7 @@ def _account(name: str, table: Mapping[str, Any], settings: Settings, environ: M
             f"account {name}: unknown field {', '.join(sorted(unknown))}; known are {', '.join(sorted(_ACCOUNT_FIELDS))}"
         )
     fields = {field: value for field, value in table.items() if not field.endswith("_env")}
-    secret_env = table.get("webhook_secret_env") or table.get("hmac_key_env")
-    secrets = tuple(filter(None, environ.get(secret_env, "").split(","))) if secret_env else ()
+    secrets = _several(environ, table.get("webhook_secret_env") or table.get("hmac_key_env"))
     api_key = environ.get(table.get("api_key_env", ""), "")
     if not api_key:
         named = str(table.get("api_key_env"))
@@ -209,7 +209,11 @@ def _account(name: str, table: Mapping[str, Any], settings: Settings, environ: M
         fields["environment"] = "live"
     try:
         config = AccountConfig(
-            name=name, api_key=SecretStr(api_key), webhook_secrets=tuple(map(SecretStr, secrets)), **fields
+            name=name,
+            api_key=SecretStr(api_key),
+            webhook_secrets=tuple(map(SecretStr, secrets)),
+            webhook_basic_auth=_basic_auth(name, table, environ),
+            **fields,
         )
     except ValidationError as error:
         wrong = "; ".join(
@@ -218,6 +222,24 @@ def _account(name: str, table: Mapping[str, Any], settings: Settings, environ: M
         raise ConfigError(f"account {name}: {wrong}") from None
     _check_mode(config, api_key, settings)
     return config
+
+
+def _several(environ: Mapping[str, str], variable: str | None) -> tuple[str, ...]:
+    """The values in a variable, separated by commas: several while a secret is rotated."""
+    written = environ.get(variable, "") if variable else ""
+    return tuple(filter(None, (each.strip() for each in written.split(","))))
+
+
+def _basic_auth(name: str, table: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[SecretStr, ...]:
+    """What webhooks have to bear. A variable that is named and empty is refused: without it everybody would be let in."""
+    variable = table.get("webhook_basic_auth_env")
+    if variable is None:
+        return ()
+    found = _several(environ, variable)
+    if not found or not all(":" in each.strip(":") for each in found):
+        shown = f" ({variable})" if _VARIABLE.fullmatch(str(variable)) else ""
+        raise ConfigError(f"account {name}: the variable in webhook_basic_auth_env{shown} does not hold user:password")
+    return tuple(map(SecretStr, found))
 
 
 def _check_mode(config: AccountConfig, api_key: str, settings: Settings) -> None:

@@ -18,12 +18,16 @@ from procrastinate.jobs import Status
 from gateway import crash
 from gateway.app import House, check, open_house
 from gateway.deps import Deps
+from gateway.news import wake
 from gateway.settings import Settings
+from gateway.sql import Pool
 from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, sweep, wipe
 from webhooks.inbox import Inbox
 from webhooks.outbox import Outbox
 
 INBOX_BATCH: Final = 100
+INBOX_BATCHES: Final = 50
+"""A backlog is worked off in one run, as far as it goes; the next run begins two seconds later."""
 SETTLE_EVERY: Final = "* * * * * */2"
 """Every two seconds: an unknown outcome is first looked at two seconds after it was recorded."""
 TIDY_EVERY: Final = "* * * * * */15"
@@ -103,14 +107,17 @@ async def _work(house: House, settings: Settings) -> None:
 Job = Callable[[], Awaitable[object]]
 
 
-def jobs(deps: Deps, inbox: Inbox) -> Mapping[str, tuple[str, Job]]:
+def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
     """What the worker does by the clock, on the business rows: each job by its name, with its cron line.
 
     A job's name is the path of the crash points that it passes.
     """
 
     async def inbound() -> None:
-        await inbox.apply_due(deps.accounts, INBOX_BATCH)
+        await wake(pool)
+        for _ in range(INBOX_BATCHES):
+            if await inbox.apply_due(deps.accounts, INBOX_BATCH) < INBOX_BATCH:
+                return
 
     work: Mapping[str, tuple[str, Job]] = {
         "settle": (SETTLE_EVERY, lambda: sweep(deps)),
@@ -136,7 +143,7 @@ def outbound_jobs(outbox: Outbox) -> Mapping[str, tuple[str, Job]]:
 
 
 def _schedule(app: procrastinate.App, house: House) -> None:
-    for name, (cron, work) in {**jobs(house.deps, house.inbox), **outbound_jobs(house.outbox)}.items():
+    for name, (cron, work) in {**jobs(house.deps, house.inbox, house.pool), **outbound_jobs(house.outbox)}.items():
         _every(app, name, work, cron)
     _every(app, "bury", lambda: _bury(app), TIDY_EVERY)
 

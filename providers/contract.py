@@ -28,6 +28,11 @@ def derived_key(words: bytes) -> str:
     return str(uuid.UUID(bytes=hashlib.sha256(words).digest()[:16], version=4))
 
 
+def fingerprint_of(secret: str) -> str:
+    """What a webhook secret is called where it must not be shown: the first 8 hex digits of its SHA-256."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:8]
+
+
 class Kind(StrEnum):
     """What an operation asks of a PSP."""
 
@@ -354,14 +359,29 @@ class Event:
     """Of a release that nobody asked for: whether the authorization has run out."""
     dispute: DisputeNews | None = None
     """News of a dispute about the payment that ``provider_payment_id`` names; then there is no ``outcome``."""
+    alone: bytes | None = field(default=None, repr=False)
+    """Of one event among several in a webhook: a body that says this one alone, so that each is kept by itself."""
 
 
 class DetailsRefused(Exception):
     """What the shopper brought back does not complete an attempt. The message says what is missing, never what was sent."""
 
 
+RefusedFor = Literal[
+    "no_secret", "basic_auth", "signature", "stale", "future", "another_account", "another_mode", "unreadable"
+]
+"""Why a webhook is not believed, in one word."""
+
+
 class WebhookRefused(Exception):
-    """The webhook is not authentic, or no secret is configured to tell. The message says which; nothing was stored."""
+    """The webhook is not authentic, or no secret is configured to tell. The message says which; nothing was stored.
+
+    ``reason`` is that in one word: it is counted and shown, so it never holds anything that was sent.
+    """
+
+    def __init__(self, message: str, reason: RefusedFor = "signature") -> None:
+        super().__init__(message)
+        self.reason: RefusedFor = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,8 +487,11 @@ class Provider(Protocol):
         """Ask what became of ``call`` without changing anything. ``Unknown`` where the PSP cannot say; a miss is no proof."""
         ...
 
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Prove that the raw bytes are the PSP's. Raises :class:`WebhookRefused` on anything that is not authentic."""
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
+        """Prove that the raw bytes are the PSP's and speak of this account, in its mode.
+
+        Returns the :func:`fingerprint_of` the secret that proved it. Raises :class:`WebhookRefused` on anything that is not authentic.
+        """
         ...
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:

@@ -43,6 +43,7 @@ from providers.contract import (
     Void,
     WebhookRefused,
     derived_key,
+    fingerprint_of,
 )
 from providers.declines import Action, Decline, load, look_up
 from providers.money import Money, MoneyError, Units, exponent, from_provider, to_provider
@@ -288,15 +289,16 @@ class NeutralProvider:
         except (_UnreadableError, MoneyError):
             return Unknown("unreadable")
 
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
         """Prove the raw bytes by any of the configured secrets, and that they are an event at all."""
         if not self._secrets:
-            raise WebhookRefused("no webhook secret is configured for this account")
+            raise WebhookRefused("no webhook secret is configured for this account", "no_secret")
         shown = next((value for name, value in headers.items() if name.lower() == "x-signature"), "").encode()
-        signatures = (hmac.new(secret, body, hashlib.sha256).hexdigest().encode() for secret in self._secrets)
-        if not any(hmac.compare_digest(signature, shown) for signature in signatures):
-            raise WebhookRefused("the signature matches no configured secret")
-        _event(body)
+        for secret in self._secrets:
+            if hmac.compare_digest(hmac.new(secret, body, hashlib.sha256).hexdigest().encode(), shown):
+                _event(body)
+                return fingerprint_of(secret.decode())
+        raise WebhookRefused("the signature matches no configured secret")
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         """The one event of a body that was verified before."""
@@ -480,7 +482,7 @@ def _event(body: bytes) -> _Webhook:
     try:
         return _read(body, _Webhook)
     except _UnreadableError as error:
-        raise WebhookRefused("the body is not an event") from error
+        raise WebhookRefused("the body is not an event", "unreadable") from error
 
 
 def _translated(webhook: _Webhook) -> Event:

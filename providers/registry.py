@@ -9,7 +9,10 @@ like a decline, nor send a payment to a second account.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,7 +28,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from providers.contract import Call, Capability, Keep, NotProcessed, Outcome, Provider, Unknown
+from providers.contract import Call, Capability, Keep, NotProcessed, Outcome, Provider, Unknown, WebhookRefused
 from providers.money import Money
 from providers.transport import Transport
 
@@ -35,6 +38,7 @@ DEADLINE_S: Final = 10.0
 """Of one call, all resends included. A whole charge has 25 s, clients are told to wait 35 s."""
 
 SENDS_MAX: Final = 3
+BASIC_AUTH_MAX: Final = 1024
 RESEND_PAUSE_MIN_S: Final = 0.2
 RESEND_PAUSE_MAX_S: Final = 3.0
 
@@ -56,6 +60,8 @@ class AccountConfig(BaseModel):
     api_key: SecretStr
     webhook_secrets: tuple[SecretStr, ...] = ()
     """Every secret that is valid now, two during a rotation. Without any, webhooks are refused."""
+    webhook_basic_auth: tuple[SecretStr, ...] = ()
+    """``user:password`` that a webhook has to bear besides its signature, several during a rotation; none where it is empty."""
     base_url: str | None = None
     """Another address than the PSP's own: a simulator or a proxy."""
     currencies: tuple[str, ...] | None = None
@@ -85,6 +91,23 @@ class Account:
         if unknown := set(config.enabled) - able.on_request - able.supported:
             raise ConfigError(f"account {config.name!r}: {provider.name} never has {', '.join(sorted(unknown))}")
         self.capabilities = able.supported | set(config.enabled)
+        self._passwords = tuple(_digest(each.get_secret_value().encode()) for each in config.webhook_basic_auth)
+
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
+        """Prove a webhook: its password, where one is configured, then what the provider signs.
+
+        Returns the fingerprint of the secret that proved it. Raises :class:`WebhookRefused`, and nothing else: what could not be
+        checked is not authentic.
+        """
+        if self._passwords and not _bears(headers, self._passwords):
+            raise WebhookRefused("the user and the password of the webhook are missing or wrong", "basic_auth")
+        try:
+            return self.provider.verify_webhook(headers, body)
+        except WebhookRefused:
+            raise
+        except Exception as error:
+            log.error("webhook_proof_failed", account=self.name, error=type(error).__name__, where=place(error))
+            raise WebhookRefused("the proof could not be checked") from None
 
     def can(self, capability: Capability) -> bool:
         """Whether this account is able to do that."""
@@ -151,6 +174,23 @@ class Account:
             where=place(error),
         )
         return Unknown("adapter_error")
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
+def _bears(headers: Mapping[str, str], passwords: Sequence[bytes]) -> bool:
+    """Whether the request bears one of the passwords (RFC 7617). Digests are compared, all of them: no time tells anything."""
+    sent = next((value for name, value in headers.items() if name.lower() == "authorization"), "")
+    scheme, _, written = sent.partition(" ")
+    if scheme.lower() != "basic" or len(written) > BASIC_AUTH_MAX:
+        return False
+    try:
+        shown = _digest(base64.b64decode(written.strip(), validate=True))
+    except ValueError:
+        return False
+    return sum(hmac.compare_digest(shown, password) for password in passwords) > 0
 
 
 class _NotKeptError(Exception):

@@ -29,7 +29,11 @@ INSTANT: Final = DateTime(timezone=True)
 
 
 class InboxRow(SQLModel, table=True):
-    """One event of one account. ``sealed_body`` is the request it came in, as received; ``applied_at`` ends its way."""
+    """One event of one account. ``sealed_body`` is a request that says it alone, as received but for a batch; ``applied_at`` ends its way.
+
+    ``body_bytes`` is that request's size, ``proved_by`` the fingerprint of the secret that proved it. ``payment_id`` is what it was found
+    to be about; ``waits_for`` and ``waits_kind`` say what was not there yet, in the words of whoever applies events.
+    """
 
     __tablename__ = "webhook_inbox"
 
@@ -44,11 +48,33 @@ class InboxRow(SQLModel, table=True):
     result: str | None = Field(default=None, sa_type=Text, nullable=True)
     tries: int = Field(sa_type=Integer)
     due_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True), nullable=True)
+    body_bytes: int | None = Field(default=None, sa_type=Integer, nullable=True)
+    proved_by: str | None = Field(default=None, sa_type=Text, nullable=True)
+    payment_id: str | None = Field(default=None, sa_type=ID, nullable=True)
+    waits_for: str | None = Field(default=None, sa_type=Text, nullable=True)
+    waits_kind: str | None = Field(default=None, sa_type=Text, nullable=True)
 
     __table_args__ = (
         UniqueConstraint("account", "event_id", name="webhook_inbox_once"),
         Index("webhook_inbox_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("webhook_inbox_by_account", "account", "id"),
+        Index("webhook_inbox_by_payment", "payment_id", "id", postgresql_where=text("payment_id IS NOT NULL")),
+        Index("webhook_inbox_waiting", "id", postgresql_where=text("waits_for IS NOT NULL")),
     )
+
+
+class RefusalRow(SQLModel, table=True):
+    """How many webhooks of an account were refused for one reason in one minute. A flood of them is a row a minute."""
+
+    __tablename__ = "webhook_refusal"
+
+    id: int | None = Field(default=None, sa_type=BigInteger, sa_column_args=[Identity()], primary_key=True)
+    minute: datetime = Field(sa_type=INSTANT)
+    account: str = Field(sa_type=Text)
+    reason: str = Field(sa_type=Text)
+    refused: int = Field(sa_type=BigInteger)
+
+    __table_args__ = (UniqueConstraint("minute", "account", "reason", name="webhook_refusal_once"),)
 
 
 class EndpointRow(SQLModel, table=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -104,6 +105,11 @@ def page(request: Request, filters: Collection[str], prefix: str) -> tuple[str |
     if cursor is not None and not is_id(cursor, prefix):
         raise Problem("validation_failed", "cursor must be a next_cursor of this list.", "cursor")
     return cursor, int(limit)
+
+
+def instant(query: Mapping[str, str], name: str) -> datetime | None:
+    """The moment that a filter names, if it is there. Raises :class:`Problem` (422) for one that is no time with its zone."""
+    return reading.instant(query[name], name) if name in query else None
 
 
 def listed(shown: list[dict[str, Any]], limit: int, *, cursor: str = "id") -> Response:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.api import disputes, events, methods, payments, webhook_endpoints
+from gateway.api import disputes, events, inbound, methods, payments, webhook_endpoints
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
+from gateway.inbound import Replay, replay_object
 from gateway.policies import DEFAULTS, POLICIES
 from gateway.settings import VERSIONS
 
@@ -18,6 +19,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     **methods.BODIES,
     **webhook_endpoints.BODIES,
     **events.BODIES,
+    **inbound.BODIES,
 }
 """What each operation takes, by its id."""
 
@@ -371,6 +373,7 @@ def document() -> dict[str, Any]:
     paths["/v1/return/{token}"] = {"get": {**_RETURN}}
     paths |= _stored(paths)
     paths |= _told(paths)
+    paths |= _inbound(schemas)
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
@@ -443,6 +446,85 @@ def _told(paths: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_INBOUND_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "iev_0000000000000000000000000000002a",
+    "object": "inbound_event",
+    "account": "stripe",
+    "type": "payment_intent.succeeded",
+    "provider_event_id": "evt_3PqX7Y2eZvKYlo2C1a2b3c4d",
+    "status": "applied",
+    "result": "applied",
+    "payment": _PAYMENT_EXAMPLE["id"],
+    "verification": {"result": "verified", "secret": "5ad1f0c2"},
+    "body_bytes": 3127,
+    "tries": 1,
+    "waits_for": None,
+    "received": "2026-11-21T09:30:00.123456Z",
+    "applied": "2026-11-21T09:30:00.128456Z",
+    "next_try": None,
+    "livemode": False,
+}
+_MEANING_EXAMPLE: Final[Mapping[str, Any]] = {
+    "operation_kind": "authorize",
+    "operation": "att_0193a4c5d6e77f8091a2b3c4d5e6f70d",
+    "outcome": "approved",
+    "provider_id": "pi_3PqX7Y2eZvKYlo2C1a2b3c4d",
+    "provider_payment_id": "pi_3PqX7Y2eZvKYlo2C1a2b3c4d",
+    "dispute": None,
+    "occurred": "2026-11-21T09:29:59.000000Z",
+}
+_REFUSED_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "rfs_00000000000000000000000000000007",
+    "object": "refused_webhooks",
+    "account": "stripe",
+    "reason": "signature",
+    "minute": "2026-11-21T09:30:00.000000Z",
+    "count": 12,
+}
+_AGAIN_EXAMPLE: Final[Mapping[str, Any]] = replay_object(
+    Replay(3, {"operation_not_found": 3}, more=False), dry_run=True
+)
+
+
+def _inbound(schemas: dict[str, Any]) -> dict[str, Any]:
+    """What providers told: read, and applied again."""
+    page = {"object": "list", "data": [_INBOUND_EXAMPLE], "has_more": False, "next_cursor": None}
+    filters = [_query(name) for name in ("limit", "cursor", *inbound.FILTERS)]
+    refused = {**page, "data": [_REFUSED_EXAMPLE]}
+    refused_filters = [_query(name) for name in ("limit", "cursor", *inbound.REFUSED_FILTERS)]
+    one = {**_INBOUND_EXAMPLE, "meaning": _MEANING_EXAMPLE}
+    waiting = {**_INBOUND_EXAMPLE, "status": "waiting", "applied": None, "next_try": _INBOUND_EXAMPLE["received"]}
+    path = "/v1/inbound_events"
+    return {
+        path: {"get": _get("List what providers told us, newest first", page, filters)},
+        f"{path}/refused": {"get": _get("Count the webhooks that were not believed", refused, refused_filters)},
+        f"{path}/replay": {
+            "post": _again(schemas, "replay_inbound_events", "Apply several again, or only count them", _AGAIN_EXAMPLE)
+        },
+        f"{path}/{{id}}": {"get": _get("Retrieve what a provider told us, and what it meant", one, [_PATH_ID])},
+        f"{path}/{{id}}/replay": {
+            "post": _again(schemas, "replay_inbound_event", "Apply one again", waiting, [_PATH_ID])
+        },
+    }
+
+
+def _again(
+    schemas: dict[str, Any], verb: str, summary: str, answer: Mapping[str, Any], parameters: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """A POST that may be sent any number of times, and so needs no key."""
+    model = BODIES[verb]
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= schema.pop("$defs", {})
+    schemas[model.__name__] = schema
+    example = {} if parameters else {"account": "stripe", "status": "failed", "dry_run": True}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
+    return {
+        **_get(summary, answer, list(parameters)),
+        "operationId": verb,
+        "requestBody": {"required": not parameters, "content": content},
+    }
+
+
 _TAGS: Final[Mapping[str, str]] = {
     "payments": "Charge a card or a token, and what follows from it.",
     "refunds": "Give money back.",
@@ -453,6 +535,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "events": "What you were told.",
     "webhook_endpoints": "Where you are told.",
     "webhooks": "What providers tell us.",
+    "inbound_events": "What providers have told us, and what became of it.",
     "operations": "For whoever runs it.",
 }
 
@@ -493,8 +576,11 @@ _WEBHOOK: Final = {
     "requestBody": {"content": {"application/json": {"example": {"id": "evt_1", "type": "payment_intent.succeeded"}}}},
     "responses": {
         "200": {"description": "Stored"},
+        "400": {"description": "Not readable; nothing was stored"},
         "401": {"description": "Not authentic; nothing was stored"},
+        "408": {"description": "Too slow; nothing was stored"},
         "413": {"description": "Too large; nothing was stored"},
+        "415": {"description": "Compressed; nothing was stored"},
         "503": {"description": "It could not be stored; send it again"},
     },
 }

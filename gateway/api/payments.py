@@ -360,14 +360,10 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
     filters |= {
         "before": cursor,
         "in_review": "needs_review" in query,
-        "created_gte": _instant(query, "created[gte]"),
-        "created_lt": _instant(query, "created[lt]"),
+        "created_gte": asking.instant(query, "created[gte]"),
+        "created_lt": asking.instant(query, "created[lt]"),
     }
     return filters, limit
-
-
-def _instant(query: Mapping[str, str], name: str) -> datetime | None:
-    return reading.instant(query[name], name) if name in query else None
 
 
 BODIES: Final[Mapping[str, type[Body]]] = {

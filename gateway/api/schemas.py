@@ -358,6 +358,29 @@ class DisputeAccept(Body):
     """``POST /v1/disputes/{id}/accept``: there is nothing to say."""
 
 
+class Nothing(Body):
+    """There is nothing to say."""
+
+
+class CreatedRange(Body):
+    """From when, and until when."""
+
+    gte: Short | None = Field(default=None, description="Then or later.", examples=["2026-11-21T09:30:00Z"])
+    lt: Short | None = Field(default=None, description="Before.", examples=["2026-11-22T00:00:00Z"])
+
+
+class InboundReplay(Body):
+    """``POST /v1/inbound_events/replay``."""
+
+    account: Short | None = Field(default=None, description="Only events of this account.")
+    type: Short | None = Field(default=None, description="Only events of this type, in the provider's word.")
+    result: Short | None = Field(default=None, description="Only events with this result.")
+    status: Literal["applied", "waiting", "kept", "failed"] | None = None
+    payment: PaymentId | None = Field(default=None, description="Only events about this payment.")
+    created: CreatedRange = Field(default_factory=CreatedRange)
+    dry_run: bool = Field(default=True, description="Only say what would be done.")
+
+
 class PaymentCancel(Body):
     """``POST /v1/payments/{id}/cancel``."""
 

@@ -37,6 +37,7 @@ from providers.contract import (
     Unknown,
     WebhookRefused,
     derived_key,
+    fingerprint_of,
 )
 from providers.money import Money, MoneyError, to_provider
 from providers.registry import AccountConfig, ConfigError
@@ -113,19 +114,26 @@ class AdyenProvider:
         """Always ``Unknown``: Adyen has no way to read a payment."""
         return Unknown("no_lookup")
 
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
         """Prove **every** item. One item that is not authentic refuses them all."""
         if not self._hmac_keys:
-            raise WebhookRefused("no webhook secret is configured for this account")
-        for raw, item in events.items(body):
-            if not any(events.signed(raw, key) for key in self._hmac_keys):
+            raise WebhookRefused("no webhook secret is configured for this account", "no_secret")
+        proved_by, batch = "", events.batch(body)
+        for raw, item in batch.items:
+            key = next((key for key in self._hmac_keys if events.signed(raw, key)), None)
+            if key is None:
                 raise WebhookRefused("the signature of an item matches no configured secret")
             if item.merchant_account_code != self._merchant_account:
-                raise WebhookRefused("the webhook is for another merchant account")
+                raise WebhookRefused("the webhook is for another merchant account", "another_account")
+            proved_by = key
+        if batch.live is not None and batch.live is self._test:
+            raise WebhookRefused("the webhook is of the other mode, test or live", "another_mode")
+        return fingerprint_of(proved_by)
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         """The events of a body that was verified before, an item each."""
-        return [events.translated(item) for _, item in events.items(body)]
+        batch = events.batch(body)
+        return [events.translated(item, alone) for (_, item), alone in zip(batch.items, batch.bodies, strict=True)]
 
     async def _send_dispute(self, call: Call, keep: Keep) -> Outcome:
         """Supply the documents, then say what is to be done with the dispute.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from Adyen.util import generate_notification_sig
@@ -32,11 +33,12 @@ from providers.money import Money, MoneyError, from_provider
 
 
 class _Entry(msgspec.Struct):
-    item: dict[str, Any] = msgspec.field(name="NotificationRequestItem")
+    item: msgspec.Raw = msgspec.field(name="NotificationRequestItem")
 
 
 class _Webhook(msgspec.Struct, rename="camel"):
     notification_items: list[_Entry]
+    live: Literal["true", "false"] | bool | None = None
 
 
 class Item(msgspec.Struct, rename="camel"):
@@ -54,16 +56,35 @@ class Item(msgspec.Struct, rename="camel"):
     additional_data: dict[str, Any] = {}
 
 
-def items(body: bytes) -> Sequence[tuple[Mapping[str, Any], Item]]:
-    """Every item, as it is signed and as it is read. Raises :class:`WebhookRefused` for what is no Adyen webhook."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What came in one webhook: every item as it is signed and as it is read."""
+
+    items: Sequence[tuple[Mapping[str, Any], Item]]
+    bodies: Sequence[bytes | None]
+    """Of each item, a webhook that brings it alone; nothing where it is alone."""
+    live: bool | None
+    """Whether it says of itself that it is of real money. Nobody signs that."""
+
+
+def batch(body: bytes) -> Batch:
+    """The items of a body. Raises :class:`WebhookRefused` for what is no Adyen webhook."""
     try:
-        entries = msgspec.json.decode(body, type=_Webhook).notification_items
-        found = [_normal(entry.item) for entry in entries]
+        webhook = msgspec.json.decode(body, type=_Webhook)
+        raw = [entry.item for entry in webhook.notification_items]
+        found = [_normal(msgspec.json.decode(item, type=dict[str, Any])) for item in raw]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WebhookRefused("the body is not an Adyen webhook") from error
+        raise WebhookRefused("the body is not an Adyen webhook", "unreadable") from error
     if not found:
-        raise WebhookRefused("the webhook is empty")
-    return found
+        raise WebhookRefused("the webhook is empty", "unreadable")
+    live = webhook.live if webhook.live is None else webhook.live in {"true", True}
+    several = len(raw) > 1
+    return Batch(found, [_alone(item, live=bool(live)) if several else None for item in raw], live)
+
+
+def _alone(item: msgspec.Raw, *, live: bool) -> bytes:
+    live_word = b"true" if live else b"false"
+    return b'{"live":"%s","notificationItems":[{"NotificationRequestItem":%s}]}' % (live_word, bytes(item))
 
 
 def _normal(item: Mapping[str, Any]) -> tuple[Mapping[str, Any], Item]:
@@ -94,8 +115,8 @@ def signed(item: Mapping[str, Any], key: str) -> bool:
         return False
 
 
-def translated(item: Item) -> Event:
-    """The item in our words. One without use for us, or unreadable, is kept as it is."""
+def translated(item: Item, alone: bytes | None = None) -> Event:
+    """The item in our words. One without use for us, or unreadable, is kept as it is. ``alone`` as in :class:`Batch`."""
     kind, happened = EVENTS.get((item.event_code, item.success == "true"), (None, False))
     outcome = dispute = None
     try:
@@ -117,6 +138,7 @@ def translated(item: Item) -> Event:
         occurred_at=_moment(item.event_date),
         lapsed=item.event_code == "EXPIRE",
         dispute=dispute,
+        alone=alone,
     )
 
 

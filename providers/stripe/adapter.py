@@ -34,7 +34,9 @@ from providers.contract import (
     Refund,
     Unknown,
     Void,
+    WebhookRefused,
     derived_key,
+    fingerprint_of,
 )
 from providers.money import Money, MoneyError, to_provider
 from providers.registry import AccountConfig, ConfigError
@@ -107,6 +109,8 @@ class StripeProvider:
         if (mode := LIVE_KEYS.match(api_key)) and (mode[1] == "live") != config.livemode:
             raise ConfigError(f"account {config.name!r} is {config.environment}, its key is {mode[1]}")
         self._secrets = tuple(secret.get_secret_value() for secret in config.webhook_secrets)
+        self._livemode = config.livemode
+        self._merchant_account = config.merchant_account
         self._client = stripe.StripeClient(
             api_key,
             stripe_version=API_VERSION,
@@ -193,10 +197,18 @@ class StripeProvider:
         request = {"params": {}, **request, "payment": intent}
         return await self._read(call, request, asks.object_path(intent), {"expand": asks.expand_of(intent)})
 
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Prove the raw bytes by any of the configured secrets, and that they are an event at all."""
-        events.verify(headers, body, self._secrets)
-        events.event_in(body)
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
+        """Prove the raw bytes by any of the configured secrets, and that they are an event of this account and mode.
+
+        A platform's endpoint also hears of its connected accounts, and of their tests: https://docs.stripe.com/connect/webhooks
+        """
+        secret = events.verify(headers, body, self._secrets)
+        event = events.event_in(body)
+        if event.livemode is not None and event.livemode != self._livemode:
+            raise WebhookRefused("the event is of the other mode, test or live", "another_mode")
+        if event.account is not None and event.account != self._merchant_account:
+            raise WebhookRefused("the event is of another account, one that is connected", "another_account")
+        return fingerprint_of(secret)
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         """The one event of a body that was verified before."""

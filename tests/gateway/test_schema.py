@@ -525,8 +525,8 @@ def test_a_step_of_the_history_is_written_once(application: Connection) -> None:
         tell(application)
 
 
-KEPT_FOR_A_TIME: Final = frozenset({"event", "delivery", "delivery_attempt"})
-"""What merchants were told is kept for 30 days. What it told of is kept for good."""
+KEPT_FOR_A_TIME: Final = frozenset({"event", "delivery", "delivery_attempt", "webhook_refusal"})
+"""What merchants were told, and how much was refused, is kept for 30 days. What it told of is kept for good."""
 
 
 def test_what_merchants_were_told_is_never_changed(application: Connection) -> None:

@@ -54,7 +54,8 @@ class Run:
         self.inside, self.watch, self.psps, self.post, self.flow = inside, watch, psps, post, flow
         self.cards = cards
         self.merchant = inside.merchant
-        self.jobs = {**jobs(inside.house.deps, inside.house.inbox), **outbound_jobs(inside.house.outbox)}
+        inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)
+        self.jobs = {**inbound, **outbound_jobs(inside.house.outbox)}
         self.keys = (f"key-{number}" for number in itertools.count())
 
     def card(self) -> str:
@@ -341,6 +342,13 @@ async def _told_by_webhook(run: Run) -> None:
     await run.bring(await run.letter(b"charge.dispute.created", contested), applied=False)
     await run.work("inbound")
 
+    assert (await run.merchant.http.post("/v1/webhooks/stripe", content=b"{}")).status_code == 401
+    refused = "SELECT count(*) FROM webhook_refusal"
+    await run.flow.eventually(lambda: run.inside.database.value(refused) == 1, "the forgery was counted")
+    newest = (await run.merchant.get("/v1/inbound_events", limit=1)).json()["data"][0]
+    assert (await run.merchant.post(f"/v1/inbound_events/{newest['id']}/replay")).status_code == 200
+    await run.work("inbound")
+
 
 async def _cancels(run: Run) -> None:
     """Cancels that were asked for while the charge was unknown: of one that waits for its shopper, and of one that is approved."""
@@ -464,7 +472,7 @@ def test_a_statement_that_reads_says_nothing(text: str) -> None:
 
 
 def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
-    """Whatever looks like a writing statement stands in a ``Statement`` that is named, in a piece of one, or in the inbox's table."""
+    """Whatever looks like a writing statement stands in a ``Statement`` that is named, in a piece of one, or in a table of the webhooks'."""
     found = {}
     for room in ("gateway", "webhooks", "idempotency", "routing"):
         for path in sorted((ROOT / room).rglob("*.py")):
@@ -486,8 +494,9 @@ PIECES: Final = {
     "gateway/method_books.py: SETTLED",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),
+    "webhooks/refusals.py: _COUNT",
 }  # fmt: skip
-"""Parts of a commit, which is named as a whole, and the inbox's and the outbox's statements, which their tables name."""
+"""Parts of a commit, which is named as a whole, and the webhooks' statements, which their tables name."""
 
 
 def _texts_in(node: ast.AST) -> str:

@@ -107,14 +107,14 @@ class LogsWhatItSends(NeutralProvider):
 
 
 class BelievesEveryWebhook(NeutralProvider):
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Nothing is proved."""
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
+        return "nothing is proved"
 
 
 class BreaksOnABadWebhook(NeutralProvider):
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
         body.decode()
-        super().verify_webhook(headers, body)
+        return super().verify_webhook(headers, body)
 
 
 class NamesTheWrongOperation(NeutralProvider):

@@ -641,9 +641,10 @@ class SimProvider:
         """What it means that the PSP knows nothing of it: that the request may still be on its way."""
         return Unknown("not_found")
 
-    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> str:
         if headers.get("signature") != SECRET:
             raise WebhookRefused("not signed")
+        return "simulated"
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         told = orjson.loads(body)

@@ -243,7 +243,7 @@ class World:
         gateway = context.run(self._build, host)
         self.gateways[name] = gateway
         if worker:
-            for job, (cron, work) in jobs(gateway.house.deps, gateway.house.inbox).items():
+            for job, (cron, work) in jobs(gateway.house.deps, gateway.house.inbox, gateway.house.pool).items():
                 self.loop.start_on(host, self._work(job, _period(cron), work))
 
     def _build(self, host: Host) -> Gateway:
