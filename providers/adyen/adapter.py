@@ -117,6 +117,10 @@ class AdyenProvider:
         """Prove **every** item. One item that is not authentic refuses them all."""
         if not self._hmac_keys:
             raise WebhookRefused("no webhook secret is configured for this account")
+        told = events.message(body)
+        if told is not None:
+            self._verify_message(told, headers, body)
+            return
         for raw, item in events.items(body):
             if not any(events.signed(raw, key) for key in self._hmac_keys):
                 raise WebhookRefused("the signature of an item matches no configured secret")
@@ -125,7 +129,18 @@ class AdyenProvider:
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         """The events of a body that was verified before, an item each."""
+        told = events.message(body)
+        if told is not None:
+            return [events.translated_message(told)]
         return [events.translated(item) for _, item in events.items(body)]
+
+    def _verify_message(self, told: events.Message, headers: Mapping[str, str], body: bytes) -> None:
+        if not any(events.signed_whole(headers, body, key) for key in self._hmac_keys):
+            raise WebhookRefused("the signature of the body matches no configured secret")
+        if told.data.merchant_account not in {None, self._merchant_account}:
+            raise WebhookRefused("the webhook is for another merchant account")
+        if told.environment != ("test" if self._test else "live"):
+            raise WebhookRefused("the webhook is of another environment")
 
     async def _send_dispute(self, call: Call, keep: Keep) -> Outcome:
         """Supply the documents, then say what is to be done with the dispute.

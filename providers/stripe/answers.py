@@ -338,6 +338,48 @@ class DisputeObject(_Marked):
     payment_method_details: _DisputedMethod | None = None
 
 
+class MethodObject(msgspec.Struct):
+    """A PaymentMethod, as a webhook shows it."""
+
+    id: str
+    object: Literal["payment_method"]
+    customer: str | None = None
+    card: CardDetails | None = None
+
+
+class WarningObject(msgspec.Struct):
+    """An early fraud warning."""
+
+    id: str
+    object: Literal["radar.early_fraud_warning"]
+    charge: str
+    fraud_type: str
+    payment_intent: str | None = None
+
+
+class ReviewObject(msgspec.Struct):
+    """A review of a payment by people."""
+
+    id: str
+    object: Literal["review"]
+    reason: str
+    payment_intent: str | None = None
+    closed_reason: str | None = None
+
+
+class _File(msgspec.Struct):
+    url: str | None = None
+
+
+class ReportObject(msgspec.Struct):
+    """A payout whose report can be made, or a report that was."""
+
+    id: str
+    object: Literal["payout", "reporting.report_run"]
+    report_type: str | None = None
+    result: _File | None = None
+
+
 class _Listed(_Marked):
     id: str
 
