@@ -30,6 +30,7 @@ from gateway.answers import JSON
 from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
 from gateway.api.disputes import Disputes
+from gateway.api.incidents import Incidents
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
@@ -42,6 +43,7 @@ from gateway.health import Health
 from gateway.ids import REQUEST, new_id
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
@@ -99,6 +101,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
+            news_books=NewsBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
             accounts=accounts,
@@ -191,6 +194,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         deps.queries, deps.keys, dev=settings.dev, lost=lambda: deps.instruments.stood_in("postgres_loss_api_key")
     )
     payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
+    incidents = Incidents(deps, authenticator)
     methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
     health = Health(house.gate, deps)
     webhooks = Webhooks(
@@ -222,6 +226,9 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/disputes/{id}", disputes.retrieve, methods=["GET"]),
             Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
             Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
+            Route("/v1/incidents", incidents.list, methods=["GET"]),
+            Route("/v1/incidents/{id}", incidents.retrieve, methods=["GET"]),
+            Route("/v1/incidents/{id}/close", incidents.close, methods=["POST"]),
             Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
             Route("/v1/policies", Policies(deps, authenticator).list, methods=["GET"]),
             Route("/v1/payment_methods", methods.create, methods=["POST"]),

@@ -14,6 +14,7 @@ from gateway.books import Books
 from gateway.lifecycle import Operation
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.news_books import NewsBooks
 from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
 from gateway.vault import Keyring
@@ -62,6 +63,7 @@ class Deps:
 
     books: Books
     method_books: MethodBooks
+    news_books: NewsBooks
     queries: Queries
     once: Once
     accounts: Mapping[str, Account]

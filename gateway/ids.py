@@ -23,6 +23,8 @@ CUSTOMER: Final = "cus"
 REQUEST: Final = "req"
 EVENT: Final = "evt"
 ENDPOINT: Final = "we"
+INCIDENT: Final = "in"
+NOTICE: Final = "nt"
 
 _VERSION_7: Final = 7 << 76
 _VERSION_MASK: Final = ~(0xF << 76)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.api import disputes, methods, payments
+from gateway.api import disputes, incidents, methods, payments
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
 from gateway.policies import DEFAULTS, POLICIES
 from gateway.settings import VERSIONS
 
-BODIES: Final[Mapping[str, type[Body]]] = {**payments.BODIES, **disputes.BODIES, **methods.BODIES}
+BODIES: Final[Mapping[str, type[Body]]] = {
+    **payments.BODIES,
+    **disputes.BODIES,
+    **incidents.BODIES,
+    **methods.BODIES,
+}
 """What each operation takes, by its id."""
 
 _PAYMENT_EXAMPLE: Final[Mapping[str, Any]] = {
@@ -63,6 +68,31 @@ _DISPUTE_EXAMPLE: Final[Mapping[str, Any]] = {
     "network_reason_code": "13.1",
     "respond_by": "2026-12-05T23:59:59.000000Z",
     "account": "stripe",
+}
+_INCIDENT_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "in_0193a4c5d6e77f8091a2b3c4d5e6f70d",
+    "object": "incident",
+    "kind": "amount_mismatch",
+    "status": "closed",
+    "payment": "pay_0193a4c5d6e77f8091a2b3c4d5e6f708",
+    "operation": "att_0193a4c5d6e77f8091a2b3c4d5e6f709",
+    "account": "stripe",
+    "details": {
+        "source": "webhook",
+        "said": {"outcome": "Approved", "provider_id": "pi_3PqX7Y2eZvKYlo2C1a2b3c4d", "amount": 1, "currency": "EUR"},
+        "known": {
+            "kind": "authorize",
+            "account": "stripe",
+            "status": "unknown",
+            "amount": 1999,
+            "currency": "EUR",
+            "amount_captured": 0,
+        },
+    },
+    "reason": "The provider's support has corrected it: case 4711.",
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "closed": "2026-11-21T11:02:41.000000Z",
 }
 _ACCOUNT_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "stripe",
@@ -212,6 +242,14 @@ _STORING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] =
     ),
     (_METHOD_ID, "update_payment_method", "Add tokens, or attach to a customer", _ADD, "200", _METHOD_EXAMPLE),
     ("/v1/customers", "create_customer", "Store a customer", _PERSON, "201", _CUSTOMER_EXAMPLE),
+    (
+        "/v1/incidents/{id}/close",
+        "close",
+        "Say that an incident was looked at",
+        {"reason": _INCIDENT_EXAMPLE["reason"]},
+        "200",
+        _INCIDENT_EXAMPLE,
+    ),
 )
 _FILTERS: Final = (
     "limit",
@@ -244,6 +282,10 @@ def document() -> dict[str, Any]:
     filters = [_query(name) for name in ("limit", "cursor", "status", "payment")]
     paths["/v1/disputes"] = {"get": _get("List disputes, newest first", page, filters)}
     paths["/v1/disputes/{id}"] = {"get": _get("Retrieve a dispute", _DISPUTE_EXAMPLE, [_PATH_ID])}
+    page = page | {"data": [_INCIDENT_EXAMPLE]}
+    filters = [_query(name) for name in ("limit", "cursor", "kind", "payment", "status")]
+    paths["/v1/incidents"] = {"get": _get("List incidents, newest first", page, filters)}
+    paths["/v1/incidents/{id}"] = {"get": _get("Retrieve an incident", _INCIDENT_EXAMPLE, [_PATH_ID])}
     page = page | {"data": [_ACCOUNT_EXAMPLE]}
     paths["/v1/accounts"] = {"get": _get("The accounts, and what each is able to do", page, [])}
     page = page | {"data": [_POLICY_EXAMPLE]}
@@ -296,6 +338,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "payments": "Charge a card or a token, and what follows from it.",
     "refunds": "Give money back.",
     "disputes": "What a cardholder contests, and what you answer.",
+    "incidents": "What a provider said that cannot be, and was not believed.",
     "accounts": "Where payments may go, and what each account is able to do.",
     "payment_methods": "Cards and tokens that are kept to be charged again.",
     "customers": "Who pays.",
@@ -347,10 +390,10 @@ def _post(
         "example": "order-1001",
         "description": "A new one for every new request; the same one to send a request again.",
     }
-    keyed = [] if verb in {"details", "update_payment_method"} else [key]
+    keyed = [] if verb in {"details", "update_payment_method", "close"} else [key]
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}, "example": example}}
     codes = {"400", "401", "403", "404", "409", "413", "422", "500", "503", "504"}
-    codes |= {"202"} if verb not in {"update_payment_method", "create_customer"} else set()
+    codes |= {"202"} if verb not in {"update_payment_method", "create_customer", "close"} else set()
     codes |= {"402"} if verb in {"create", "confirm", "details", "create_payment_method"} else set()
     return {
         "summary": summary,

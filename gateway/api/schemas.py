@@ -353,6 +353,12 @@ class DisputeAccept(Body):
     """``POST /v1/disputes/{id}/accept``: there is nothing to say."""
 
 
+class IncidentClose(Body):
+    """``POST /v1/incidents/{id}/close``."""
+
+    reason: Long = Field(description="What it was, and what was done about it, in your words.")
+
+
 class PaymentCancel(Body):
     """``POST /v1/payments/{id}/cancel``."""
 

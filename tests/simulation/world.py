@@ -34,6 +34,7 @@ from gateway.books import Books
 from gateway.deps import Deps
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.settings import VERSIONS, Settings
 from gateway.sql import Pool
@@ -254,6 +255,7 @@ class World:
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
+            news_books=NewsBooks(pool),
             queries=Queries(pool),
             once=Once(gate, GatePolicy.FAIL_OPEN, applied),
             accounts={name: self._account(psp) for name, psp in self.psps.items()},
