@@ -26,7 +26,7 @@ from gateway.sql import DATABASE_LOST, InDoubt
 from gateway.vault import SealBroken
 from idempotency.key import Key
 from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
-from providers.declines import Action, Decline
+from providers.declines import FAILED_AFTER_ALL, Action, Decline
 from providers.money import Money
 from routing.plan import Plan
 
@@ -366,12 +366,19 @@ async def _watch(payment: Payment, operation: Operation, outcome: Outcome, sourc
     held = payment.terms.capture_method == "manual" or operation.reason == lifecycle.FAILOVER
     if before is OperationStatus.VOIDED and held and not outcome.captured:
         return  # it is only older than our void
+    if operation.decline is not None and operation.decline.code == FAILED_AFTER_ALL and _same(operation, outcome):
+        return  # it is only older than its failure
     # A void of an attempt that another one followed says nothing of what was captured after it.
     ours = operation.kind is Kind.VOID and operation.round == payment.round and not operation.releases_unknown
     if before in _DEAD or (ours and payment.amount_captured):
         deps.instruments.contradictions.labels(operation.account).inc()
         log.error("contradiction", payment=payment.terms.id, operation=operation.id, status=before)
         await not_believed(IncidentKind.CONTRADICTION, payment, operation, outcome, operation.account, source, deps)
+
+
+def _same(operation: Operation, outcome: Approved) -> bool:
+    """Whether the provider speaks of what it has named before."""
+    return operation.provider_id == outcome.provider_id
 
 
 async def not_believed(

@@ -31,6 +31,7 @@ from providers.adyen.tables import (
     PREFIXES,
     REASONS,
     TOKENS,
+    UNDONE,
     UNITS,
     VERDICTS,
 )
@@ -46,6 +47,7 @@ from providers.contract import (
     TokenNews,
     WebhookRefused,
 )
+from providers.declines import failed_after_all
 from providers.money import Money, MoneyError, from_provider
 
 
@@ -219,7 +221,8 @@ def _told_no(item: Item, kind: Kind) -> Declined:
     if kind is Kind.AUTHORIZE or (kind is Kind.INCREMENT and code):
         found = decline(code or words or None, item.additional_data)
         return Declined(found, item.psp_reference, card_facts(item.additional_data))
-    return Declined(refused(item.reason), item.psp_reference)
+    after_all = item.event_code in UNDONE
+    return Declined(failed_after_all(item.reason) if after_all else refused(item.reason), item.psp_reference)
 
 
 def _dispute(item: Item) -> DisputeNews | None:

@@ -203,6 +203,8 @@ EVENTS: Final[Mapping[tuple[str, bool], tuple[Kind, bool]]] = {
     ("REFUND_FAILED", True): (Kind.REFUND, False),
     ("REFUNDED_REVERSED", True): (Kind.REFUND, False),
 }
+UNDONE: Final = frozenset({"CAPTURE_FAILED", "REFUND_FAILED", "REFUNDED_REVERSED"})
+"""What was told as a success, or will be, and failed after all."""
 CANCEL_OR_REFUND: Final = "CANCEL_OR_REFUND"
 ACTIONS: Final[Mapping[str, Kind]] = {"cancel": Kind.VOID, "refund": Kind.REFUND}
 """What a CANCEL_OR_REFUND did, by ``modification.action``. We never ask for one, so it was asked for in the Customer Area.

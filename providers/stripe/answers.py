@@ -27,7 +27,7 @@ from providers.contract import (
     ThreeDSecure,
     Unknown,
 )
-from providers.declines import Action, Advice, Decline, NetworkAdvice, load, load_advice, look_up
+from providers.declines import Action, Advice, Decline, NetworkAdvice, failed_after_all, load, load_advice, look_up
 from providers.money import Money, from_provider, to_provider
 from providers.stripe.asks import CAPTURE, CAPTURE_AMOUNT, INCREMENT, OPERATION, UNITS, is_verification
 
@@ -694,7 +694,7 @@ def of_refund(refund: RefundObject) -> Outcome:
         case "pending" | "requires_action":
             return Pending(refund.id)
         case "failed" | "canceled":
-            return Declined(refused(refund.failure_reason or refund.status), refund.id)
+            return Declined(failed_after_all(refund.failure_reason or refund.status), refund.id)
         case status:
             return Unknown("status", provider_code=status)
 
