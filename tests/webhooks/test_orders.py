@@ -361,6 +361,7 @@ async def _proof(
         = 'webhook'"""
     )
     counts["told first by webhook"] = before["count"]
+    assert database.value("SELECT count(*) FROM incident") == 0, "what is only late is no incident"
     await checked(database, psps)
     return counts
 
