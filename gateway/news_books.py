@@ -28,40 +28,33 @@ TOLD: Final = {
 """What each notice is called where the merchant is told of it."""
 
 
-def _announced(written: str, *, writes: str) -> Statement:
-    """``written`` and, where it has written a row, the event of it with its deliveries, in one commit."""
-    return Statement(
-        f"""WITH written AS ({written}),
-    events AS (INSERT INTO event (id, merchant_id, livemode, type, payment_id, sequence, body, created_at)
+_TELLING: Final = """events AS (INSERT INTO event (id, merchant_id, livemode, type, payment_id, sequence, body, created_at)
         SELECT e.id, :n_merchant_id::text, :n_livemode::bool, e.type, :n_payment_id::text, NULL::int, e.body, :n_at::timestamptz
         FROM written, unnest(:n_ids::text[], :n_types::text[], :n_bodies::bytea[]) AS e(id, type, body)),
     deliveries AS (INSERT INTO delivery (endpoint_id, event_id, status, tries, due_at, created_at)
         SELECT w.id, e.id, 'pending', 0, now(), now() FROM written, unnest(:n_ids::text[], :n_types::text[]) AS e(id, type)
         JOIN webhook_endpoint w ON w.merchant_id = :n_merchant_id AND w.livemode = :n_livemode AND w.status = 'enabled'
         AND (w.events IS NULL OR e.type = ANY(w.events)))
-    SELECT id FROM written""",  # noqa: S608 - our own text
-        writes=writes,
-    )
-
-
-_INCIDENT: Final = _announced(
-    f"""INSERT INTO incident ({columns(IncidentRow)}) SELECT {values(IncidentRow, "i_")}
-    ON CONFLICT (operation_id, kind, said) DO NOTHING RETURNING id""",
+    SELECT id FROM written"""
+"""The end of a commit: where it has ``written`` a row, the event of it and its deliveries."""
+_INCIDENT: Final = Statement(
+    f"""WITH written AS (INSERT INTO incident ({columns(IncidentRow)}) SELECT {values(IncidentRow, "i_")}
+        ON CONFLICT (operation_id, kind, said) DO NOTHING RETURNING id), {_TELLING}""",
     writes="incident",
 )
 _CLOSE: Final = Statement(
     """UPDATE incident SET closed_at = :at, closed_reason = :reason WHERE id = :id AND closed_at IS NULL RETURNING id""",
     writes="close",
 )
-_NOTICE: Final = _announced(
-    f"""INSERT INTO notice ({columns(NoticeRow)}) SELECT {values(NoticeRow, "o_")}
-    ON CONFLICT (account, kind, provider_notice_id) DO NOTHING RETURNING id""",
+_NOTICE: Final = Statement(
+    f"""WITH written AS (INSERT INTO notice ({columns(NoticeRow)}) SELECT {values(NoticeRow, "o_")}
+        ON CONFLICT (account, kind, provider_notice_id) DO NOTHING RETURNING id), {_TELLING}""",
     writes="notice",
 )
-_TOKEN: Final = _announced(
-    """UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb, updated_at = :n_at
-    WHERE id = :id AND deleted_at IS NULL AND updated_at IS NOT DISTINCT FROM :was_at::timestamptz
-    AND tokens = :was::jsonb RETURNING id""",
+_TOKEN: Final = Statement(
+    f"""WITH written AS (UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
+        updated_at = :n_at WHERE id = :id AND deleted_at IS NULL AND updated_at IS NOT DISTINCT FROM :was_at::timestamptz
+        AND tokens = :was::jsonb RETURNING id), {_TELLING}""",  # noqa: S608 - our own text
     writes="token",
 )
 
