@@ -11,12 +11,14 @@ import asyncio
 import itertools
 import json
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 import pytest
 from aiohttp import web
 
@@ -24,7 +26,7 @@ from gateway.sweep import sweep
 from providers.sandbox.signatures import adyen_signature, stripe_signature
 
 if TYPE_CHECKING:
-    from tests.conftest import Checked, Database, Inside, Kit, Open, Psps
+    from tests.conftest import Checked, Database, Inside, Kit, Open, Processes, Psps
 
 NAMES: Final = ("authorized", "captured", "refunded", "refund_failed", "disputed")
 ORDERS: Final = tuple(itertools.permutations(NAMES))
@@ -415,3 +417,101 @@ async def test_five_events_end_alike_in_every_order_whatever_becomes_of_our_answ
 
     assert len(plans) == 480
     proved(f"{_said(plans, counts)}; our answers: {answers}")
+
+
+# --- At the same moment -------------------------------------------------------------------------------------------------
+
+PAYMENTS: Final = 100
+CLIENTS: Final = 10
+LATENCIES_MS: Final = (40, 80, 160, 320, 640)
+"""How long answers are on their way. The webhooks leave the sandbox 50 ms after it has decided."""
+
+
+@dataclass
+class Relay:
+    """Takes every webhook of the sandboxes and brings it to a gateway at once, together with the same news as another event."""
+
+    mail: Mapping[str, Any]
+    http: httpx.AsyncClient
+    brought: list[asyncio.Task[int]] = field(default_factory=list)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        psp, body = request.match_info["account"], await request.read()
+        self.brought += [asyncio.create_task(self._bring(psp, each)) for each in (body, self.mail[psp].again(body))]
+        return web.Response()
+
+    async def _bring(self, psp: str, body: bytes) -> int:
+        answer = await self.http.post(f"/v1/webhooks/{psp}", content=body, headers=self.mail[psp].headers(body))
+        return answer.status_code
+
+
+async def test_two_events_and_the_answer_at_the_same_moment_are_one_payment(
+    processes: Processes,
+    api_port: int,
+    psps: Psps,
+    database: Database,
+    flow: type[Kit],
+    checked: Checked,
+    proved: Callable[[str], None],
+) -> None:
+    """Real processes: what hears the webhooks is not what waits for the answer."""
+    processes.api_port = free_port()
+    server = processes.server().start()
+    hearing = processes.server().start()
+    processes.worker()
+    for psp, latency_ms in itertools.product(PSPS, LATENCIES_MS):
+        psps.fault(psp, "authorize", "slow_answer", latency_ms=latency_ms, times=PAYMENTS // 2 // len(LATENCIES_MS))
+    app = web.Application()
+    async with httpx.AsyncClient(base_url=hearing.url, timeout=60) as http, server.merchant() as merchant:
+        relay = Relay({psp: MAIL[psp](flow) for psp in PSPS}, http)
+        app.router.add_post("/v1/webhooks/{account}", relay.receive)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", api_port).start()
+            turns = asyncio.Semaphore(CLIENTS)
+
+            async def pay(number: int) -> int:
+                async with turns:
+                    answer = await merchant.charge(key=f"order-{number}", routing={"account": PSPS[number % 2]})
+                    return answer.status_code
+
+            answers = await asyncio.gather(*(pay(number) for number in range(PAYMENTS)))
+            await flow.eventually(lambda: len(relay.brought) == 2 * PAYMENTS, "every webhook came")
+            acknowledged = await asyncio.gather(*relay.brought)
+        finally:
+            await runner.cleanup()
+    await flow.eventually(
+        lambda: database.value("SELECT count(*) FROM webhook_inbox WHERE applied_at IS NULL") == 0,
+        "every event is applied",
+    )
+
+    assert Counter(answers) == {201: PAYMENTS}
+    assert Counter(acknowledged) == {200: 2 * PAYMENTS}
+    results = Counter(row["result"] for row in database.rows("SELECT result FROM webhook_inbox"))
+    assert results.total() == 2 * PAYMENTS
+    assert results.keys() <= {"applied", "no_news"}
+    (right,) = database.rows(
+        "SELECT count(*) AS n FROM payment WHERE status = 'succeeded' AND amount_captured = amount AND amount = 1999"
+    )
+    assert right["n"] == PAYMENTS
+    assert database.value("SELECT count(*) FROM event WHERE type = 'payment.succeeded'") == PAYMENTS
+    assert database.value("SELECT count(*) FROM incident") == 0
+    first = Counter(
+        row["source"]
+        for row in database.rows(
+            "SELECT source FROM change WHERE from_status = 'processing' AND to_status = 'succeeded'"
+        )
+    )
+    await checked(database, psps)
+    proved(
+        f"at the same moment: {PAYMENTS} payments, {2 * PAYMENTS} events in another process than the call, {right['n']} right, 0 lost; "
+        f"{first['call']} settled by the answer first, {first['webhook']} by a webhook"
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
