@@ -16,7 +16,7 @@ import structlog
 from gateway import lifecycle
 from gateway.books import Written
 from gateway.deps import Deps
-from gateway.disputes import ANSWERABLE, TAKEN, Dispute, told
+from gateway.disputes import ANSWERABLE, TAKEN, Dispute, shows_more, told
 from gateway.events import event as outbound
 from gateway.ids import DISPUTE, new_id
 from gateway.incidents import IncidentKind
@@ -131,6 +131,9 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
             return NOT_FOUND
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
         if after is None:
+            return Applied("no_news")
+        if known is not None and not shows_more(known, after):
+            await deps.news_books.dispute_heard(after)
             return Applied("no_news")
         change = lifecycle.disputed(payment, after.status, now)
         if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:

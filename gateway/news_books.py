@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from gateway import crash
 from gateway.answers import incident_object, notice_object
+from gateway.disputes import Dispute
 from gateway.events import Event, event
 from gateway.ids import NOTICE, new_id
 from gateway.incidents import Incident
@@ -50,6 +51,10 @@ _NOTICE: Final = Statement(
     f"""WITH written AS (INSERT INTO notice ({columns(NoticeRow)}) SELECT {values(NoticeRow, "o_")}
         ON CONFLICT (account, kind, provider_notice_id) DO NOTHING RETURNING id), {_TELLING}""",
     writes="notice",
+)
+_HEARD: Final = Statement(
+    "UPDATE dispute SET news_at = :at WHERE id = :id AND status = :status AND news_at < :at RETURNING id",
+    writes="dispute",
 )
 _TOKEN: Final = Statement(
     f"""WITH written AS (UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
@@ -116,6 +121,10 @@ class NewsBooks:
         params = {f"o_{name}": value for name, value in row.items()}
         params |= _told(told, merchant_id, payment_id, now, livemode=livemode)
         return await _NOTICE.row(self._pool, params) is not None
+
+    async def dispute_heard(self, dispute: Dispute) -> None:
+        """Note that a dispute stood the same at a later time of its provider's. It is nothing to tell."""
+        await _HEARD.row(self._pool, {"id": dispute.id, "status": dispute.status, "at": dispute.news_at})
 
     async def token(
         self, before: StoredMethod, after: StoredMethod, told: Event, merchant_id: str, *, at: datetime
