@@ -22,7 +22,7 @@ class IncidentKind(StrEnum):
     AMOUNT_MISMATCH = "amount_mismatch"
     """A success over another amount, or in another currency, than was asked for."""
     CONTRADICTION = "contradiction"
-    """An approval of what had ended without one, or of a void after the capture."""
+    """An approval of what had ended without one, or of a void after the capture; the failure of a capture that was refunded since."""
     ANOTHER_ACCOUNT = "another_account"
     """One account speaks of an operation that was asked of another."""
 

@@ -10,10 +10,12 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from gateway import news
 from gateway.incidents import IncidentKind
 from gateway.settle import not_believed, record
 from gateway.sql import DatabaseAway
-from providers.contract import Approved
+from providers.contract import Approved, Declined, Event, Kind
+from providers.declines import failed_after_all
 from providers.money import Money
 from providers.sandbox.signatures import adyen_signature
 
@@ -145,6 +147,36 @@ async def test_an_approval_of_what_had_ended_is_an_incident_once_however_often_i
         (found,) = await incidents(inside, kind="contradiction")
 
     assert (found["details"]["source"], found["details"]["known"]["status"]) == ("webhook", "declined")
+
+
+async def test_a_capture_that_fails_after_it_was_refunded_waits_for_the_refund_and_a_person_knows(
+    open_gateway: Open, database: Database
+) -> None:
+    def failed(kind: Kind, operation: str) -> Event:
+        return Event(f"evt_{operation}", "X", kind, operation, outcome=Declined(failed_after_all("reversed"), "psp_1"))
+
+    async with open_gateway(("stripe",)) as inside:
+        merchant, deps = inside.merchant, inside.house.deps
+        payment = await merchant.charged(capture_method="manual")
+        await merchant.post(f"/v1/payments/{payment['id']}/capture")
+        await merchant.post("/v1/refunds", {"payment": payment["id"], "amount": 500})
+        _, capture, refund = (op["id"] for op in database.operations(payment["id"]))
+        early = [await news.apply("stripe", failed(Kind.CAPTURE, capture), deps) for _ in range(2)]
+        kept = await merchant.payment(payment["id"])
+        (found,) = await incidents(inside)
+        then = await news.apply("stripe", failed(Kind.REFUND, refund), deps)
+        late = await news.apply("stripe", failed(Kind.CAPTURE, capture), deps)
+        after = await merchant.payment(payment["id"])
+
+    assert [(each.result, each.again) for each in early] == [("waits_for_refund", True)] * 2
+    assert (kept["status"], kept["amount_received"], kept["amount_refunded"]) == ("succeeded", 1999, 500)
+    assert (found["kind"], found["operation"], found["details"]["said"]["outcome"]) == (
+        "contradiction",
+        capture,
+        "Declined",
+    )
+    assert (then.result, late.result) == ("applied", "applied")
+    assert (after["status"], after["amount_received"], after["amount_refunded"]) == ("requires_capture", 0, 0)
 
 
 class Away:
