@@ -91,12 +91,14 @@ async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, de
         return Applied("not_recorded", again=True)
     if recorded.payment.failover_void(operation) is not None:
         return Applied("waits_for_void", again=True)
+    if recorded.change is not None:
+        return Applied("applied")
     if isinstance(outcome, Declined) and lifecycle.refunded_since(recorded.payment, operation):
         # Both cannot be, unless the refund fails, too: until that is heard a person has to know.
         kind = IncidentKind.CONTRADICTION
         await not_believed(kind, recorded.payment, operation, outcome, operation.account, "webhook", deps)
         return Applied("waits_for_refund", again=True)
-    return Applied("applied" if recorded.change is not None else "no_news")
+    return Applied("no_news")
 
 
 async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
