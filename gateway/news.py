@@ -113,8 +113,9 @@ async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
         if ours and event.outcome is not None:  # whoever asked for it, what ours is to release is released
             return await _recorded(payment, ours[-1], event.outcome, deps)
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
-        if isinstance(change, NoChange):  # a capture on its way tells which of the two was first
-            return Applied("no_news", again=payment.amount_capturing > 0)
+        if isinstance(change, NoChange):
+            # A capture on its way tells which of the two was first; an open attempt, whether there was anything to release.
+            return Applied("no_news", again=payment.amount_capturing > 0 or attempt.status in OPEN)
         if await deps.books.write(payment, change, source="webhook") is Written.DONE:
             return Applied("applied")
     return Applied("not_recorded", again=True)

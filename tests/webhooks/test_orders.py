@@ -22,7 +22,10 @@ import httpx
 import pytest
 from aiohttp import web
 
+from gateway import news
 from gateway.sweep import sweep
+from providers.contract import Approved, Event, Kind
+from providers.money import Money
 from providers.sandbox.signatures import adyen_signature, stripe_signature
 
 if TYPE_CHECKING:
@@ -417,6 +420,34 @@ async def test_five_events_end_alike_in_every_order_whatever_becomes_of_our_answ
 
     assert len(plans) == 480
     proved(f"{_said(plans, counts)}; our answers: {answers}")
+
+
+async def test_a_release_that_is_heard_before_the_authorization_is_not_forgotten(
+    open_gateway: Open, flow: type[Kit]
+) -> None:
+    """It ran out, or somebody canceled it at the provider; and the provider had told both, in whatever order they came."""
+    async with open_gateway(("stripe",)) as inside:
+        merchant, deps = inside.merchant, inside.house.deps
+        waiting = await merchant.charge(
+            capture_method="manual",
+            payment_method_data=flow.card("4000000000003220"),
+            return_url="https://shop.example",
+        )
+        payment = waiting.json()
+        (attempt,) = inside.database.operations(payment["id"])
+        there = payment["provider_payment_id"]
+        release = Event("evt_2", "X", Kind.VOID, None, there, there, Approved(there, Money(1999, "EUR")), lapsed=True)
+        authorized = Event(
+            "evt_1", "X", Kind.AUTHORIZE, attempt["id"], there, there, Approved(there, Money(1999, "EUR"))
+        )
+        early = await news.apply("stripe", release, deps)
+        held = await news.apply("stripe", authorized, deps)
+        again = await news.apply("stripe", release, deps)
+        after = await merchant.payment(payment["id"])
+
+    assert payment["status"] == "requires_action"
+    assert (early.again, held.result, again.result) == (True, "applied", "applied")
+    assert (after["status"], after["cancellation_reason"]) == ("canceled", "authorization_expired")
 
 
 # --- At the same moment -------------------------------------------------------------------------------------------------
