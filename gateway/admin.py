@@ -1,20 +1,23 @@
-"""Merchants and API keys, made and revoked from the command line."""
+"""Merchants and API keys, made and revoked from the command line; and events, sent again from there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from gateway.answers import instant
 from gateway.api.auth import make_key
+from gateway.endpoint_books import REPLAY_MAX, EndpointBooks, Range
 from gateway.settings import VERSIONS, Settings, load_settings
 from gateway.sql import Pool, Statement, columns, connect, values
 from gateway.tables import ApiKey, Merchant
 from gateway.vault import Keyring
+from gateway.verify import since_when
 from providers.registry import ConfigError
+from webhooks.catalog import types_of
 
 MERCHANT_ID: Final = re.compile(r"mer_[a-z0-9_]{1,60}")
 
@@ -83,6 +86,37 @@ async def list_keys(merchant_id: str) -> list[str]:
         + (f"  revoked {instant(row['revoked_at'])}" if row["revoked_at"] else "")
         for row in rows
     ]
+
+
+async def replay_events(
+    endpoint_id: str, since: str, until: str | None, types: Sequence[str] | None, *, everything: bool, send: bool
+) -> str:
+    """Send an endpoint the events of a time again, or say how many that would be; asked again it sends what is not on its way.
+
+    Raises :class:`ConfigError` for an unknown or disabled endpoint, a time that is none, a type that there is not, and a range of
+    more than 100 000 events.
+    """
+    now = datetime.now(UTC)
+    start, end = since_when(since, now), now if until is None else since_when(until, now, "--until")
+    if start >= end:
+        raise ConfigError("--until: must be later than --since")
+    if unknown := [name for name in types or () if not types_of([name])]:
+        raise ConfigError(f"--type: {unknown[0]!r} is no type of event and no family; docs/events.md lists them")
+    wanted = Range(start, end, types_of(types) if types else None, everything)
+    async with _database() as (pool, _):
+        books = EndpointBooks(pool)
+        endpoint = await books.anyones(endpoint_id)
+        if endpoint is None:
+            raise ConfigError(f"there is no endpoint {endpoint_id}")
+        if endpoint.status != "enabled":
+            raise ConfigError(f"endpoint {endpoint_id} is {endpoint.status}: nothing is sent there")
+        events = await books.missed(endpoint_id, wanted)
+        if events > REPLAY_MAX:
+            raise ConfigError(f"the range holds more than {REPLAY_MAX} events; choose a shorter one")
+        if send:
+            events = await books.replay(endpoint_id, wanted)
+    what = f"{events} events of {instant(start)} to {instant(end)}"
+    return f"{what} are sent again to {endpoint_id}" if send else f"{what} would be sent again; with --send they are"
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from random import SystemRandom
 from typing import Final
 
 import asyncpg
@@ -30,15 +31,19 @@ from gateway.answers import JSON
 from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
 from gateway.api.disputes import Disputes
+from gateway.api.events import Events
 from gateway.api.incidents import Incidents
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.api.policies import Policies
 from gateway.api.returns import Returns
+from gateway.api.webhook_endpoints import WebhookEndpoints
 from gateway.books import Books
 from gateway.deps import Deps
+from gateway.endpoint_books import EndpointBooks
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
+from gateway.events import endpoint_event
 from gateway.health import Health
 from gateway.ids import REQUEST, new_id
 from gateway.method_books import MethodBooks
@@ -54,7 +59,9 @@ from idempotency.store import RedisGate
 from providers.contract import Event
 from providers.registry import ConfigError, load_accounts, place
 from providers.transport import Transport
+from webhooks.egress import Egress
 from webhooks.inbox import Applied, Inbox
+from webhooks.outbox import Counted, Outbox
 from webhooks.router import Webhooks
 
 REQUEST_ID_MAX: Final = 64
@@ -68,6 +75,7 @@ class House:
 
     deps: Deps
     inbox: Inbox
+    outbox: Outbox
     pool: Pool
     gate: RedisGate
     registry: CollectorRegistry
@@ -84,6 +92,8 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
     configs = load_account_configs(settings)
     passed = passed or crash.armed(settings, configs)
     transport = Transport() if passed is None else crash.WatchedTransport(passed)
+    loopback = settings.webhooks_allow_loopback
+    egress = Egress(loopback=loopback) if passed is None else crash.WatchedEgress(passed, loopback=loopback)
     accounts = load_accounts(configs, transport)
     unproved = frozenset(config.name for config in configs if not config.webhook_secrets)
     keys = Keyring.derive(settings.secret_key.get_secret_value(), settings.vault_keys)
@@ -102,6 +112,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             books=Books(pool),
             method_books=MethodBooks(pool),
             news_books=NewsBooks(pool),
+            endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
             accounts=accounts,
@@ -112,13 +123,27 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             on_unknown=settings.on_unknown,
             policies=settings.policies,
             worker_backlog_max=settings.worker_backlog_max,
+            webhooks_allow_loopback=settings.webhooks_allow_loopback,
         )
 
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        yield House(deps, Inbox(pool, keys.sealer.seal, keys.sealer.open, apply), pool, gate, registry, unproved)
+        inbox = Inbox(pool, keys.sealer.seal, keys.sealer.open, apply)
+        outbox = Outbox(
+            pool,
+            egress,
+            lambda sealed, endpoint_id: keys.sealer.open_json(sealed, endpoint_id, "webhook_endpoint"),
+            endpoint_event,
+            draw=SystemRandom().random,
+            counted=Counted(
+                tried=lambda result: instruments.deliveries.labels(result).inc(),
+                waited=instruments.delivery_wait_seconds.observe,
+            ),
+        )
+        yield House(deps, inbox, outbox, pool, gate, registry, unproved)
     finally:
+        await egress.aclose()
         await pool.close()
         await gate.aclose()
         await transport.aclose()
@@ -240,6 +265,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/customers", customers.list, methods=["GET"]),
             Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
             Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
+            *_told(deps, authenticator),
             Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),
@@ -249,6 +275,26 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         ]
     )
     return webhooks
+
+
+def _told(deps: Deps, authenticator: Authenticator) -> list[Route]:
+    """The routes of what merchants are told, and where."""
+    endpoints, events = WebhookEndpoints(deps, authenticator), Events(deps, authenticator)
+    return [
+        Route("/v1/webhook_endpoints", endpoints.create, methods=["POST"]),
+        Route("/v1/webhook_endpoints", endpoints.list, methods=["GET"]),
+        Route("/v1/webhook_endpoints/{id}", endpoints.retrieve, methods=["GET"]),
+        Route("/v1/webhook_endpoints/{id}", endpoints.update, methods=["POST"]),
+        Route("/v1/webhook_endpoints/{id}", endpoints.delete, methods=["DELETE"]),
+        Route("/v1/webhook_endpoints/{id}/rotate_secret", endpoints.rotate_secret, methods=["POST"]),
+        Route("/v1/webhook_endpoints/{id}/test", endpoints.test, methods=["POST"]),
+        Route("/v1/webhook_endpoints/{id}/deliveries", endpoints.deliveries, methods=["GET"]),
+        Route("/v1/webhook_endpoints/{id}/replay", endpoints.replay, methods=["POST"]),
+        Route("/v1/events", events.list, methods=["GET"]),
+        Route("/v1/events/{id}", events.retrieve, methods=["GET"]),
+        Route("/v1/events/{id}/deliveries", events.deliveries, methods=["GET"]),
+        Route("/v1/events/{id}/redeliver", events.redeliver, methods=["POST"]),
+    ]
 
 
 def _count_webhook(house: House, account: str, result: str) -> None:

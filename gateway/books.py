@@ -34,7 +34,7 @@ from gateway.tables import ChangeRow, Customer, DisputeRow, OperationRow, Paymen
 from idempotency.key import Key
 from idempotency.tables import IdempotencyKey
 from providers.contract import Kind
-from webhooks.tables import DeliveryRow, EventRow
+from webhooks.tables import DeliveryRow, EndpointRow, EventRow
 
 LEASE_S: Final = 6
 """How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
@@ -120,6 +120,8 @@ _METHOD: Final = f"""INSERT INTO payment_method ({columns(PaymentMethod)})
     SELECT {values(PaymentMethod, "m_", deleted_at="NULL::timestamptz", dead_tokens="NULL::text[]")} FROM {{source}}"""
 _CUSTOMER: Final = f"""INSERT INTO customer ({columns(Customer)})
     SELECT {values(Customer, "u_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
+_ENDPOINT: Final = f"""INSERT INTO webhook_endpoint ({columns(EndpointRow)})
+    SELECT {values(EndpointRow, "x_")} FROM {{source}}"""
 _PAYMENT: Final = f"""INSERT INTO payment ({columns(PaymentRow)})
     SELECT {values(PaymentRow, "p_")} FROM {{source}}"""
 _STATE: Final = f"""UPDATE payment SET {sets(PaymentRow, "p_", STATE)} FROM {{source}} WHERE payment.id = :p_id"""
@@ -174,6 +176,7 @@ _DRIVE: Final = """UPDATE idempotency_key SET operation_id = :o_id FROM {source}
 _PIECES: Final[Mapping[str, str]] = {
     "method": _METHOD,
     "customer": _CUSTOMER,
+    "endpoint": _ENDPOINT,
     "payment": _PAYMENT,
     "state": _STATE,
     "settle": _SETTLE,
@@ -450,7 +453,12 @@ class Books:
         return await _REWRAP.row(self._pool, params) is not None
 
     async def store(
-        self, piece: Literal["method", "customer"], row: Mapping[str, Any], row_id: str, key: KeyUse, at: datetime
+        self,
+        piece: Literal["method", "customer", "endpoint"],
+        row: Mapping[str, Any],
+        row_id: str,
+        key: KeyUse,
+        at: datetime,
     ) -> Written:
         """Store what is no payment, once a key: ``row`` are the piece's values, ``row_id`` is what the key opened."""
         params = {**row, **_key_values(key, row_id, at)}

@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | merchants | keys | vault``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | merchants | keys | vault``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ app.add_typer(merchants, name="merchants")
 app.add_typer(keys, name="keys")
 vault = typer.Typer(help="The vault: which key seals its cards, and rotating it.", no_args_is_help=True)
 app.add_typer(vault, name="vault")
+replay = typer.Typer(help="Send again what merchants have missed.", no_args_is_help=True)
+app.add_typer(replay, name="replay")
 
 Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
 
@@ -177,6 +179,42 @@ def verify(
     with _plainly():
         code = run(wanted, typer.echo, lambda text: typer.echo(text, err=True))
     raise typer.Exit(code)
+
+
+@app.command()
+def listen(
+    url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str, typer.Option(envvar="GATEWAY_API_KEY", help="A secret key; that of `gateway dev` if none.")
+    ] = "sk_test_dev",
+    forward_to: Annotated[str | None, typer.Option(help="A program of yours that events are sent to, signed.")] = None,
+    events: Annotated[
+        list[str] | None, typer.Option(help="Types, or families such as payment.*; several times.")
+    ] = None,
+) -> None:
+    """Print events as they come, and forward them to a program on this machine. Ctrl-C ends it."""
+    from gateway.listen import listen as until_stopped
+    from gateway.listen import wanted_of
+
+    with _plainly():
+        asyncio.run(until_stopped(wanted_of(url, key, forward_to, events or ()), typer.echo))
+
+
+@replay.command("events")
+def replay_events(
+    *,
+    endpoint: Annotated[str, typer.Option(help="The endpoint's id, we_…")],
+    since: Annotated[str, typer.Option(help="From then on: 90m, 24h, 7d ago, or a time.")],
+    until: Annotated[str | None, typer.Option(help="Up to then; now if not given.")] = None,
+    type_: Annotated[list[str] | None, typer.Option("--type", help="Types or families; several times.")] = None,
+    failed: Annotated[bool, typer.Option("--failed/--all", help="What it has not got, or also what it has.")] = True,
+    send: Annotated[bool, typer.Option("--send/--dry-run", help="Send them, or only say how many.")] = False,
+) -> None:
+    """Send an endpoint the events of a time again, as POST /v1/webhook_endpoints/{id}/replay does."""
+    from gateway.admin import replay_events as again
+
+    with _plainly():
+        typer.echo(asyncio.run(again(endpoint, since, until, type_, everything=not failed, send=send)))
 
 
 @merchants.command("create")

@@ -28,7 +28,7 @@ from gateway.sql import WRITES, Pool, Row, is_writing
 from idempotency.store import Gate, RedisGate
 from providers.registry import AccountConfig, ConfigError
 from providers.transport import Reply, Transport
-from webhooks import inbox
+from webhooks import egress, inbox, outbox
 
 Side = Literal["before", "after"]
 Passed = Callable[[str], None]
@@ -168,6 +168,26 @@ STEPS: Final[Mapping[str, Step]] = {
         "Nothing is written: the event is stored and applied again.",
         "It is written and the merchant is told: applied again, the event is no news.",
     ),
+    "endpoint": Step(
+        "a webhook endpoint is changed or deleted",
+        "Nothing is written.",
+        "It is written: done again, it changes nothing.",
+    ),
+    "rotate": Step(
+        "the secret of a webhook endpoint is replaced",
+        "Nothing is written: the old secret signs.",
+        "A secret that nobody has seen signs beside the old one: done again, another one is made and shown.",
+    ),
+    "test": Step(
+        "a test event is written with its delivery",
+        "Nothing is written.",
+        "It is sent: asked again, another one is.",
+    ),
+    "redeliver": Step(
+        "deliveries are made due again",
+        "Nothing is written: nothing is sent again.",
+        "They are sent again: asked again, those that have not been sent meanwhile stay as they are.",
+    ),
     "receive": Step(
         "the events of a webhook are stored",
         "Nothing is stored and nothing was acknowledged: the PSP sends it again.",
@@ -193,6 +213,31 @@ STEPS: Final[Mapping[str, Step]] = {
         "an operation that needs nothing any more is taken off the list",
         "It is looked at once more, and needs nothing.",
         "Nobody looks at it any more.",
+    ),
+    "post": Step(
+        "an event is sent to a merchant's endpoint",
+        "The merchant has heard nothing: it is sent once the lease has run out.",
+        "The merchant may have it: it is sent again, with the same id and the same bytes.",
+    ),
+    "tried": Step(
+        "what came of a delivery's try is noted",
+        "It was tried and that is not known here: it is sent again, with the same id and the same bytes.",
+        "The try and what follows from it stand.",
+    ),
+    "notify": Step(
+        "an endpoint that fails is told of, and may be switched off",
+        "Nothing is written: the next look, or the endpoint's next answer, does it.",
+        "The event, its deliveries and the endpoint's status stand together.",
+    ),
+    "call_off": Step(
+        "what was on its way to an endpoint that is switched off is canceled",
+        "It is not sent, and canceled the next time.",
+        "It is canceled, and may be sent again by hand.",
+    ),
+    "prune": Step(
+        "events that are too old are deleted, with their deliveries",
+        "They are deleted the next time.",
+        "They are gone.",
     ),
     "wipe_methods": Step(
         "cards that have waited too long are wiped", "They are wiped the next time.", "They are gone."
@@ -242,6 +287,15 @@ PATHS: Final[Mapping[str, Path]] = {
         ("incident", "close"),
         (("POST", "/v1/incidents/[^/]+/close"),),
     ),
+    "endpoint": Path(
+        "a webhook endpoint",
+        (*_GATE, "store", "endpoint", "rotate", "test", "redeliver"),
+        (
+            ("POST", "/v1/webhook_endpoints(/[^/]+(/(rotate_secret|test|replay))?)?"),
+            ("DELETE", "/v1/webhook_endpoints/[^/]+"),
+        ),
+    ),
+    "redeliver": Path("an event that is sent again", ("redeliver",), (("POST", "/v1/events/[^/]+/redeliver"),)),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),
     "webhook": Path("a webhook", ("receive", *_NEWS), (("POST", "/v1/webhooks/[^/]+"),)),
     "sweep": Path(
@@ -255,6 +309,11 @@ PATHS: Final[Mapping[str, Path]] = {
     "lapsed": Path("declined payments that the worker ends", ("claim", "change", "forget"), job="lapsed"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests"), job="wipe"),
+    "outbox": Path(
+        "events on their way to merchants", ("claim", "post", "renew", "tried", "notify", "call_off"), job="outbox"
+    ),
+    "notify": Path("endpoints that fail", ("notify",), job="notify"),
+    "prune": Path("what merchants need no more", ("call_off", "prune"), job="prune"),
 }
 """Every path with the steps that a process may die at."""
 
@@ -342,7 +401,7 @@ class WatchedPool(Pool):
 
     async def fetch(self, query: str, *args: Any) -> list[Row]:
         """As :meth:`Pool.fetch`. ``AssertionError`` for a statement that writes and says nowhere what."""
-        step = WRITES.get(query) or inbox.WRITES.get(query)
+        step = WRITES.get(query) or inbox.WRITES.get(query) or outbox.WRITES.get(query)
         if step is None:
             if is_writing(query):
                 raise AssertionError("a statement that writes has no name, so it has no crash points")
@@ -387,6 +446,21 @@ class WatchedTransport(Transport):
         self._passed(_point(step, "before"))
         reply = await super().request(method, url, headers, body, timeout_s)
         self._passed(_point(step, "after"))
+        return reply
+
+
+class WatchedEgress(egress.Egress):
+    """A way out that passes a point before and after every post to a merchant."""
+
+    def __init__(self, passed: Passed, *, loopback: bool) -> None:
+        super().__init__(loopback=loopback)
+        self._passed = passed
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> egress.Reply:
+        """As :meth:`webhooks.egress.Egress.post`."""
+        self._passed(_point("post", "before"))
+        reply = await super().post(url, headers, body)
+        self._passed(_point("post", "after"))
         return reply
 
 

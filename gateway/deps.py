@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from gateway.books import Books
+from gateway.endpoint_books import EndpointBooks
 from gateway.lifecycle import Operation
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
@@ -64,6 +65,7 @@ class Deps:
     books: Books
     method_books: MethodBooks
     news_books: NewsBooks
+    endpoint_books: EndpointBooks
     queries: Queries
     once: Once
     accounts: Mapping[str, Account]
@@ -76,6 +78,8 @@ class Deps:
     """What is done without a lost part: the choice in force of each row of ``gateway.policies``."""
     standing: Standing = field(default_factory=Standing)
     worker_backlog_max: int = 100
+    webhooks_allow_loopback: bool = False
+    """Whether merchants may be told on this machine, without TLS: for development."""
 
     def hold(self, operation: Operation) -> Hold:
         """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""

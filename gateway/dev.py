@@ -426,6 +426,7 @@ class _Supervisor:
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
             "GATEWAY_DEV": "1",
+            "GATEWAY_WEBHOOKS_ALLOW_LOOPBACK": "1",
             "GATEWAY_CONFIG": str(accounts),
             "GATEWAY_PUBLIC_URL": self._ports.api_url,
             "GATEWAY_SECRET_KEY": known["secret_key"],

@@ -111,6 +111,23 @@ def _object(payment: Payment, operation: Operation) -> Mapping[str, Any]:
             return {**attempt_object(operation, currency), "payment": payment.terms.id}
 
 
+def endpoint_event(type_: str, row: Mapping[str, Any]) -> Event:
+    """The event of a type about an endpoint, from the columns of its row and ``at``, the instant."""
+    shown = {
+        "id": row["id"],
+        "object": "webhook_endpoint",
+        "url": row["url"],
+        "description": row["description"],
+        "events": ["*"] if row["events"] is None else list(row["events"]),
+        "status": row["status"],
+        "disabled_reason": row["disabled_reason"],
+        "failing_since": instant(row["failing_since"]),
+        "livemode": row["livemode"],
+        "created": instant(row["created_at"]),
+    }
+    return event(type_, shown, row["at"], livemode=row["livemode"])
+
+
 def event(type_: str, shown: Mapping[str, Any], at: datetime, *, livemode: bool, sequence: int | None = None) -> Event:
     """One event about ``shown``, in the form of the Standard Webhooks: https://www.standardwebhooks.com, payload structure."""
     if type_ not in EVENTS:

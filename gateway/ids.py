@@ -43,6 +43,14 @@ def derived_id(prefix: str, at: datetime, *parts: str) -> str:
     return _id(prefix, int(at.timestamp() * 1000), blake2b("\0".join(parts).encode(), digest_size=10).digest())
 
 
+def first_id(prefix: str, at: datetime, *, past: bool = False) -> str:
+    """The least id of anything at ``at`` or later; with ``past``, of anything later than its millisecond.
+
+    For reading a range of time by an index of ids.
+    """
+    return _id(prefix, max(0, int(at.timestamp() * 1000) + past), bytes(10))
+
+
 def _id(prefix: str, at_ms: int, rest: bytes) -> str:
     value = at_ms << 80 | int.from_bytes(rest)
     value = value & _VERSION_MASK | _VERSION_7

@@ -173,7 +173,7 @@ async def store_method(
     async def write(use: KeyUse) -> Written:
         return await deps.books.store("method", row, method.id, use, now)
 
-    return await _once(key, fingerprint, deps, Answer(201, orjson.dumps(shown)), write, unusable)
+    return await stored_once(key, fingerprint, deps, Answer(201, orjson.dumps(shown)), write, unusable)
 
 
 async def store_customer(customer: StoredCustomer, key: Key, fingerprint: bytes, deps: Deps) -> Answer:
@@ -184,10 +184,10 @@ async def store_customer(customer: StoredCustomer, key: Key, fingerprint: bytes,
     async def write(use: KeyUse) -> Written:
         return await deps.books.store("customer", row, customer.id, use, customer.created_at)
 
-    return await _once(key, fingerprint, deps, Answer(201, orjson.dumps(customer_object(customer))), write, None)
+    return await stored_once(key, fingerprint, deps, Answer(201, orjson.dumps(customer_object(customer))), write, None)
 
 
-async def _once(
+async def stored_once(
     key: Key,
     fingerprint: bytes,
     deps: Deps,

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from gateway.api.auth import DEV_MERCHANT
 from gateway.settings import Settings
 from providers.registry import ConfigError
+from webhooks.catalog import EVENTS
 
 GRANTS: Final = """
 GRANT USAGE ON SCHEMA public, procrastinate TO {role};
@@ -33,6 +34,12 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA procrastinate TO {role};
 """What the application's role may do: everything but rewrite the history, delete what is no event, or change the schema."""
 ADOPT: Final = "UPDATE operation SET due_at = now() WHERE status = 'pending' AND due_at IS NULL"
 """Every time, too: a process of a version before 0004 accepts what nobody would ask about, until the last of them has gone."""
+FAMILIES: Final = """UPDATE webhook_endpoint SET events = meant.types FROM (
+    SELECT w.id, array_agg(t.type ORDER BY t.type) AS types FROM webhook_endpoint w JOIN unnest(CAST(:types AS text[])) AS t(type)
+    ON t.type = ANY(w.wanted) OR split_part(t.type, '.', 1) || '.*' = ANY(w.wanted) GROUP BY w.id) AS meant
+    WHERE meant.id = webhook_endpoint.id AND webhook_endpoint.events IS DISTINCT FROM meant.types
+    AND webhook_endpoint.events IS NOT NULL"""
+"""Every time, too: who wants a family of events gets those of its types that this version has added."""
 TURN_S: Final = 0.2
 LOCK: Final = 0x17E6_10C4
 """The advisory lock under which migrations run: two that start together run one after the other."""
@@ -86,6 +93,7 @@ def _upgrade(connection: Connection, role: str | None, settings: Settings) -> st
     if role is not None:  # every time: the role may be another than last time
         _grant(connection, role)
     connection.execute(text(ADOPT))
+    connection.execute(text(FAMILIES), {"types": sorted(EVENTS)})
     connection.commit()
     if settings.dev:
         connection.execute(

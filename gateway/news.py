@@ -133,10 +133,11 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
     now = deps.clock()
     at = event.occurred_at or now
     for _ in range(DECISIONS_MAX):
-        known = await deps.queries.dispute_at(account, news.dispute_id)
-        payment = await _disputed_payment(account, event, known, deps)
+        payment = await _disputed_payment(account, event, news, deps)
         if payment is None:
             return NOT_FOUND
+        # Read after the payment: whoever writes of the dispute from here on moves the payment's version, and we decide again.
+        known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
         if after is None:
             return Applied("no_news")
@@ -165,7 +166,8 @@ async def _answers_told(payment: Payment, dispute: Dispute, deps: Deps) -> None:
         payment = payment if recorded is None else recorded.payment
 
 
-async def _disputed_payment(account: str, event: Event, known: Dispute | None, deps: Deps) -> Payment | None:
+async def _disputed_payment(account: str, event: Event, news: DisputeNews, deps: Deps) -> Payment | None:
+    known = await deps.queries.dispute_at(account, news.dispute_id)
     if known is not None:
         return await deps.queries.payment(known.payment_id)
     found = await _authorization(account, event, deps)

@@ -2,8 +2,8 @@
 
 ``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
 from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings,
-``invariants.md`` from the promises that are checked. In ``operations.md`` the policy table is printed between two marks; the rest of
-it is written by hand. A test holds the pages to the code.
+``invariants.md`` from the promises that are checked, ``events.md`` from the catalogue of events. In ``operations.md`` the policy
+table is printed between two marks; the rest of it is written by hand. A test holds the pages to the code.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from providers.contract import (
 from providers.declines import Action, Decline
 from providers.money import Money
 from providers.registry import ENTRY_POINTS
+from webhooks.catalog import EVENTS, family_of
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 HEAD: Final = "<!-- Printed by `python -m gateway.printed`. Change the code, not this page. -->\n"
@@ -258,6 +259,28 @@ def invariants_page() -> str:
     )
 
 
+def events_page() -> str:
+    """Every type of event that merchants are told of, by family."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for type_, says in EVENTS.items():
+        families.setdefault(family_of(type_), []).append((f"`{type_}`", says))
+    parts = [
+        f"{HEAD}# Events\n",
+        (
+            "What merchants are told of, by webhook and in `GET /v1/events`. An endpoint asks for types, for families such as `payment.*`,\n"
+            "or for all of them with `*`. What you have just asked for is no event: you have its answer.\n"
+        ),
+        (
+            "`data` is the whole object as it stood then. `payment` names the payment it is about and `sequence` that payment's version:\n"
+            "events may arrive in any order and more than once, so keep the one with the highest `sequence`, and drop an `id` that you\n"
+            "have had. Events of one change share their `sequence`.\n"
+        ),
+    ]
+    for family, rows in families.items():
+        parts += [f"## `{family}`\n", _table(("type", "when"), rows)]
+    return "\n".join(parts)
+
+
 def policies_section() -> str:
     """The policy table, and what may be chosen instead."""
     rows = [
@@ -313,6 +336,7 @@ def _counted(row: Policy) -> str:
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "crash-points.md": crash_points_page,
+    "events.md": events_page,
     "invariants.md": invariants_page,
     "lifecycle.md": lifecycle_page,
     "problems.md": problems_page,

@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         default="http://127.0.0.1:8080",
         description="Where shoppers' browsers reach this gateway: they come back from a challenge to /v1/return/… there.",
     )
+    webhooks_allow_loopback: bool = Field(
+        default=False,
+        description="Let merchants be told on this machine, by http and on any port: for development, and on in `gateway dev`. "
+        "Refused together with live accounts.",
+    )
     dev: bool = Field(
         default=False,
         description="Set by `gateway dev`: accepts the fixed development keys. Refused together with live accounts.",
@@ -223,6 +228,10 @@ def _check_mode(config: AccountConfig, api_key: str, settings: Settings) -> None
         raise ConfigError(f"account {config.name}: its API key and its environment ({config.environment}) do not match")
     if config.livemode and settings.dev:
         raise ConfigError(f"account {config.name}: live credentials are refused in `gateway dev`")
+    if config.livemode and settings.webhooks_allow_loopback:
+        raise ConfigError(
+            f"account {config.name}: GATEWAY_WEBHOOKS_ALLOW_LOOPBACK is for development; it is refused with a live account"
+        )
     if config.livemode and not config.webhook_secrets:
         raise ConfigError(
             f"account {config.name}: a live account needs its webhook secret (webhook_secret_env or hmac_key_env)"

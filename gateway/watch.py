@@ -28,6 +28,13 @@ _LOOK: Final = """SELECT extract(epoch FROM clock_timestamp())::float8 AS clock_
     count(*) AS overdue, coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS overdue_s
     FROM (SELECT due_at FROM operation WHERE due_at <= now() - make_interval(secs => $1::float8)
     AND status IN ('created', 'sent', 'unknown', 'pending') ORDER BY due_at LIMIT $2::int) AS waiting"""
+_LOOK_AT_DELIVERIES: Final = """SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(waiting.due_at) FILTER
+    (WHERE fresh AND w.status = 'enabled' AND w.failing_since IS NULL AND (w.paused_until IS NULL OR w.paused_until <= now()))), 0)::float8
+    AS overdue_s FROM (
+    (SELECT endpoint_id, due_at, true AS fresh FROM delivery WHERE due_at IS NOT NULL AND tries = 0 LIMIT $1::int) UNION ALL
+    (SELECT endpoint_id, due_at, false AS fresh FROM delivery WHERE due_at IS NOT NULL AND tries > 0 LIMIT $1::int)
+    ) AS waiting LEFT JOIN webhook_endpoint w ON w.id = waiting.endpoint_id"""
+"""Of each lane, so many are looked at in the index of it, and not one row more."""
 
 log = structlog.get_logger()
 
@@ -79,6 +86,10 @@ class Watch:
         instruments.worker_silent.set(standing.worker_silent_s)
         instruments.overdue.set(standing.overdue)
         instruments.overdue_seconds.set(standing.overdue_s)
+        waiting = await self._pool.fetchrow(_LOOK_AT_DELIVERIES, COUNTED_MAX)
+        if waiting is not None:
+            instruments.deliveries_pending.set(waiting["pending"])
+            instruments.deliveries_overdue_seconds.set(max(0.0, waiting["overdue_s"]))
 
 
 def certain_skew_s(asked: float, theirs: float, answered: float) -> float:

@@ -21,6 +21,7 @@ from gateway.deps import Deps
 from gateway.settings import Settings
 from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, sweep, wipe
 from webhooks.inbox import Inbox
+from webhooks.outbox import Outbox
 
 INBOX_BATCH: Final = 100
 SETTLE_EVERY: Final = "* * * * * */2"
@@ -48,11 +49,21 @@ async def run_worker(settings: Settings) -> None:
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, stop.set)
         log.info("worker_started")
-        while not stop.is_set():
-            await _until(stop, _work(house, settings))
-            if not stop.is_set():
-                log.error("worker_interrupted", again_in_s=AGAIN_S)
-                await _until(stop, asyncio.sleep(AGAIN_S))
+        sending = asyncio.create_task(_until(stop, _send(house.outbox)))
+        try:
+            while not stop.is_set():
+                await _until(stop, _work(house, settings))
+                if not stop.is_set():
+                    log.error("worker_interrupted", again_in_s=AGAIN_S)
+                    await _until(stop, asyncio.sleep(AGAIN_S))
+        finally:
+            stop.set()
+            await sending
+
+
+async def _send(outbox: Outbox) -> None:
+    """Send what merchants are told. It has its own clock, half a second, and needs nothing of procrastinate."""
+    await crash.on_path("outbox", outbox.run)()
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
@@ -113,8 +124,19 @@ def jobs(deps: Deps, inbox: Inbox) -> Mapping[str, tuple[str, Job]]:
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
+def outbound_jobs(outbox: Outbox) -> Mapping[str, tuple[str, Job]]:
+    """What is done by the clock about endpoints and events, in the form of :func:`jobs`. Sending has a loop of its own."""
+
+    async def prune() -> None:
+        await outbox.call_off()
+        await outbox.prune()
+
+    work: Mapping[str, tuple[str, Job]] = {"notify": (TIDY_EVERY, outbox.notify), "prune": (TIDY_EVERY, prune)}
+    return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
+
+
 def _schedule(app: procrastinate.App, house: House) -> None:
-    for name, (cron, work) in jobs(house.deps, house.inbox).items():
+    for name, (cron, work) in {**jobs(house.deps, house.inbox), **outbound_jobs(house.outbox)}.items():
         _every(app, name, work, cron)
     _every(app, "bury", lambda: _bury(app), TIDY_EVERY)
 

@@ -296,6 +296,7 @@ class Database:
         """Every lease has run out and everything that waits is due: what a few seconds would do."""
         self.rows("UPDATE operation SET lease_until = now(), due_at = now() WHERE due_at IS NOT NULL")
         self.rows("UPDATE webhook_inbox SET due_at = now() WHERE due_at IS NOT NULL")
+        self.rows("UPDATE delivery SET due_at = now() WHERE due_at IS NOT NULL")
 
     def row_counts(self) -> dict[str, int]:
         tables = (
@@ -615,6 +616,7 @@ class Configuration:
         return {
             **SECRETS,
             "GATEWAY_DEV": "1",
+            "GATEWAY_WEBHOOKS_ALLOW_LOOPBACK": "1",
             "GATEWAY_DATABASE_URL": self.database.url,
             "GATEWAY_MIGRATE_DATABASE_URL": self.database.owner_url,
             "GATEWAY_REDIS_URL": self.redis_url,

@@ -5,7 +5,7 @@ What a merchant has just asked for is no event: it has the answer. Everything th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 EVENTS: Final[Mapping[str, str]] = {
@@ -47,3 +47,16 @@ EVENTS: Final[Mapping[str, str]] = {
     "webhook_endpoint.test": "You asked for it, to see that you get it.",
 }
 """By type, what it says."""
+ALL: Final = "*"
+"""What stands for every type, also those of a later release."""
+
+
+def types_of(wanted: Iterable[str]) -> frozenset[str]:
+    """The types that ``wanted`` stand for: types, families such as ``payment.*``, or :data:`ALL`. None where it is none of these."""
+    names = {*wanted}
+    return frozenset(type_ for type_ in EVENTS if names & {type_, family_of(type_), ALL})
+
+
+def family_of(type_: str) -> str:
+    """The name of all types about the same thing: ``payment.*`` of ``payment.succeeded``."""
+    return f"{type_.partition('.')[0]}.*"

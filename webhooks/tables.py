@@ -52,8 +52,9 @@ class InboxRow(SQLModel, table=True):
 
 
 class EndpointRow(SQLModel, table=True):
-    """Where a merchant wants to be told. ``events`` are the types it wants, all where it is empty.
+    """Where a merchant wants to be told.
 
+    ``wanted`` is what it asked for, types and families; ``events`` are the types that are meant by that, all where there are none.
     ``sealed_secrets`` holds the secrets that sign, the newest first, each with its end. ``failing_since`` and ``failed_events`` count
     what has failed since the last success; ``paused_until`` is how long it asked to be left alone.
     """
@@ -65,6 +66,7 @@ class EndpointRow(SQLModel, table=True):
     livemode: bool = Field(sa_type=Boolean)
     url: str = Field(sa_type=Text)
     description: str | None = Field(default=None, sa_type=Text, nullable=True)
+    wanted: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
     events: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
     status: str = Field(sa_type=Text)
     disabled_reason: str | None = Field(default=None, sa_type=Text, nullable=True)
@@ -106,7 +108,10 @@ class EventRow(SQLModel, table=True):
 
 
 class DeliveryRow(SQLModel, table=True):
-    """An event on its way to one endpoint. ``due_at`` is when it is tried next, on the database's clock; empty at its end."""
+    """An event on its way to one endpoint. ``due_at`` is when it is tried next, on the database's clock; empty at its end.
+
+    First tries and later ones have an index each: they are two lanes, and neither waits for the other.
+    """
 
     __tablename__ = "delivery"
 
@@ -120,7 +125,8 @@ class DeliveryRow(SQLModel, table=True):
 
     __table_args__ = (
         CheckConstraint("status IN ('pending', 'succeeded', 'failed', 'canceled')", name="delivery_status"),
-        Index("delivery_due", "endpoint_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("delivery_fresh", "endpoint_id", "due_at", postgresql_where=text("due_at IS NOT NULL AND tries = 0")),
+        Index("delivery_again", "endpoint_id", "due_at", postgresql_where=text("due_at IS NOT NULL AND tries > 0")),
         Index("delivery_by_event", "event_id"),
     )
 

@@ -48,6 +48,11 @@ class Desk:
             raise Problem("unknown_version", f"Gateway-Version must be one of: {', '.join(VERSIONS)}.")
         return who
 
+    async def _asked_plainly(self, request: Request) -> tuple[Principal, dict[str, Any]]:
+        """Who asks and for what, where it moves no money and may be asked again: it needs no key."""
+        who = await self._principal(request)
+        return who, reading.parse(await reading.body(request))
+
     async def _asked(self, request: Request, most: int = reading.BODY_MAX) -> tuple[Principal, Key, dict[str, Any]]:
         """Who asks, under which key, for what: in that order, so that a stranger learns nothing."""
         who = await self._principal(request)
@@ -101,8 +106,13 @@ def page(request: Request, filters: Collection[str], prefix: str) -> tuple[str |
     return cursor, int(limit)
 
 
-def listed(shown: list[dict[str, Any]], limit: int) -> Response:
-    """A page of a list, from one object more than it shows, if there is one more."""
+def listed(shown: list[dict[str, Any]], limit: int, *, cursor: str = "id") -> Response:
+    """A page of a list, from one object more than it shows, if there is one more. ``cursor`` is the field to go on from."""
     more = len(shown) > limit
     data = shown[:limit]
-    return json({"object": "list", "data": data, "has_more": more, "next_cursor": data[-1]["id"] if more else None})
+    return json({"object": "list", "data": data, "has_more": more, "next_cursor": data[-1][cursor] if more else None})
+
+
+def listed_whole(shown: list[dict[str, Any]]) -> Response:
+    """A list that is one page."""
+    return json({"object": "list", "data": shown, "has_more": False, "next_cursor": None})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.api import disputes, incidents, methods, payments
+from gateway.api import disputes, events, incidents, methods, payments, webhook_endpoints
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
@@ -17,6 +17,8 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     **disputes.BODIES,
     **incidents.BODIES,
     **methods.BODIES,
+    **webhook_endpoints.BODIES,
+    **events.BODIES,
 }
 """What each operation takes, by its id."""
 
@@ -155,6 +157,70 @@ _CUSTOMER_EXAMPLE: Final[Mapping[str, Any]] = {
     "created": "2026-11-21T09:30:00.123456Z",
     "updated": "2026-11-21T09:30:00.123456Z",
 }
+_ENDPOINT_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "we_0193a4c5d6e77f8091a2b3c4d5e6f70d",
+    "object": "webhook_endpoint",
+    "url": "https://shop.example/hooks",
+    "description": None,
+    "events": ["payment.*"],
+    "status": "enabled",
+    "disabled_reason": None,
+    "secrets": [{"fingerprint": "1f2e3d4c", "expires": None}],
+    "failing_since": None,
+    "failed_events": 0,
+    "paused_until": None,
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "updated": "2026-11-21T09:30:00.123456Z",
+}
+_SECRET: Final = {**_ENDPOINT_EXAMPLE, "secret": "whsec_…"}
+_EVENT_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "evt_0193a4c5d6e77f8091a2b3c4d5e6f70e",
+    "object": "event",
+    "type": "payment.succeeded",
+    "timestamp": "2026-11-21T09:30:00.345678Z",
+    "api_version": VERSIONS[-1],
+    "livemode": False,
+    "payment": _PAYMENT_EXAMPLE["id"],
+    "sequence": 2,
+    "data": _PAYMENT_EXAMPLE,
+}
+_TRY_EXAMPLE: Final[Mapping[str, Any]] = {
+    "object": "delivery_attempt",
+    "at": "2026-11-21T09:30:00.456789Z",
+    "status": 500,
+    "error": None,
+    "excerpt": "Internal Server Error",
+    "took_ms": 87,
+}
+_DELIVERY_EXAMPLE: Final[Mapping[str, Any]] = {
+    "object": "delivery",
+    "endpoint": _ENDPOINT_EXAMPLE["id"],
+    "event": _EVENT_EXAMPLE["id"],
+    "type": "payment.succeeded",
+    "payment": _PAYMENT_EXAMPLE["id"],
+    "status": "pending",
+    "tries": 1,
+    "next_try": "2026-11-21T09:30:05.456789Z",
+    "created": "2026-11-21T09:30:00.345678Z",
+    "delivered": None,
+}
+_DELIVERIES: Final[Mapping[str, Any]] = {
+    "object": "list",
+    "data": [{**_DELIVERY_EXAMPLE, "attempts": [_TRY_EXAMPLE]}],
+    "has_more": False,
+    "next_cursor": None,
+}
+_REPLAY_EXAMPLE: Final[Mapping[str, Any]] = {
+    "object": "webhook_replay",
+    "endpoint": _ENDPOINT_EXAMPLE["id"],
+    "from": "2026-11-21T00:00:00Z",
+    "to": "2026-11-22T00:00:00Z",
+    "types": None,
+    "status": "failed",
+    "dry_run": True,
+    "events": 17,
+}
 _CREATE: Final = {
     "amount": 1999,
     "currency": "EUR",
@@ -251,6 +317,56 @@ _STORING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] =
         _INCIDENT_EXAMPLE,
     ),
 )
+_ENDPOINT_ID: Final = "/v1/webhook_endpoints/{id}"
+_TELLING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
+    (
+        "/v1/webhook_endpoints",
+        "create_webhook_endpoint",
+        "Say where you want to be told; the secret is in this answer alone",
+        {"url": "https://shop.example/hooks", "events": ["payment.*"]},
+        "201",
+        _SECRET,
+    ),
+    (
+        _ENDPOINT_ID,
+        "update_webhook_endpoint",
+        "Change an endpoint, disable or enable it",
+        {"status": "disabled"},
+        "200",
+        {**_ENDPOINT_EXAMPLE, "status": "disabled", "disabled_reason": "requested"},
+    ),
+    (
+        f"{_ENDPOINT_ID}/rotate_secret",
+        "rotate_secret",
+        "A new secret; the old one signs beside it for 24 hours",
+        {"revoke_old": False},
+        "200",
+        _SECRET,
+    ),
+    (
+        f"{_ENDPOINT_ID}/test",
+        "test_webhook_endpoint",
+        "Send this endpoint an event to try it",
+        {},
+        "200",
+        {
+            **_EVENT_EXAMPLE,
+            "type": "webhook_endpoint.test",
+            "payment": None,
+            "sequence": None,
+            "data": _ENDPOINT_EXAMPLE,
+        },
+    ),
+    (
+        f"{_ENDPOINT_ID}/replay",
+        "replay_webhook_endpoint",
+        "Send the events of a time again: first how many, then in earnest",
+        {"from": "2026-11-21T00:00:00Z", "to": "2026-11-22T00:00:00Z"},
+        "200",
+        _REPLAY_EXAMPLE,
+    ),
+    ("/v1/events/{id}/redeliver", "redeliver", "Send an event again", {}, "200", _DELIVERIES),
+)
 _FILTERS: Final = (
     "limit",
     "cursor",
@@ -268,7 +384,7 @@ def document() -> dict[str, Any]:
     """The whole document. The same on every call."""
     schemas: dict[str, Any] = {"Problem": _problem_schema()}
     paths: dict[str, Any] = {}
-    for path, verb, summary, example, ok, answer in (*_MONEY, *_STORING):
+    for path, verb, summary, example, ok, answer in (*_MONEY, *_STORING, *_TELLING):
         model = BODIES[verb]
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
@@ -292,6 +408,7 @@ def document() -> dict[str, Any]:
     paths["/v1/policies"] = {"get": _get("What is done without each part that may be lost", page, [])}
     paths["/v1/return/{token}"] = {"get": {**_RETURN}}
     paths |= _stored(paths)
+    paths |= _told(paths)
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
@@ -334,6 +451,36 @@ def _stored(paths: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
+def _told(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Events and the endpoints they go to, with what is read of them."""
+
+    def page(example: Mapping[str, Any]) -> dict[str, Any]:
+        return {"object": "list", "data": [example], "has_more": False, "next_cursor": None}
+
+    filters = [_query(name) for name in ("limit", "cursor", *events.FILTERS)]
+    at = [_PATH_ID, *(_query(name) for name in ("limit", "cursor", "status"))]
+    gone = {**_ENDPOINT_EXAMPLE, "status": "deleted", "secrets": []}
+    last = {**_DELIVERY_EXAMPLE, "last_attempt": _TRY_EXAMPLE}
+    paged = [_query(name) for name in ("limit", "cursor")]
+    return {
+        "/v1/webhook_endpoints": {
+            **paths["/v1/webhook_endpoints"],
+            "get": _get("List webhook endpoints, newest first", page(_ENDPOINT_EXAMPLE), paged),
+        },
+        _ENDPOINT_ID: {
+            **paths[_ENDPOINT_ID],
+            "get": _get("Retrieve a webhook endpoint, also a deleted one", _ENDPOINT_EXAMPLE, [_PATH_ID]),
+            "delete": _get("Delete a webhook endpoint", gone, [_PATH_ID]),
+        },
+        f"{_ENDPOINT_ID}/deliveries": {"get": _get("What was sent there, the newest event first", page(last), at)},
+        "/v1/events": {"get": _get("List events, newest first", page(_EVENT_EXAMPLE), filters)},
+        "/v1/events/{id}": {"get": _get("Retrieve an event, as it was sent", _EVENT_EXAMPLE, [_PATH_ID])},
+        "/v1/events/{id}/deliveries": {
+            "get": _get("To which endpoints an event went, with every try", _DELIVERIES, [_PATH_ID])
+        },
+    }
+
+
 _TAGS: Final[Mapping[str, str]] = {
     "payments": "Charge a card or a token, and what follows from it.",
     "refunds": "Give money back.",
@@ -342,6 +489,8 @@ _TAGS: Final[Mapping[str, str]] = {
     "accounts": "Where payments may go, and what each account is able to do.",
     "payment_methods": "Cards and tokens that are kept to be charged again.",
     "customers": "Who pays.",
+    "events": "What you were told.",
+    "webhook_endpoints": "Where you are told.",
     "webhooks": "What providers tell us.",
     "operations": "For whoever runs it.",
 }
@@ -351,8 +500,19 @@ def _tag(path: str) -> str:
     return next((tag for tag in _TAGS if path.split("/")[2:3] == [tag]), "operations")
 
 
-_BODILESS: Final = frozenset({"confirm", "capture", "cancel", "accept"})
+_BODILESS: Final = frozenset(
+    {"confirm", "capture", "cancel", "accept", "rotate_secret", "test_webhook_endpoint", "redeliver"}
+)
 """Verbs that may be asked without a body."""
+_KEYLESS: Final = frozenset(
+    {"details", "update_payment_method", "close"}
+    | (webhook_endpoints.BODIES.keys() | events.BODIES.keys()) - {"create_webhook_endpoint"}
+)
+"""Verbs that need no idempotency key: asked again they change nothing more, or nothing that matters."""
+_DECIDED: Final = frozenset(
+    {"update_payment_method", "create_customer", "close"} | webhook_endpoints.BODIES.keys() | events.BODIES.keys()
+)
+"""Verbs that never wait for a provider."""
 _PATH_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _RETURN: Final = {
     "summary": "Where the shopper's browser comes back from a challenge; it is sent on to the payment's return_url",
@@ -390,10 +550,10 @@ def _post(
         "example": "order-1001",
         "description": "A new one for every new request; the same one to send a request again.",
     }
-    keyed = [] if verb in {"details", "update_payment_method", "close"} else [key]
+    keyed = [] if verb in _KEYLESS else [key]
     body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}, "example": example}}
     codes = {"400", "401", "403", "404", "409", "413", "422", "500", "503", "504"}
-    codes |= {"202"} if verb not in {"update_payment_method", "create_customer", "close"} else set()
+    codes |= {"202"} if verb not in _DECIDED else set()
     codes |= {"402"} if verb in {"create", "confirm", "details", "create_payment_method"} else set()
     return {
         "summary": summary,

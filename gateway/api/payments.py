@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -19,6 +19,7 @@ from gateway.answers import charge_answer, history_object, payment_object, refun
 from gateway.api import asking, reading
 from gateway.api.asking import Desk
 from gateway.api.auth import Principal
+from gateway.api.events import event_json
 from gateway.api.schemas import (
     Body,
     MethodIn,
@@ -185,10 +186,12 @@ class Payments(Desk):
         payment = await self._payment(request, who)
         if payment.status is Status.PROCESSING:
             await self._deps.books.mark_due(payment.terms.id)
-        expand = _expand(request, EXPANDABLE | {"events"})
+        expand = _expand(request, EXPANDABLE | {"events", "history"})
         shown = payment_object(payment, self._deps.keys, expand)
         if "events" in expand:
-            shown["events"] = [history_object(row) for row in await self._deps.queries.history(payment.terms.id)]
+            shown["events"] = [event_json(body) for body in await self._deps.endpoint_books.events_of(payment.terms.id)]
+        if "history" in expand:
+            shown["history"] = [history_object(row) for row in await self._deps.queries.history(payment.terms.id)]
         return asking.json(shown)
 
     async def list(self, request: Request) -> Response:
@@ -364,17 +367,7 @@ def _filters(request: Request) -> tuple[dict[str, Any], int]:
 
 
 def _instant(query: Mapping[str, str], name: str) -> datetime | None:
-    if name not in query:
-        return None
-    at: datetime | None
-    try:
-        at = datetime.fromisoformat(query[name])
-        at = None if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):  # no time at all, or one that only a zone's offset puts before the year 1
-        at = None
-    if at is None:
-        raise Problem("validation_failed", f"{name} must be an RFC 3339 time such as 2026-11-01T00:00:00Z.", name)
-    return at
+    return reading.instant(query[name], name) if name in query else None
 
 
 BODIES: Final[Mapping[str, type[Body]]] = {

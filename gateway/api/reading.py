@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import jiter
@@ -100,15 +101,28 @@ def validate(model: type[Model], value: dict[str, Any]) -> Model:
     raise Problem("validation_failed", f"{detail}.", param, extra={"errors": errors})
 
 
+def instant(text: str, param: str) -> datetime:
+    """A time with its zone, in UTC. Raises :class:`Problem` (422) naming ``param`` for anything else."""
+    at: datetime | None
+    try:
+        at = datetime.fromisoformat(text)
+        at = None if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # no time at all, or one that only a zone's offset puts before the year 1
+        at = None
+    if at is None:
+        raise Problem("validation_failed", f"{param} must be an RFC 3339 time such as 2026-11-01T00:00:00Z.", param)
+    return at
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     """The path of a field as the caller wrote it: without the names of the union's branches, and never a caller's own key."""
     branch = 1 if location[:1] == ("payment_method_data",) else None
-    parts = [str(part) for index, part in enumerate(location) if index != branch]
+    parts = [part for index, part in enumerate(location) if index != branch]
     if parts[:1] in (["metadata"], ["tokens"]):
-        return parts[0]
+        return str(parts[0])
     if parts[1:2] == ["tokens"]:
         return "payment_method_data.tokens"
-    return ".".join(part if FIELD.fullmatch(part) else "?" for part in parts)
+    return ".".join(str(part) if isinstance(part, int) or FIELD.fullmatch(part) else "?" for part in parts)
 
 
 def _sentence(kind: str, message: str) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.ids import PAYMENT, PAYMENT_METHOD, is_id
+from gateway.ids import ENDPOINT, PAYMENT, PAYMENT_METHOD, is_id
 from providers.money import AMOUNT_MAX, AMOUNT_MIN, MoneyError, exponent
 
 METADATA_KEYS_MAX: Final = 50
@@ -92,6 +92,11 @@ Metadata = Annotated[
 ]
 MethodId = Annotated[str, _id_of(PAYMENT_METHOD)]
 PaymentId = Annotated[str, _id_of(PAYMENT)]
+EndpointId = Annotated[str, _id_of(ENDPOINT)]
+EventTypes = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=64)]],
+    Field(min_length=1, max_length=100, examples=[["payment.*", "dispute.created"]]),
+]
 
 
 class Body(BaseModel):
@@ -372,3 +377,58 @@ class RefundCreate(Body):
     amount: Amount | None = Field(default=None, description="Minor units; left out: all that is left.")
     reason: Literal["requested_by_customer", "duplicate", "fraudulent", "return", "other"] | None = None
     metadata: Metadata = Field(default_factory=dict)
+
+
+class EndpointCreate(Body):
+    """``POST /v1/webhook_endpoints``."""
+
+    url: str = Field(
+        description="Where events are sent: https://, port 443 or 8443, an address of the public internet."
+    )
+    events: EventTypes | None = Field(
+        default=None, description="Types, families such as payment.*, or *; left out: every type, also later ones."
+    )
+    description: Short | None = None
+
+
+class EndpointUpdate(Body):
+    """``POST /v1/webhook_endpoints/{id}``: what is left out stays as it is."""
+
+    url: str | None = Field(default=None, description="With another one it starts afresh.")
+    events: EventTypes | None = Field(default=None, description="null: every type.")
+    description: Short | None = None
+    status: Literal["enabled", "disabled"] | None = Field(
+        default=None,
+        description="disabled: nothing is sent, and what was on its way is canceled. enabled: it starts afresh.",
+    )
+
+
+class EndpointRotate(Body):
+    """``POST /v1/webhook_endpoints/{id}/rotate_secret``."""
+
+    revoke_old: bool = Field(
+        default=False, description="The old secret signs no more, where it is known to others. Else: for 24 hours."
+    )
+
+
+class EndpointTest(Body):
+    """``POST /v1/webhook_endpoints/{id}/test``: there is nothing to say."""
+
+
+class EndpointReplay(Body):
+    """``POST /v1/webhook_endpoints/{id}/replay``."""
+
+    from_: str = Field(alias="from", max_length=40, examples=["2026-11-21T00:00:00Z"])
+    to: str = Field(max_length=40, description="Not included.", examples=["2026-11-22T00:00:00Z"])
+    types: EventTypes | None = Field(default=None, description="Types or families; left out: all that it wants.")
+    status: Literal["failed", "all"] = Field(
+        default="failed",
+        description="failed: what it has not got. all: also what it has got.",
+    )
+    dry_run: bool = Field(default=True, description="Only say how many; false sends them.")
+
+
+class EventRedeliver(Body):
+    """``POST /v1/events/{id}/redeliver``."""
+
+    endpoint: EndpointId | None = Field(default=None, description="One endpoint; left out: all that want it.")

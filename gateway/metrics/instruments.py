@@ -11,6 +11,8 @@ from gateway.policies import POLICIES
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
 
+WAITS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+
 
 class Instruments:
     """The counters, gauges and histograms of one process."""
@@ -48,6 +50,7 @@ class Instruments:
                     self.policies.labels(row.dep, row.op, policy)
         self._lines_dropped = 0
         self._gauges(registry)
+        self._outbound(registry)
         self.webhooks = Counter(
             "interlock_webhooks",
             "Inbound webhook events, by account and result.",
@@ -105,6 +108,31 @@ class Instruments:
         self.overdue_seconds = Gauge(
             "interlock_operations_overdue_seconds",
             "How long the first of them has been waiting.",
+            registry=registry,
+        )
+
+    def _outbound(self, registry: CollectorRegistry) -> None:
+        """What merchants are told."""
+        self.deliveries = Counter(
+            "interlock_webhook_deliveries",
+            "Tries to tell a merchant of an event, by what came of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.delivery_wait_seconds = Histogram(
+            "interlock_webhook_first_try_seconds",
+            "Seconds from an event to its first try at an endpoint.",
+            buckets=WAITS,
+            registry=registry,
+        )
+        self.deliveries_pending = Gauge(
+            "interlock_webhook_deliveries_pending",
+            "Deliveries of events that have not ended; of new ones and of such that are tried again 10000 each are counted at most.",
+            registry=registry,
+        )
+        self.deliveries_overdue_seconds = Gauge(
+            "interlock_webhook_deliveries_overdue_seconds",
+            "How long the first new delivery to an endpoint that works has been waiting.",
             registry=registry,
         )
 

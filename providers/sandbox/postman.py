@@ -125,7 +125,8 @@ class Postman:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX),
-                timeout=aiohttp.ClientTimeout(total=_ACKNOWLEDGE_WITHIN_S),
+                # The receiver's time begins when it is spoken to, not while the event waits here for a free connection.
+                timeout=aiohttp.ClientTimeout(sock_connect=_ACKNOWLEDGE_WITHIN_S, sock_read=_ACKNOWLEDGE_WITHIN_S),
             )
         assert self._url is not None  # noqa: S101 - post() sends nothing without an address
         headers = {"Content-Type": "application/json", **self._sign(body)}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
-from datetime import timedelta
+import dataclasses
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from gateway import news
+from gateway.disputes import Dispute
+from gateway.queries import Queries
+from gateway.sql import Pool
 from providers.contract import DisputeNews, DisputeStatus, Event
 from providers.money import Money
 
@@ -73,13 +78,13 @@ async def test_a_dispute_is_heard_of_shown_and_stands_in_the_history(
     async with open_gateway((psp,), listening=True) as inside:
         merchant = inside.merchant
         payment, dispute = await disputed(merchant, psp, flow)
-        expanded = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "events"})).json()
+        expanded = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "history"})).json()
         others = (await merchant.get("/v1/disputes", status="won")).json()
 
     assert (dispute["object"], dispute["payment"], dispute["account"]) == ("dispute", payment["id"], psp)
     assert (dispute["amount"], dispute["currency"]) == (1999, "EUR")
     assert dispute["reason"] == "fraudulent"
-    assert "dispute_needs_response" in [event["reason"] for event in expanded["events"]]
+    assert "dispute_needs_response" in [event["reason"] for event in expanded["history"]]
     assert (expanded["status"], expanded["amount_received"], expanded["amount_refunded"]) == ("succeeded", 1999, 0)
     assert others["data"] == []
 
@@ -163,6 +168,51 @@ async def test_what_is_accepted_is_lost_only_once_the_provider_has_taken_it_and_
     assert after["status"] == lost["status"] == "lost"
 
 
+class Interrupted(Queries):
+    """The reader, between whose first look at a dispute and the next something else happens."""
+
+    def __init__(self, pool: Pool, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(pool)
+        self._meanwhile = [meanwhile]
+
+    async def dispute_at(self, account: str, provider_dispute_id: str) -> Dispute | None:
+        found = await super().dispute_at(account, provider_dispute_id)
+        while self._meanwhile:
+            await self._meanwhile.pop()()
+        return found
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_two_tellings_of_a_dispute_at_once_are_one_dispute_that_never_moves_backwards(
+    open_gateway: Open, *, known: bool
+) -> None:
+    async with open_gateway(("adyen",)) as inside:
+        payment = await inside.merchant.charged()
+        began, deps = datetime.now(UTC), inside.house.deps
+
+        def telling(status: DisputeStatus, after_s: int) -> Event:
+            said = DisputeNews("D1", status, Money(1999, "EUR"))
+            at, there = began + timedelta(seconds=after_s), payment["provider_payment_id"]
+            return Event(status, "CHARGEBACK", provider_payment_id=there, occurred_at=at, dispute=said)
+
+        if known:
+            await news.apply("adyen", telling(DisputeStatus.NEEDS_RESPONSE, 1), deps)
+
+        async def newer() -> None:
+            await news.apply("adyen", telling(DisputeStatus.LOST, 9), deps)
+
+        interrupted = dataclasses.replace(deps, queries=Interrupted(inside.house.pool, newer))
+        result = await news.apply("adyen", telling(DisputeStatus.UNDER_REVIEW, 5), interrupted)
+        (dispute,) = (await inside.merchant.get("/v1/disputes")).json()["data"]
+        told = (await inside.merchant.get("/v1/events", type="dispute.*", payment=payment["id"])).json()["data"]
+
+    assert (result.result, dispute["status"]) == ("no_news", "lost")
+    assert {event["data"]["id"] for event in told} == {dispute["id"]}
+    assert [event["type"] for event in told] == (
+        ["dispute.closed", "dispute.created"] if known else ["dispute.created"]
+    )
+
+
 async def test_an_answer_that_stays_unknown_does_not_use_up_the_time_to_answer(
     open_gateway: Open, psps: Psps, flow: type[Kit]
 ) -> None:
@@ -216,7 +266,7 @@ async def test_another_merchants_dispute_is_not_there_and_wrong_evidence_names_i
         filtered = await merchant.get("/v1/disputes", status="angry")
 
     assert (nothing.status_code, nothing.json()["code"]) == (422, "validation_failed")
-    assert (garbage.status_code, garbage.json()["param"]) == (422, "documents.0.content".replace(".0", ".?"))
+    assert (garbage.status_code, garbage.json()["param"]) == (422, "documents.0.content")
     assert huge.status_code == 422
     assert unknown.status_code == 404
     assert (filtered.status_code, filtered.json()["param"]) == (422, "status")

@@ -39,8 +39,8 @@ async def challenged(merchant: Merchant, psp: str, flow: type[Kit], **fields: An
 
 
 async def history(merchant: Merchant, payment_id: str) -> list[str]:
-    shown = (await merchant.get(f"/v1/payments/{payment_id}", **{"expand[]": "events"})).json()
-    return [event["reason"] for event in shown["events"]]
+    shown = (await merchant.get(f"/v1/payments/{payment_id}", **{"expand[]": "history"})).json()
+    return [event["reason"] for event in shown["history"]]
 
 
 async def open_attempt(inside: Inside, payment: dict[str, Any]) -> str:

@@ -112,7 +112,9 @@ async def test_what_nobody_could_tell_for_a_day_is_put_before_a_person_with_the_
         wrong = await inside.merchant.get("/v1/payments", needs_review="false")
         again = await inside.merchant.charge(key="order-1", routing={"account": "adyen"})
         counted = generate_latest(inside.house.registry).decode()
-        events = (await inside.merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "events"})).json()["events"]
+        events = (await inside.merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "history"})).json()[
+            "history"
+        ]
 
     (review,) = payment["review"]
     assert (review["kind"], review["account"], review["amount"]) == ("authorize", "adyen", 1999)

@@ -24,10 +24,10 @@ async def settled(merchant: Merchant, payment_id: str, flow: type[Kit]) -> dict[
     """The payment once nothing of it is on its way: at once at Stripe, by webhook at Adyen."""
 
     async def done() -> bool:
-        expand = {"expand[]": ["refunds", "events"]}
+        expand = {"expand[]": ["refunds", "history"]}
         payment = (await merchant.get(f"/v1/payments/{payment_id}", **expand)).json()
-        asked = [event["operation"] for event in payment["events"] if event["reason"].endswith("_requested")]
-        told = [event["operation"] for event in payment["events"] if event["reason"].endswith(("succeeded", "failed"))]
+        asked = [event["operation"] for event in payment["history"] if event["reason"].endswith("_requested")]
+        told = [event["operation"] for event in payment["history"] if event["reason"].endswith(("succeeded", "failed"))]
         waiting = [part["status"] for part in [*payment["captures"], *payment["refunds"]]]
         return "pending" not in waiting and not payment["cancel_requested"] and set(filter(None, asked)) <= set(told)
 

@@ -22,7 +22,7 @@ ENVIRONMENT: Final = {
     "GATEWAY_SECRET_KEY": base64.b64encode(b"k" * 32).decode(),
 }
 OFFERS: Final[dict[str, tuple[str, ...]]] = {
-    "": ("dev", "serve", "worker", "migrate", "sandbox", "verify", "merchants", "keys", "vault"),
+    "": ("dev", "serve", "worker", "migrate", "sandbox", "verify", "listen", "replay", "merchants", "keys", "vault"),
     "dev": ("--port", "--data", "--traffic"),
     "serve": ("--port", "--host", "--workers", "GATEWAY_DATABASE_URL", "GATEWAY_REDIS_URL"),
     "worker": ("--help",),
@@ -35,6 +35,9 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "keys create": ("merchant_id", "--kind", "--live"),
     "keys revoke": ("key_id",),
     "keys list": ("merchant_id",),
+    "listen": ("--url", "--key", "--forward-to", "--events", "GATEWAY_API_KEY"),
+    "replay": ("events",),
+    "replay events": ("--endpoint", "--since", "--until", "--type", "--failed", "--send", "--dry-run"),
     "vault": ("rotate", "status"),
     "vault rotate": ("GATEWAY_VAULT_KEY",),
     "vault status": ("key",),
@@ -102,6 +105,12 @@ def test_the_program_starts_and_explains_itself() -> None:
         ("merchants create mer_acme", {}, "GATEWAY_DATABASE_URL: the database cannot be reached"),
         ("vault status", {}, "GATEWAY_VAULT_KEY is not set"),
         ("vault rotate", {"GATEWAY_VAULT_KEY": "x"}, "GATEWAY_VAULT_KEY: must be"),
+        ("listen --url ftp://here", {}, "--url: must be a URL that starts with http:// or https://"),
+        ("listen --events invoice.paid", {}, "--events: 'invoice.paid' is no type of event and no family"),
+        ("replay events --endpoint we_1 --since yesterday", {}, "--since: "),
+        ("replay events --endpoint we_1 --since 1h --until 2h", {}, "--until: must be later than --since"),
+        ("replay events --endpoint we_1 --since 1h --type invoice.*", {}, "--type: 'invoice.*' is no type of event"),
+        ("replay events --endpoint we_1 --since 1h", {}, "GATEWAY_DATABASE_URL: the database cannot be reached"),
         ("keys create mer_acme", {"GATEWAY_SECRET_KEY": None}, "GATEWAY_SECRET_KEY: is not set"),
     ],
 )

@@ -283,6 +283,13 @@ def test_live_credentials_are_refused_in_development(tmp_path: Path, toml: str) 
 
 
 @pytest.mark.parametrize("toml", [LIVE_STRIPE, LIVE_ADYEN], ids=["stripe", "adyen"])
+def test_live_credentials_are_refused_where_a_merchants_webhook_may_reach_this_machine(
+    tmp_path: Path, toml: str
+) -> None:
+    assert "GATEWAY_WEBHOOKS_ALLOW_LOOPBACK is for development" in refusal(tmp_path, toml, webhooks_allow_loopback=True)
+
+
+@pytest.mark.parametrize("toml", [LIVE_STRIPE, LIVE_ADYEN], ids=["stripe", "adyen"])
 @pytest.mark.parametrize("secret", ["", ",", None])
 def test_a_live_account_without_its_webhook_secret_is_refused(tmp_path: Path, toml: str, secret: str | None) -> None:
     kept = {name: value for name, value in SECRETS.items() if name.endswith("_KEY") and "HMAC" not in name}

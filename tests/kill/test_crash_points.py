@@ -16,9 +16,10 @@ from pydantic import SecretStr
 
 from gateway import crash
 from gateway.sql import DatabaseAway, Pool, Statement, is_writing
-from gateway.worker import jobs
+from gateway.worker import jobs, outbound_jobs
 from idempotency.store import RedisGate
 from providers.registry import AccountConfig, ConfigError
+from webhooks.signing import Secrets
 
 if TYPE_CHECKING:
     from tests.conftest import Checked, Configuration, Database, Inside, Kit, Open, Processes, Psps
@@ -53,7 +54,7 @@ class Run:
         self.inside, self.watch, self.psps, self.post, self.flow = inside, watch, psps, post, flow
         self.cards = cards
         self.merchant = inside.merchant
-        self.jobs = jobs(inside.house.deps, inside.house.inbox)
+        self.jobs = {**jobs(inside.house.deps, inside.house.inbox), **outbound_jobs(inside.house.outbox)}
         self.keys = (f"key-{number}" for number in itertools.count())
 
     def card(self) -> str:
@@ -162,10 +163,11 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
             _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
-            _ended,
+            _ended, _told,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
+        await _sent(run)
         await run.work(*run.jobs)
         number = run.card()
         run.script("stripe", "authorize", number, ("status", {"status": 500, "times": None}))
@@ -242,6 +244,60 @@ async def _stored(run: Run) -> None:
     await run.merchant.delete(f"/v1/customers/{customer['id']}")
     run.watch.failing.add("customer.store.before")
     assert (await run.merchant.post("/v1/customers", {"name": "A. Shopper"})).status_code == 503
+
+
+async def _sent(run: Run) -> None:
+    """Events on their way: to an endpoint that takes its time, and to one that is gone; and one that has failed for days."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/slow" in head:
+            await asyncio.sleep(SLOW["latency_ms"] / 1000)
+        status = b"410 Gone" if b"/gone" in head else b"200 OK"
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    url, sealer = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", run.flow.keyring().sealer
+    for name in ("slow", "gone"):
+        run.inside.database.rows(
+            "INSERT INTO webhook_endpoint (id, merchant_id, livemode, url, status, sealed_secrets, failed_events, notices, created_at,"
+            " updated_at) VALUES (%(id)s, 'mer_dev', false, %(url)s, 'enabled', %(sealed)s, 0, 0, now(), now())",
+            id=f"we_{name}",
+            url=f"{url}/{name}",
+            sealed=sealer.seal_json(Secrets.new().to_json(), f"we_{name}", "webhook_endpoint"),
+        )
+    refused = await run.merchant.charge(**run.charge(run.card(), confirm=False))
+    assert (await run.merchant.post(f"/v1/payments/{refused.json()['id']}/cancel")).status_code == 200
+    running = asyncio.ensure_future(crash.on_path("outbox", run.inside.house.outbox.run)())
+    await run.flow.eventually(
+        lambda: run.inside.database.value("SELECT count(*) FROM delivery WHERE due_at IS NOT NULL") == 0, "all was sent"
+    )
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    server.close()
+    await server.wait_closed()
+    run.inside.database.rows(
+        "UPDATE webhook_endpoint SET failing_since = now() - interval '2 days' WHERE id = 'we_slow'"
+    )
+    await run.work("notify")
+
+
+async def _told(run: Run) -> None:
+    """A webhook endpoint, and everything that is done with it."""
+    paid = await run.merchant.charged(**run.charge(run.card()))
+    endpoint = (await run.merchant.post("/v1/webhook_endpoints", {"url": "http://127.0.0.1:1/"})).json()
+    path = f"/v1/webhook_endpoints/{endpoint['id']}"
+    (event, *_) = (await run.merchant.get("/v1/events", payment=paid["id"])).json()["data"]
+    day = {"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z", "dry_run": False, "status": "all"}
+    for verb, fields in (("", {"description": "x"}), ("/rotate_secret", {}), ("/test", {}), ("/replay", day)):
+        answer = await run.merchant.post(path + verb, fields)
+        assert answer.status_code == 200, answer.text
+    assert (await run.merchant.post(f"/v1/events/{event['id']}/redeliver")).status_code == 200
+    await run.merchant.delete(path)
+    run.watch.failing.add("endpoint.store.before")
+    assert (await run.merchant.post("/v1/webhook_endpoints", {"url": "http://127.0.0.1:1/"})).status_code == 503
 
 
 async def _overtaken(run: Run, work: Awaitable[object]) -> None:
@@ -468,12 +524,14 @@ def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
 
 
 PIECES: Final = {
-    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ANSWER", "DRIVE")),
+    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ENDPOINT", "ANSWER", "DRIVE")),
+    *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     "gateway/method_books.py: SETTLED",
     "gateway/news_books.py: _TELLING",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
+    *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),
 }  # fmt: skip
-"""Parts of a commit, which is named as a whole, and the inbox's statements, which its table names."""
+"""Parts of a commit, which is named as a whole, and the inbox's and the outbox's statements, which their tables name."""
 
 
 def _texts_in(node: ast.AST) -> str:

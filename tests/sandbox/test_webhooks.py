@@ -1,5 +1,6 @@
 """Webhooks: signed, in the background, repeated until taken, and faulty on request."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import Adyen.util
 import pytest
 import stripe
+from aiohttp import web
 
-from providers.sandbox import SandboxConfig
+from providers.sandbox import SandboxConfig, postman
 from providers.sandbox.signatures import adyen_signature, adyen_signing_string
 
 STRIPE_SECRET = "whsec_test_secret"
@@ -113,6 +115,37 @@ def test_an_event_nobody_takes_is_given_up(sandbox: Any) -> None:
     sandbox.mailbox.stripe_events("payment_intent.succeeded", 6)
     delivery = settled(sandbox, "stripe")[0]
     assert (delivery["attempts"], delivery["status"]) == (6, "given_up")
+
+
+async def test_an_event_that_waits_for_its_turn_is_not_taken_for_unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver's time begins when it is spoken to: a burst of events must not run out of it in the sender's own queue."""
+    monkeypatch.setattr(postman, "_CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(postman, "_ACKNOWLEDGE_WITHIN_S", 3)
+
+    async def take(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.5)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    sender = postman.Postman(url=url, sign=lambda _: {}, delay_s=0, attempts_max=1, pause_s=0)
+    try:
+        for number in range(8):
+            sender.post(event=f"evt_{number}", kind="test", body=b"{}", fault=None, position=0)
+        for _ in range(600):
+            if all(each["status"] != "pending" for each in sender.as_json()):
+                break
+            await asyncio.sleep(0.05)
+    finally:
+        await sender.close()
+        await runner.cleanup()
+
+    assert [each["status"] for each in sender.as_json()] == ["delivered"] * 8
 
 
 def settled(sandbox: Any, psp: str) -> list[dict[str, Any]]:

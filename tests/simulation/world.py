@@ -32,6 +32,8 @@ from gateway.api.auth import _checksum
 from gateway.app import Edge, House, _mount
 from gateway.books import Books
 from gateway.deps import Deps
+from gateway.endpoint_books import EndpointBooks
+from gateway.events import endpoint_event
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
@@ -48,7 +50,9 @@ from tests.simulation.gate import SimRedis
 from tests.simulation.loop import HOST, Host, SimLoop
 from tests.simulation.postgres import EPOCH, SimPool, SimPostgres, Stage, instant
 from tests.simulation.psp import HORIZON_S, HOUR, NO_FAULTS, SECRET, Arrival, Charge, Faults, Psp, SimProvider, Style
+from webhooks.egress import Egress
 from webhooks.inbox import Applied, Inbox
+from webhooks.outbox import Outbox
 
 MERCHANTS: Final = ("mer_one", "mer_two")
 GATEWAYS: Final = 3
@@ -256,6 +260,7 @@ class World:
             books=Books(pool),
             method_books=MethodBooks(pool),
             news_books=NewsBooks(pool),
+            endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, GatePolicy.FAIL_OPEN, applied),
             accounts={name: self._account(psp) for name, psp in self.psps.items()},
@@ -269,7 +274,11 @@ class World:
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        house = House(deps, Inbox(pool, KEYS.sealer.seal, KEYS.sealer.open, apply), pool, gate, registry, frozenset())
+        inbox = Inbox(pool, KEYS.sealer.seal, KEYS.sealer.open, apply)
+        outbox = Outbox(
+            pool, Egress(), lambda *_: {}, endpoint_event, draw=self.nature.random
+        )  # nobody is told in here
+        house = House(deps, inbox, outbox, pool, gate, registry, frozenset())
         router = Router()
         routes = _Routes(router)
         _mount(cast("FastAPI", routes), house, SETTINGS)

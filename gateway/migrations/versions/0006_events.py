@@ -20,6 +20,7 @@ STATEMENTS: Final = (
     livemode BOOLEAN NOT NULL,
     url TEXT NOT NULL,
     description TEXT,
+    wanted TEXT[],
     events TEXT[],
     status TEXT NOT NULL,
     disabled_reason TEXT,
@@ -58,7 +59,10 @@ STATEMENTS: Final = (
     PRIMARY KEY (endpoint_id, event_id),
     CONSTRAINT delivery_status CHECK (status IN ('pending', 'succeeded', 'failed', 'canceled'))
 )""",
-    "CREATE INDEX IF NOT EXISTS delivery_due ON delivery (endpoint_id, due_at) WHERE due_at IS NOT NULL",
+    """CREATE INDEX IF NOT EXISTS delivery_fresh ON delivery (endpoint_id, due_at)
+    WHERE due_at IS NOT NULL AND tries = 0""",
+    """CREATE INDEX IF NOT EXISTS delivery_again ON delivery (endpoint_id, due_at)
+    WHERE due_at IS NOT NULL AND tries > 0""",
     "CREATE INDEX IF NOT EXISTS delivery_by_event ON delivery (event_id)",
     """CREATE TABLE IF NOT EXISTS delivery_attempt (
     endpoint_id TEXT COLLATE "C" NOT NULL,
