@@ -14,6 +14,7 @@ import orjson
 
 from gateway.disputes import Dispute
 from gateway.errors import MEDIA_TYPE, Problem
+from gateway.incidents import Incident
 from gateway.lifecycle import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status
 from gateway.rows import card_json, three_d_secure_json
 from gateway.vault import Keyring
@@ -253,6 +254,44 @@ def dispute_object(dispute: Dispute) -> dict[str, Any]:
         "provider_dispute_id": dispute.provider_dispute_id,
         "created": instant(dispute.created_at),
         "updated": instant(dispute.updated_at),
+    }
+
+
+def incident_object(incident: Incident) -> dict[str, Any]:
+    """An incident as the API shows it."""
+    return {
+        "id": incident.id,
+        "object": "incident",
+        "kind": incident.kind,
+        "status": "open" if incident.closed_at is None else "closed",
+        "payment": incident.payment_id,
+        "operation": incident.operation_id,
+        "account": incident.account,
+        "details": incident.details,
+        "reason": incident.closed_reason,
+        "livemode": incident.livemode,
+        "created": instant(incident.created_at),
+        "closed": instant(incident.closed_at),
+    }
+
+
+def notice_object(row: Mapping[str, Any], provider: str) -> dict[str, Any]:
+    """What a provider told beside payments, as the event about it shows it. ``row`` are the columns of ``notice``."""
+    return {
+        "id": row["id"],
+        "object": "notice",
+        "kind": row["kind"],
+        "payment": row["payment_id"],
+        "account": row["account"],
+        "provider": provider,
+        "provider_notice_id": row["provider_notice_id"],
+        "reason": row["reason"],
+        "amount": row["amount"],
+        "currency": row["currency"],
+        "report_url": row["report_url"],
+        "livemode": row["livemode"],
+        "told": instant(row["told_at"]),
+        "created": instant(row["created_at"]),
     }
 
 

@@ -33,6 +33,7 @@ from gateway.api.auth import Authenticator
 from gateway.api.disputes import Disputes
 from gateway.api.events import Events
 from gateway.api.inbound import InboundEvents
+from gateway.api.incidents import Incidents
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
@@ -49,6 +50,7 @@ from gateway.ids import REQUEST, new_id
 from gateway.inbound import InboundLog
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
@@ -112,6 +114,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
+            news_books=NewsBooks(pool),
             endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
@@ -219,6 +222,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         deps.queries, deps.keys, dev=settings.dev, lost=lambda: deps.instruments.stood_in("postgres_loss_api_key")
     )
     payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
+    incidents = Incidents(deps, authenticator)
     methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
     inbound = InboundEvents(deps, authenticator, InboundLog(house.pool))
     health = Health(house.gate, deps)
@@ -252,6 +256,9 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
             Route("/v1/disputes/{id}", disputes.retrieve, methods=["GET"]),
             Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
             Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
+            Route("/v1/incidents", incidents.list, methods=["GET"]),
+            Route("/v1/incidents/{id}", incidents.retrieve, methods=["GET"]),
+            Route("/v1/incidents/{id}/close", incidents.close, methods=["POST"]),
             Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
             Route("/v1/policies", Policies(deps, authenticator).list, methods=["GET"]),
             Route("/v1/payment_methods", methods.create, methods=["POST"]),

@@ -117,7 +117,7 @@ _KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
     SELECT {values(IdempotencyKey, "k_")} FROM {{source}}
     ON CONFLICT DO NOTHING RETURNING payment_id"""
 _METHOD: Final = f"""INSERT INTO payment_method ({columns(PaymentMethod)})
-    SELECT {values(PaymentMethod, "m_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
+    SELECT {values(PaymentMethod, "m_", deleted_at="NULL::timestamptz", dead_tokens="NULL::text[]")} FROM {{source}}"""
 _CUSTOMER: Final = f"""INSERT INTO customer ({columns(Customer)})
     SELECT {values(Customer, "u_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
 _ENDPOINT: Final = f"""INSERT INTO webhook_endpoint ({columns(EndpointRow)})

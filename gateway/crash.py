@@ -15,7 +15,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -151,6 +152,22 @@ STEPS: Final[Mapping[str, Step]] = {
         "a payment method is emptied", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
     "erase": Step("a customer is erased", "Nothing is written.", "It is written: done again, it changes nothing."),
+    "incident": Step(
+        "what cannot be is written down",
+        "Nothing is written; what it was said beside is as it was: said again, it is written.",
+        "It is written and the merchant is told: said again, it is known.",
+    ),
+    "close": Step("an incident is closed", "It is open.", "It is closed: closed again, it keeps its reason."),
+    "notice": Step(
+        "a notice of a provider is kept",
+        "Nothing is written: the event is stored and applied again.",
+        "It is kept and the merchant is told: applied again, the event is no news.",
+    ),
+    "token": Step(
+        "what became of a token is committed",
+        "Nothing is written: the event is stored and applied again.",
+        "It is written and the merchant is told: applied again, the event is no news.",
+    ),
     "endpoint": Step(
         "a webhook endpoint is changed or deleted",
         "Nothing is written.",
@@ -246,7 +263,7 @@ STEPS: Final[Mapping[str, Step]] = {
 
 _GATE: Final = ("take", "release")
 _CALL: Final = ("send", "renew", "settle")
-_NEWS: Final = ("settle", "change", "dispute", "note")
+_NEWS: Final = ("settle", "change", "dispute", "notice", "token", "note")
 _FOLLOW_UP: Final = (*_GATE, "open", *_CALL, "take_over", "ask", "postpone", "answer")
 _CHARGE: Final = (*_FOLLOW_UP, "reseal", "cascade", "mark_due")
 
@@ -279,6 +296,11 @@ PATHS: Final[Mapping[str, Path]] = {
         "a customer",
         (*_GATE, "store", "erase"),
         (("POST", "/v1/customers"), ("DELETE", "/v1/customers/[^/]+")),
+    ),
+    "incident": Path(
+        "what cannot be, whoever notices it, and a person who has looked",
+        ("incident", "close"),
+        (("POST", "/v1/incidents/[^/]+/close"),),
     ),
     "endpoint": Path(
         "a webhook endpoint",
@@ -349,6 +371,16 @@ def on_path(job: str, work: Callable[[], Awaitable[object]]) -> Callable[[], Awa
             _path.reset(before)
 
     return working
+
+
+@contextmanager
+def aside(name: str) -> Iterator[None]:
+    """On the path ``name`` for a while: a commit that is the same on whichever path it is made."""
+    before = _path.set(name)
+    try:
+        yield
+    finally:
+        _path.reset(before)
 
 
 class OnPath:

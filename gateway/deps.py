@@ -15,6 +15,7 @@ from gateway.endpoint_books import EndpointBooks
 from gateway.lifecycle import Operation
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.news_books import NewsBooks
 from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
 from gateway.vault import Keyring
@@ -63,6 +64,7 @@ class Deps:
 
     books: Books
     method_books: MethodBooks
+    news_books: NewsBooks
     endpoint_books: EndpointBooks
     queries: Queries
     once: Once

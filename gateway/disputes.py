@@ -1,9 +1,10 @@
 """A dispute: what a provider says of one, and what of it is news. Pure.
 
-A provider tells of a dispute by webhook, in any order and more than once. The newest telling by the provider's own clock wins;
-of two that bear the same time (Adyen's clock knows seconds) the one that is further along. What is lost stays lost, unless it is
-reversed. Nothing a dispute says moves an amount
-of its payment: what moves money there is the provider's report.
+A provider tells of a dispute by webhook, in any order and more than once. A verdict (won, lost) stands above everything that is
+said on the way there, whenever it was said; of two verdicts, or of two others, the newest telling by the provider's own clock wins,
+and of two that bear the same time (Adyen's clock knows seconds) the one that is further along. That is one order of all tellings, so
+whatever order they come in, the same one is left. Nothing a dispute says moves an amount of its payment: what moves money there is
+the provider's report.
 """
 
 from __future__ import annotations
@@ -59,22 +60,44 @@ class Dispute:
     updated_at: datetime
 
 
+_VERDICTS: Final = frozenset({DisputeStatus.WON, DisputeStatus.LOST})
+
+
 def told(dispute: Dispute, news: DisputeNews, at: datetime, now: datetime) -> Dispute | None:
-    """The dispute after ``news`` that the provider dates ``at``; ``None`` where that says nothing new."""
-    if (at, _FURTHER[news.status]) < (dispute.news_at, _FURTHER[dispute.status]):
+    """The dispute after ``news`` that the provider dates ``at``; ``None`` where that says nothing new.
+
+    Older news still tells what nobody has told yet: a reason, or until when to respond. Where only :attr:`Dispute.news_at` differs
+    afterwards there is nothing to show, but what is older than that must not win later: :func:`shows_more`.
+    """
+    if _place(news.status, at) > _place(dispute.status, dispute.news_at):
+        after = replace(
+            dispute,
+            status=news.status,
+            amount=news.amount.amount_minor,
+            reason=news.reason or dispute.reason,
+            network_reason_code=news.network_reason_code or dispute.network_reason_code,
+            respond_by=news.respond_by or dispute.respond_by,
+            news_at=at,
+        )
+    else:
+        after = replace(
+            dispute,
+            reason=dispute.reason or news.reason,
+            network_reason_code=dispute.network_reason_code or news.network_reason_code,
+            respond_by=dispute.respond_by or news.respond_by,
+        )
+    if after == dispute:
         return None
-    if dispute.status is DisputeStatus.LOST and news.status is not DisputeStatus.WON:
-        return None  # only a reversal takes that back: a case that was reviewed again opens under another name
-    after = replace(
-        dispute,
-        status=news.status,
-        amount=news.amount.amount_minor,
-        reason=news.reason or dispute.reason,
-        network_reason_code=news.network_reason_code or dispute.network_reason_code,
-        respond_by=news.respond_by or dispute.respond_by,
-        news_at=at,
-    )
-    return None if replace(after, news_at=dispute.news_at) == dispute else replace(after, updated_at=now)
+    return replace(after, updated_at=now) if shows_more(dispute, after) else after
+
+
+def shows_more(before: Dispute, after: Dispute) -> bool:
+    """Whether a merchant would see a difference."""
+    return replace(after, news_at=before.news_at) != before
+
+
+def _place(status: DisputeStatus, at: datetime) -> tuple[bool, datetime, int]:
+    return status in _VERDICTS, at, _FURTHER[status]
 
 
 def answered(dispute: Dispute, kind: Kind, asked_at: datetime | None, now: datetime) -> Dispute:

@@ -74,9 +74,8 @@ def _told(before: Payment, after: Payment, dispute: Dispute | None) -> Iterator[
         if name is not None and known.get(operation.id) is not operation.status:
             yield name, _object(after, operation)
     if dispute is not None:
-        new = dispute.created_at == dispute.updated_at
-        closed = "dispute.closed" if dispute.status in _CLOSED else "dispute.updated"
-        yield "dispute.created" if new else closed, dispute_object(dispute)
+        for type_ in _of_dispute(dispute):
+            yield type_, dispute_object(dispute)
 
 
 def _of_payment(before: Payment, after: Payment) -> list[str]:
@@ -92,6 +91,13 @@ def _of_payment(before: Payment, after: Payment) -> list[str]:
     if after.in_review and not before.in_review:
         types.append("payment.needs_review")
     return types
+
+
+def _of_dispute(dispute: Dispute) -> list[str]:
+    """What is told of a dispute. One whose end is the first that was heard of it begins and ends at once."""
+    new, over = dispute.created_at == dispute.updated_at, dispute.status in _CLOSED
+    types = [type_ for type_, is_so in (("dispute.created", new), ("dispute.closed", over)) if is_so]
+    return types or ["dispute.updated"]
 
 
 def _object(payment: Payment, operation: Operation) -> Mapping[str, Any]:

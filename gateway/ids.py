@@ -25,6 +25,8 @@ EVENT: Final = "evt"
 ENDPOINT: Final = "we"
 INBOUND: Final = "iev"
 REFUSED: Final = "rfs"
+INCIDENT: Final = "in"
+NOTICE: Final = "nt"
 
 _VERSION_7: Final = 7 << 76
 _VERSION_MASK: Final = ~(0xF << 76)

@@ -581,8 +581,7 @@ def _follow_up_news(
         status = S.FAILED
     if status not in TRANSITIONS[operation.kind][operation.status]:
         return NoChange(f"{operation.kind} is {operation.status}, news says {status}")
-    undone = operation.kind is Kind.CAPTURE and operation.status is S.SUCCEEDED
-    if undone and payment.amount_captured - operation.amount < payment.amount_refunded + payment.amount_refunding:
+    if refunded_since(payment, operation):
         return NoChange("the capture failed after it was refunded: the provider's report will show what moved")
     provider_id = getattr(outcome, "provider_id", None) or operation.provider_id
     decline = outcome.decline if isinstance(outcome, Declined) else None
@@ -592,6 +591,12 @@ def _follow_up_news(
     if status in {S.SUCCEEDED, S.FAILED}:
         changed = _settled(changed, operation, after, driven=driven)
     return _change(payment, changed, after, type(outcome).__name__, f"{after.kind}_{after.status}")
+
+
+def refunded_since(payment: Payment, operation: Operation) -> bool:
+    """Whether a capture cannot be undone, since what it took is refunded, or being refunded. A refund that fails may change that."""
+    undone = operation.kind is Kind.CAPTURE and operation.status is S.SUCCEEDED
+    return undone and payment.amount_captured - operation.amount < payment.amount_refunded + payment.amount_refunding
 
 
 def _follow_up_status(outcome: Outcome) -> tuple[S, str | None]:
@@ -616,7 +621,10 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
     taken = amount if succeeded else 0
     match after.kind:
         case Kind.CAPTURE if undone:  # captured, and then the capture failed after all
-            return replace(payment, status=Status.REQUIRES_CAPTURE, amount_captured=payment.amount_captured - amount)
+            payment = replace(payment, amount_captured=payment.amount_captured - amount)
+            last = any(op.kind is Kind.CAPTURE and op.final and op.status is S.SUCCEEDED for op in payment.operations)
+            # Another one that released the rest leaves nothing to capture, whichever of the two was heard first.
+            return payment if last else replace(payment, status=Status.REQUIRES_CAPTURE)
         case Kind.CAPTURE:
             payment = replace(
                 payment,

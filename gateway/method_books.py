@@ -14,25 +14,28 @@ from gateway.rows import card_json
 from gateway.sql import Pool, Statement
 from providers.contract import Approved, Outcome
 
-SETTLED: Final = """UPDATE payment_method SET
+_ALIVE: Final = """(SELECT coalesce(jsonb_object_agg(key, value), '{{}}') FROM jsonb_each_text(:l_tokens::jsonb)
+        WHERE value <> ALL (coalesce(payment_method.dead_tokens, '{{}}')))"""
+SETTLED: Final = f"""UPDATE payment_method SET
     sealed_cvc = CASE WHEN payment_method.created_at = :l_spent_at::timestamptz THEN NULL ELSE sealed_cvc END,
     wipe_at = CASE WHEN payment_method.created_at = :l_spent_at::timestamptz THEN NULL ELSE wipe_at END,
     sealed_card = CASE WHEN payment_method.created_at = :l_spent_at::timestamptz AND NOT reusable THEN NULL
         ELSE sealed_card END,
-    tokens = CASE WHEN reusable THEN tokens || :l_tokens::jsonb ELSE tokens END,
+    tokens = CASE WHEN reusable THEN tokens || {_ALIVE} ELSE tokens END,
     network_transaction_id = coalesce(payment_method.network_transaction_id, :l_network_transaction_id::text),
-    card = nullif(:l_card::jsonb || coalesce(jsonb_strip_nulls(payment_method.card), '{{}}') || :l_brand::jsonb, '{{}}'),
+    card = nullif(:l_card::jsonb || coalesce(jsonb_strip_nulls(payment_method.card), '{{{{}}}}') || :l_brand::jsonb, '{{{{}}}}'),
     updated_at = :p_updated_at
-    FROM {source} WHERE payment_method.id = :l_id AND payment_method.deleted_at IS NULL
-    AND (payment_method.created_at = :l_spent_at::timestamptz OR (reusable AND (NOT tokens @> :l_tokens::jsonb
+    FROM {{source}} WHERE payment_method.id = :l_id AND payment_method.deleted_at IS NULL
+    AND (payment_method.created_at = :l_spent_at::timestamptz OR (reusable AND (NOT tokens @> {_ALIVE}
         OR (payment_method.network_transaction_id IS NULL AND :l_network_transaction_id::text IS NOT NULL)
-        OR coalesce(jsonb_strip_nulls(payment_method.card), '{{}}')
-            <> :l_card::jsonb || coalesce(jsonb_strip_nulls(payment_method.card), '{{}}') || :l_brand::jsonb)))"""
+        OR coalesce(jsonb_strip_nulls(payment_method.card), '{{{{}}}}')
+            <> :l_card::jsonb || coalesce(jsonb_strip_nulls(payment_method.card), '{{{{}}}}') || :l_brand::jsonb)))"""  # noqa: S608 - our own text
 """A piece of the commit that records an outcome: what it has taught about the method, and the end of what was for it alone.
 
 One UPDATE for both, since one statement cannot change a row twice. A code or a card waits for the payment that was stored in the
-same commit as its method (``l_spent_at``), so another payment's end wipes nothing. What a PSP says of a card fills what was
-empty; only the brand, which was read off the number before, is replaced by the PSP's word. Where nothing is new, nothing is written.
+same commit as its method (``l_spent_at``), so another payment's end wipes nothing. A token that was told dead is not taken again.
+What a PSP says of a card fills what was empty; only the brand, which was read off the number before, is replaced by the PSP's word.
+Where nothing is new, nothing is written.
 """
 
 
@@ -63,7 +66,7 @@ def settled_values(
     }
 
 
-_EMPTIED: Final = """sealed_card = NULL, sealed_cvc = NULL, wipe_at = NULL, tokens = '{}', personal = NULL, metadata = NULL,
+_EMPTIED: Final = """sealed_card = NULL, sealed_cvc = NULL, wipe_at = NULL, tokens = '{}', dead_tokens = NULL, personal = NULL, metadata = NULL,
     fingerprint = NULL, deleted_at = :at::timestamptz, updated_at = :at::timestamptz"""
 _UPDATE: Final = Statement(
     """UPDATE payment_method SET tokens = tokens || :tokens::jsonb, customer = coalesce(:customer::text, customer),

@@ -1,8 +1,9 @@
 """News from outside: what a webhook's event means for our books.
 
 An event is matched to an operation by our reference, which the PSP echoes, or by the PSP's own ids. It then goes the way of every
-outcome: one pure decision, one writer. An event that finds nothing, says nothing or contradicts our amounts changes nothing,
-and the inbox keeps it with the reason.
+outcome: one pure decision, one writer. An event that finds nothing or says nothing changes nothing, and the inbox keeps it with the
+reason. One that contradicts our amounts changes nothing either, and is an incident. What a PSP says of its tokens, and what it only
+wants to have said, goes its own way.
 """
 
 from __future__ import annotations
@@ -16,12 +17,28 @@ import structlog
 from gateway import lifecycle
 from gateway.books import Written
 from gateway.deps import Deps
-from gateway.disputes import ANSWERABLE, TAKEN, Dispute, told
+from gateway.disputes import ANSWERABLE, TAKEN, Dispute, shows_more, told
+from gateway.events import event as outbound
 from gateway.ids import DISPUTE, new_id
+from gateway.incidents import IncidentKind
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
-from gateway.settle import DECISIONS_MAX, record
+from gateway.methods import method_object
+from gateway.queries import StoredMethod
+from gateway.settle import DECISIONS_MAX, not_believed, record
 from gateway.sql import Pool, Statement
-from providers.contract import ActionRequired, Approved, Declined, DisputeNews, Event, Kind, Outcome
+from gateway.tokens import token_told
+from providers.contract import (
+    ActionRequired,
+    Approved,
+    Declined,
+    DisputeNews,
+    Event,
+    Kind,
+    Notice,
+    NoticeKind,
+    Outcome,
+    TokenNews,
+)
 from providers.declines import Action, Decline
 from providers.money import Money
 from webhooks.inbox import Applied
@@ -37,6 +54,10 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     """Apply one event. May be called any number of times: the second time it is no news."""
     if event.dispute is not None:
         return await _disputed(account, event, event.dispute, deps)
+    if event.token is not None:
+        return await _token_told(account, event.token, deps, asked_for=event.provider_payment_id)
+    if event.notice is not None:
+        return await _noticed(account, event, event.notice, deps)
     if event.outcome is None or event.kind is None:
         return Applied("kept")
     found = await _find(account, event, deps)
@@ -45,8 +66,9 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if found is None:
         by_ours = event.operation_id is not None
         return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
-    applied = await _applied(account, event, event.outcome, found, deps)
-    return replace(applied, payment_id=found[0].terms.id)
+    payment, operation = found
+    applied = await _told_of(payment, operation, event, event.outcome, account, deps)
+    return replace(applied, payment_id=payment.terms.id)
 
 
 def _not_found(wanted: str | None, kind: Kind | None = None) -> Applied:
@@ -70,12 +92,13 @@ async def wake(pool: Pool) -> int:
     return len(await WAKE.rows(pool, {"hours": WAITS_H, "most": WAITING_MAX}))
 
 
-async def _applied(
-    account: str, event: Event, outcome: Outcome, found: tuple[Payment, Operation], deps: Deps
+async def _told_of(
+    payment: Payment, operation: Operation, event: Event, outcome: Outcome, account: str, deps: Deps
 ) -> Applied:
-    payment, operation = found
+    """What is said of one operation of ours. What cannot be is written down, and not believed."""
     if operation.account != account:
         log.error("webhook_of_another_account", account=account, operation=operation.id)
+        await not_believed(IncidentKind.ANOTHER_ACCOUNT, payment, operation, outcome, account, "webhook", deps)
         return Applied("another_account")
     if operation.challenged and isinstance(outcome, ActionRequired):
         return Applied("challenge_known")  # late: the shopper may be back, and what they brought on its way
@@ -84,6 +107,7 @@ async def _applied(
         amount = outcome.amount
         if (amount.amount_minor, amount.currency) != (operation.amount, payment.terms.currency):
             log.error("webhook_amount_mismatch", account=account, operation=operation.id, type=event.type)
+            await not_believed(IncidentKind.AMOUNT_MISMATCH, payment, operation, outcome, account, "webhook", deps)
             return Applied("amount_mismatch")
     return await _recorded(payment, operation, outcome, deps)
 
@@ -94,7 +118,14 @@ async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, de
         return Applied("not_recorded", again=True)
     if recorded.payment.failover_void(operation) is not None:
         return Applied("waits_for_void", again=True)
-    return Applied("applied" if recorded.change is not None else "no_news")
+    if recorded.change is not None:
+        return Applied("applied")
+    if isinstance(outcome, Declined) and lifecycle.refunded_since(recorded.payment, operation):
+        # Both cannot be, unless the refund fails, too: until that is heard a person has to know.
+        kind = IncidentKind.CONTRADICTION
+        await not_believed(kind, recorded.payment, operation, outcome, operation.account, "webhook", deps)
+        return Applied("waits_for_refund", again=True)
+    return Applied("no_news")
 
 
 async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
@@ -110,8 +141,9 @@ async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
         if ours and event.outcome is not None:  # whoever asked for it, what ours is to release is released
             return replace(await _recorded(payment, ours[-1], event.outcome, deps), payment_id=about)
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
-        if isinstance(change, NoChange):  # a capture on its way tells which of the two was first
-            return Applied("no_news", again=payment.amount_capturing > 0, payment_id=about)
+        if isinstance(change, NoChange):
+            # A capture on its way tells which of the two was first; an open attempt, whether there was anything to release.
+            return Applied("no_news", again=payment.amount_capturing > 0 or attempt.status in OPEN, payment_id=about)
         if await deps.books.write(payment, change, source="webhook") is Written.DONE:
             return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
@@ -137,6 +169,9 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
         known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
         if after is None:
+            return Applied("no_news", payment_id=about)
+        if known is not None and not shows_more(known, after):
+            await deps.news_books.dispute_heard(after)
             return Applied("no_news", payment_id=about)
         change = lifecycle.disputed(payment, after.status, now)
         if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:
@@ -185,6 +220,60 @@ def _opened(payment: Payment, account: str, news: DisputeNews, at: datetime, now
         created_at=now,
         updated_at=now,
     )
+
+
+async def _noticed(account: str, event: Event, notice: Notice, deps: Deps) -> Applied:
+    """What changes nothing is kept and told once. One about a payment waits until the payment is known."""
+    owner, payment = deps.accounts[account], None
+    if notice.kind is not NoticeKind.REPORT:
+        found = await _authorization(account, event, deps)
+        if found is None:
+            return _not_found(event.provider_payment_id, Kind.AUTHORIZE)
+        payment = found[0].terms.id
+    new = await deps.news_books.notice(
+        notice,
+        account,
+        owner.provider.name,
+        owner.merchant,
+        payment,
+        event.occurred_at,
+        deps.clock(),
+        livemode=owner.livemode,
+    )
+    return Applied("applied" if new else "no_news")
+
+
+async def _token_told(account: str, news: TokenNews, deps: Deps, *, asked_for: str | None) -> Applied:
+    """What an account says of a token of its own, for every method that holds it.
+
+    One that was handed out just now belongs to the method of the payment that asked for it. A token that is dead may be one that we
+    are told of later: then it is looked for again.
+    """
+    owner, now, result = deps.accounts[account], deps.clock(), "no_news"
+    methods = await deps.queries.methods_known_as(account, news.names, owner.merchant, livemode=owner.livemode)
+    if not methods and asked_for is not None:
+        methods = await _method_of(account, asked_for, deps)
+    for method in methods:
+        after = token_told(method, account, news, now)
+        if after is None:
+            continue
+        told = await deps.queries.verifications([after])
+        shown = method_object(after, told.get(after.verification_id or ""))
+        said = outbound("payment_method.updated", shown, now, livemode=owner.livemode)
+        if not await deps.news_books.token(method, after, said, owner.merchant, at=now):
+            return Applied("not_recorded", again=True)
+        result = "applied"
+    return Applied(result) if methods else Applied("token_not_found", again=not news.alive)
+
+
+async def _method_of(account: str, provider_payment_id: str, deps: Deps) -> list[StoredMethod]:
+    """The method of a payment that is kept to be charged again."""
+    found = await deps.queries.operation_at(account, provider_payment_id, Kind.AUTHORIZE)
+    if found is None or found[0].payment_method is None:
+        return []
+    terms = found[0].terms
+    method = await deps.queries.method(found[0].payment_method, terms.merchant_id, livemode=terms.livemode)
+    return [method] if method is not None and method.reusable and method.deleted_at is None else []
 
 
 async def _find(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:

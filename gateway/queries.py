@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from gateway.disputes import Dispute
+from gateway.incidents import Incident
 from gateway.lifecycle import Operation, Payment
-from gateway.rows import dispute_from, payment_from
+from gateway.rows import dispute_from, incident_from, payment_from
 from gateway.sql import Pool, Row, Statement, columns
-from gateway.tables import ApiKey, ChangeRow, Customer, DisputeRow, OperationRow, PaymentMethod, PaymentRow
+from gateway.tables import ApiKey, ChangeRow, Customer, DisputeRow, IncidentRow, OperationRow, PaymentMethod, PaymentRow
 from idempotency.key import Key
 
 
@@ -51,6 +52,8 @@ class StoredMethod:
     verification_id: str | None = None
     updated_at: datetime | None = None
     deleted_at: datetime | None = None
+    dead_tokens: Sequence[str] | None = field(default=None, repr=False)
+    """Tokens that their account charges no more."""
 
     @property
     def billing_details(self) -> Mapping[str, Any]:
@@ -132,6 +135,10 @@ _CUSTOMER = Statement(
 )
 _KEPT = f"""SELECT {columns(PaymentMethod)} FROM payment_method
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND reusable AND deleted_at IS NULL"""
+_KNOWN_AS = Statement(
+    f"""{_KEPT} AND tokens @> ANY(ARRAY(SELECT jsonb_build_object(:account::text, name) FROM unnest(:names::text[]) AS name))
+    ORDER BY id"""
+)
 _CUSTOMERS = f"""SELECT {columns(Customer)} FROM customer
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND deleted_at IS NULL"""
 _SEALED_METHODS = Statement(
@@ -169,6 +176,8 @@ _DISPUTE_AT = Statement(
     WHERE account = :account AND provider_dispute_id = :provider_dispute_id"""
 )
 _DISPUTES = f"SELECT {columns(DisputeRow)} FROM dispute WHERE merchant_id = :merchant_id AND livemode = :livemode"
+_INCIDENT = Statement(f"SELECT {columns(IncidentRow)} FROM incident WHERE id = :id")
+_INCIDENTS = f"SELECT {columns(IncidentRow)} FROM incident WHERE merchant_id = :merchant_id AND livemode = :livemode"
 
 
 class Queries:
@@ -235,6 +244,13 @@ class Queries:
         """A page of the payment methods that may be charged again, newest first; ``before`` is the id to go on from."""
         params = filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
         return [_stored_method(row) for row in await _page(_KEPT, _given(filters)).rows(self._pool, params)]
+
+    async def methods_known_as(
+        self, account: str, names: Sequence[str], merchant_id: str, *, livemode: bool
+    ) -> list[StoredMethod]:
+        """A merchant's kept methods that hold one of ``names`` as their token of ``account``."""
+        params = {"account": account, "names": list(names), "merchant_id": merchant_id, "livemode": livemode}
+        return [_stored_method(row) for row in await _KNOWN_AS.rows(self._pool, params)]
 
     async def verifications(self, methods: Iterable[StoredMethod]) -> dict[str, Payment]:
         """The payments that verify ``methods``, by their ids, without their operations."""
@@ -305,6 +321,17 @@ class Queries:
         params = filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
         return [dispute_from(row) for row in await _page(_DISPUTES, _given(filters)).rows(self._pool, params)]
 
+    async def incident_of(self, incident_id: str, merchant_id: str, *, livemode: bool) -> Incident | None:
+        """A merchant's incident in one mode. Another merchant's is not there."""
+        row = await _INCIDENT.row(self._pool, {"id": incident_id})
+        theirs = row is not None and (row["merchant_id"], row["livemode"]) == (merchant_id, livemode)
+        return incident_from(row) if row is not None and theirs else None
+
+    async def incidents(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[Incident]:
+        """A page of incidents, newest first; ``before`` is the id to go on from."""
+        params = filters | {"merchant_id": merchant_id, "livemode": livemode, "limit": limit}
+        return [incident_from(row) for row in await _page(_INCIDENTS, _given(filters)).rows(self._pool, params)]
+
     async def api_key(self, key_id: str) -> dict[str, Any] | None:
         """An API key's row."""
         row = await _API_KEY.row(self._pool, {"id": key_id})
@@ -328,6 +355,8 @@ _CONDITIONS: Final = {
     "before": "id < :before",
     "customer": "customer = :customer",
     "fingerprint": "fingerprint = :fingerprint",
+    "kind": "kind = :kind",
+    "open": "(closed_at IS NULL) = :open::bool",
     "payment": "payment_id = :payment",
     "reference": "reference = :reference",
     "status": "status = :status",

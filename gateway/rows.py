@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from gateway.disputes import Dispute
+from gateway.incidents import Incident, IncidentKind
 from gateway.lifecycle import Operation, OperationStatus, Payment, Reason, Status, Terms
 from providers.contract import CardFacts, DisputeStatus, Kind, ThreeDSecure
 from providers.declines import Action, Advice, Decline
@@ -239,6 +240,18 @@ def operation_from(row: Mapping[str, Any]) -> Operation:
         created_at=row["created_at"],
         review_at=row["review_at"],
         evidence=row["evidence"],
+    )
+
+
+def incident_from(row: Mapping[str, Any]) -> Incident:
+    """The value that an incident's row was written from."""
+    names = ("id", "merchant_id", "livemode", "payment_id", "operation_id", "account", "said", "details")
+    return Incident(
+        kind=IncidentKind(row["kind"]),
+        created_at=row["created_at"],
+        closed_at=row["closed_at"],
+        closed_reason=row["closed_reason"],
+        **{name: row[name] for name in names},
     )
 
 

@@ -19,13 +19,14 @@ from gateway import lifecycle
 from gateway.books import LeaseLost, Request, Written
 from gateway.deps import Deps
 from gateway.disputes import ANSWERABLE, Dispute, answered
+from gateway.incidents import IncidentKind, incident
 from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
 from gateway.method_books import settled_values
 from gateway.sql import DATABASE_LOST, InDoubt
 from gateway.vault import SealBroken
 from idempotency.key import Key
 from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
-from providers.declines import Action, Decline
+from providers.declines import FAILED_AFTER_ALL, Action, Decline
 from providers.money import Money
 from routing.plan import Plan
 
@@ -290,7 +291,7 @@ async def _record(
         driven = following is not None or (source == "call" and operation.kind is not Kind.AUTHORIZE)
         change = lifecycle.decide(payment, operation.id, outcome, plan, driven=driven, now=deps.clock())
         if isinstance(change, NoChange):
-            _watch(payment, known, outcome, deps)
+            await _watch(payment, known, outcome, source, deps)
             await _no_news(operation, source, deps)
             return Recorded(payment)
         if following is not None:
@@ -314,7 +315,7 @@ async def _record(
         if written is None:
             return None
         if written is Written.DONE:
-            _watch(payment, known, outcome, deps)
+            await _watch(payment, known, outcome, source, deps)
             _log_recorded(change, settled, outcome, source)
             return Recorded(change.payment, None if told else change, following)
         payment = await read(payment.terms.id, deps)
@@ -354,8 +355,8 @@ def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: 
     return lost and isinstance(outcome, NotProcessed | Unknown)
 
 
-def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps) -> None:
-    """Raise the alarm where an approval denies what was told before: money may have moved otherwise than we said.
+async def _watch(payment: Payment, operation: Operation, outcome: Outcome, source: str, deps: Deps) -> None:
+    """Open an incident where an approval denies what was told before: money may have moved otherwise than we said.
 
     ``operation`` is as it stood before the outcome.
     """
@@ -365,11 +366,44 @@ def _watch(payment: Payment, operation: Operation, outcome: Outcome, deps: Deps)
     held = payment.terms.capture_method == "manual" or operation.reason == lifecycle.FAILOVER
     if before is OperationStatus.VOIDED and held and not outcome.captured:
         return  # it is only older than our void
+    if operation.decline is not None and operation.decline.code == FAILED_AFTER_ALL and _same(operation, outcome):
+        return  # it is only older than its failure
     # A void of an attempt that another one followed says nothing of what was captured after it.
     ours = operation.kind is Kind.VOID and operation.round == payment.round and not operation.releases_unknown
     if before in _DEAD or (ours and payment.amount_captured):
         deps.instruments.contradictions.labels(operation.account).inc()
         log.error("contradiction", payment=payment.terms.id, operation=operation.id, status=before)
+        await not_believed(IncidentKind.CONTRADICTION, payment, operation, outcome, operation.account, source, deps)
+
+
+def _same(operation: Operation, outcome: Approved) -> bool:
+    """Whether the provider speaks of what it has named before."""
+    return operation.provider_id == outcome.provider_id
+
+
+async def not_believed(
+    kind: IncidentKind,
+    payment: Payment,
+    operation: Operation,
+    outcome: Outcome,
+    account: str,
+    source: str,
+    deps: Deps,
+) -> None:
+    """Write down what cannot be, once, and tell the merchant.
+
+    A webhook is applied again where Postgres was lost, so that is raised; of a call the answer must not be lost for it.
+    """
+    opened = incident(kind, payment, operation, outcome, deps.clock(), account=account, source=source)
+    try:
+        new = await deps.news_books.open_incident(opened)
+    except DATABASE_LOST as error:
+        if source == "webhook":
+            raise
+        log.error("incident_not_written", operation=operation.id, kind=kind, error=type(error).__name__)
+        return
+    if new:
+        deps.instruments.incidents.labels(account, kind).inc()
 
 
 async def _no_news(operation: Operation, source: str, deps: Deps) -> None:

@@ -87,7 +87,8 @@ class PaymentMethod(SQLModel, table=True):
     """What a shopper pays with: a token an account, or a card sealed at rest. Display data never holds the number.
 
     What may be empty in a row of an older version may be empty here. A deleted row stays for the history of its payments, with
-    nothing left in it that could be charged.
+    nothing left in it that could be charged. ``dead_tokens`` are those that an account charges no more: told late, they do not
+    come back.
     """
 
     __tablename__ = "payment_method"
@@ -113,8 +114,16 @@ class PaymentMethod(SQLModel, table=True):
     verification_id: str | None = Field(default=None, sa_type=ID, nullable=True)
     updated_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     deleted_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    dead_tokens: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
 
     __table_args__ = (
+        Index(
+            "payment_method_by_token",
+            "tokens",
+            postgresql_using="gin",
+            postgresql_ops={"tokens": "jsonb_path_ops"},
+            postgresql_where=text("reusable"),
+        ),
         Index("payment_method_wipe", "wipe_at", postgresql_where=text("wipe_at IS NOT NULL")),
         Index("payment_method_sealed", "id", postgresql_where=text("sealed_card IS NOT NULL")),
         Index("payment_method_by_merchant", "merchant_id", "livemode", "id", postgresql_where=text("reusable")),
@@ -280,6 +289,54 @@ class DisputeRow(SQLModel, table=True):
         Index("dispute_by_merchant", "merchant_id", "livemode", "id"),
         Index("dispute_by_payment", "payment_id"),
     )
+
+
+class IncidentRow(SQLModel, table=True):
+    """What was said of an operation and not believed, once for each thing that was said. No personal data."""
+
+    __tablename__ = "incident"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    kind: str = Field(sa_type=Text)
+    payment_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("payment.id")])
+    operation_id: str = Field(sa_type=ID)
+    account: str = Field(sa_type=Text)
+    said: str = Field(sa_type=Text)
+    details: dict[str, Any] = Field(sa_type=JSONB)
+    created_at: datetime = Field(sa_type=INSTANT)
+    closed_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    closed_reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+
+    __table_args__ = (
+        UniqueConstraint("operation_id", "kind", "said", name="incident_once"),
+        CheckConstraint("kind IN ('amount_mismatch', 'contradiction', 'another_account')", name="incident_kind"),
+        Index("incident_by_merchant", "merchant_id", "livemode", "id"),
+        Index("incident_by_payment", "payment_id"),
+    )
+
+
+class NoticeRow(SQLModel, table=True):
+    """What a provider told that changes nothing: a fraud warning, a review, a report. Once, however often it was told."""
+
+    __tablename__ = "notice"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    kind: str = Field(sa_type=Text)
+    account: str = Field(sa_type=Text)
+    provider_notice_id: str = Field(sa_type=Text)
+    payment_id: str | None = Field(default=None, sa_type=ID, sa_column_args=[ForeignKey("payment.id")], nullable=True)
+    reason: str | None = Field(default=None, sa_type=Text, nullable=True)
+    amount: int | None = Field(default=None, sa_type=BigInteger, nullable=True)
+    currency: str | None = Field(default=None, sa_type=Text, nullable=True)
+    report_url: str | None = Field(default=None, sa_type=Text, nullable=True)
+    told_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (UniqueConstraint("account", "kind", "provider_notice_id", name="notice_once"),)
 
 
 class ChangeRow(SQLModel, table=True):

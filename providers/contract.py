@@ -316,6 +316,43 @@ class DisputeNews:
     respond_by: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TokenNews:
+    """What a PSP says of a token: that it was handed out, that its card has changed, or that it can be charged no more.
+
+    ``names`` are the forms in which we may know it, the one that we would store first.
+    """
+
+    names: tuple[str, ...] = field(repr=False)
+    alive: bool
+    card: CardFacts | None = None
+
+
+class NoticeKind(StrEnum):
+    """What a PSP tells that changes nothing of ours, and that a merchant wants to hear of."""
+
+    FRAUD_WARNING = "fraud_warning"
+    """The issuer has reported fraud: a dispute may follow, and a refund may prevent it."""
+    REVIEW_OPENED = "review_opened"
+    """People at the PSP look at the payment."""
+    REVIEW_CLOSED = "review_closed"
+    REPORT = "report"
+    """A report about settled money may be fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One such telling, as small as it is of use. ``notice_id`` is what the PSP calls it: told again, it is the same one."""
+
+    kind: NoticeKind
+    notice_id: str
+    reason: str | None = None
+    """The PSP's own word: the type of fraud, why a review ended."""
+    amount: Money | None = None
+    report_url: str | None = None
+    """Where a report is fetched, with the account's own credentials."""
+
+
 # --- What an adapter must do ------------------------------------------------------------------------------------------
 
 
@@ -361,6 +398,9 @@ class Event:
     """News of a dispute about the payment that ``provider_payment_id`` names; then there is no ``outcome``."""
     alone: bytes | None = field(default=None, repr=False)
     """Of one event among several in a webhook: a body that says this one alone, so that each is kept by itself."""
+    token: TokenNews | None = None
+    """News of a token; of one that was handed out just now ``provider_payment_id`` names the payment that asked for it."""
+    notice: Notice | None = None
 
 
 class DetailsRefused(Exception):

@@ -92,6 +92,15 @@ class Decline:
         )
 
 
+FAILED_AFTER_ALL: Final = "failed_after_all"
+"""The code of what was accepted, perhaps told as a success, and failed in the end: that it had succeeded may be heard later."""
+
+
+def failed_after_all(provider_code: str | None) -> Decline:
+    """The decline of a capture or a refund that was accepted, and failed in the end."""
+    return Decline(FAILED_AFTER_ALL, "hard", Action.DO_NOT_RETRY, provider_code)
+
+
 _STRICTER: Final = (
     Action.RETRY_OTHER_NOW,
     Action.STEP_UP_3DS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.api import disputes, events, inbound, methods, payments, webhook_endpoints
+from gateway.api import disputes, events, inbound, incidents, methods, payments, webhook_endpoints
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
@@ -16,6 +16,7 @@ from gateway.settings import VERSIONS
 BODIES: Final[Mapping[str, type[Body]]] = {
     **payments.BODIES,
     **disputes.BODIES,
+    **incidents.BODIES,
     **methods.BODIES,
     **webhook_endpoints.BODIES,
     **events.BODIES,
@@ -71,6 +72,31 @@ _DISPUTE_EXAMPLE: Final[Mapping[str, Any]] = {
     "network_reason_code": "13.1",
     "respond_by": "2026-12-05T23:59:59.000000Z",
     "account": "stripe",
+}
+_INCIDENT_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "in_0193a4c5d6e77f8091a2b3c4d5e6f70d",
+    "object": "incident",
+    "kind": "amount_mismatch",
+    "status": "closed",
+    "payment": "pay_0193a4c5d6e77f8091a2b3c4d5e6f708",
+    "operation": "att_0193a4c5d6e77f8091a2b3c4d5e6f709",
+    "account": "stripe",
+    "details": {
+        "source": "webhook",
+        "said": {"outcome": "Approved", "provider_id": "pi_3PqX7Y2eZvKYlo2C1a2b3c4d", "amount": 1, "currency": "EUR"},
+        "known": {
+            "kind": "authorize",
+            "account": "stripe",
+            "status": "unknown",
+            "amount": 1999,
+            "currency": "EUR",
+            "amount_captured": 0,
+        },
+    },
+    "reason": "The provider's support has corrected it: case 4711.",
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "closed": "2026-11-21T11:02:41.000000Z",
 }
 _ACCOUNT_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "stripe",
@@ -284,6 +310,14 @@ _STORING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] =
     ),
     (_METHOD_ID, "update_payment_method", "Add tokens, or attach to a customer", _ADD, "200", _METHOD_EXAMPLE),
     ("/v1/customers", "create_customer", "Store a customer", _PERSON, "201", _CUSTOMER_EXAMPLE),
+    (
+        "/v1/incidents/{id}/close",
+        "close",
+        "Say that an incident was looked at",
+        {"reason": _INCIDENT_EXAMPLE["reason"]},
+        "200",
+        _INCIDENT_EXAMPLE,
+    ),
 )
 _ENDPOINT_ID: Final = "/v1/webhook_endpoints/{id}"
 _TELLING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
@@ -366,6 +400,10 @@ def document() -> dict[str, Any]:
     filters = [_query(name) for name in ("limit", "cursor", "status", "payment")]
     paths["/v1/disputes"] = {"get": _get("List disputes, newest first", page, filters)}
     paths["/v1/disputes/{id}"] = {"get": _get("Retrieve a dispute", _DISPUTE_EXAMPLE, [_PATH_ID])}
+    page = page | {"data": [_INCIDENT_EXAMPLE]}
+    filters = [_query(name) for name in ("limit", "cursor", "kind", "payment", "status")]
+    paths["/v1/incidents"] = {"get": _get("List incidents, newest first", page, filters)}
+    paths["/v1/incidents/{id}"] = {"get": _get("Retrieve an incident", _INCIDENT_EXAMPLE, [_PATH_ID])}
     page = page | {"data": [_ACCOUNT_EXAMPLE]}
     paths["/v1/accounts"] = {"get": _get("The accounts, and what each is able to do", page, [])}
     page = page | {"data": [_POLICY_EXAMPLE]}
@@ -529,6 +567,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "payments": "Charge a card or a token, and what follows from it.",
     "refunds": "Give money back.",
     "disputes": "What a cardholder contests, and what you answer.",
+    "incidents": "What a provider said that cannot be, and was not believed.",
     "accounts": "Where payments may go, and what each account is able to do.",
     "payment_methods": "Cards and tokens that are kept to be charged again.",
     "customers": "Who pays.",
@@ -549,12 +588,12 @@ _BODILESS: Final = frozenset(
 )
 """Verbs that may be asked without a body."""
 _KEYLESS: Final = frozenset(
-    {"details", "update_payment_method"}
+    {"details", "update_payment_method", "close"}
     | (webhook_endpoints.BODIES.keys() | events.BODIES.keys()) - {"create_webhook_endpoint"}
 )
 """Verbs that need no idempotency key: asked again they change nothing more, or nothing that matters."""
 _DECIDED: Final = frozenset(
-    {"update_payment_method", "create_customer"} | webhook_endpoints.BODIES.keys() | events.BODIES.keys()
+    {"update_payment_method", "create_customer", "close"} | webhook_endpoints.BODIES.keys() | events.BODIES.keys()
 )
 """Verbs that never wait for a provider."""
 _PATH_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -381,6 +381,12 @@ class InboundReplay(Body):
     dry_run: bool = Field(default=True, description="Only say what would be done.")
 
 
+class IncidentClose(Body):
+    """``POST /v1/incidents/{id}/close``."""
+
+    reason: Long = Field(description="What it was, and what was done about it, in your words.")
+
+
 class PaymentCancel(Body):
     """``POST /v1/payments/{id}/cancel``."""
 

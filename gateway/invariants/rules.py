@@ -274,7 +274,7 @@ def merchants_are_told(case: Case) -> Sentences:
     """A payment's merchant is told once of each status it came to, and of nothing that never was."""
     p, versions = case.payment, {change.seq for change in case.changes}
     for event in case.told:
-        if event.sequence not in versions:
+        if event.sequence not in {None, *versions}:  # a notice or an incident is no change of it
             yield f"{event.type} tells of its version {event.sequence}, which there is not"
     if not p.amount:
         return

@@ -69,6 +69,12 @@ class Instruments:
             ["account"],
             registry=registry,
         )
+        self.incidents = Counter(
+            "interlock_incidents",
+            "What a provider said and was not believed, by account and kind: a person has to look.",
+            ["account", "kind"],
+            registry=registry,
+        )
         self.reviews = Counter(
             "interlock_operations_put_in_review",
             "Operations whose outcome nobody could tell in time, by account and kind: a person has to find out.",

@@ -6,17 +6,33 @@ Read in this order: :mod:`~providers.adyen.tables` (what it can do and what its 
 """
 
 from providers.adyen.adapter import API_VERSION, DISPUTES_PATH, AdyenProvider
-from providers.adyen.tables import CAPABILITIES, CARD_ERRORS, DECLINES, DISPUTES, EVENTS, REASONS, UNITS
+from providers.adyen.tables import (
+    CANCEL_OR_REFUND,
+    CAPABILITIES,
+    CARD_ERRORS,
+    DECLINES,
+    DISPUTES,
+    EVENTS,
+    IGNORED,
+    NOTICES,
+    REASONS,
+    TOKENS,
+    UNITS,
+)
 
 __all__ = [
     "API_VERSION",
+    "CANCEL_OR_REFUND",
     "CAPABILITIES",
     "CARD_ERRORS",
     "DECLINES",
     "DISPUTES",
     "DISPUTES_PATH",
     "EVENTS",
+    "IGNORED",
+    "NOTICES",
     "REASONS",
+    "TOKENS",
     "UNITS",
     "AdyenProvider",
 ]

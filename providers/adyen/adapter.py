@@ -118,6 +118,9 @@ class AdyenProvider:
         """Prove **every** item. One item that is not authentic refuses them all."""
         if not self._hmac_keys:
             raise WebhookRefused("no webhook secret is configured for this account", "no_secret")
+        told = events.message(body)
+        if told is not None:
+            return self._verify_message(told, headers, body)
         proved_by, batch = "", events.batch(body)
         for raw, item in batch.items:
             key = next((key for key in self._hmac_keys if events.signed(raw, key)), None)
@@ -132,8 +135,21 @@ class AdyenProvider:
 
     def parse_webhook(self, body: bytes) -> Sequence[Event]:
         """The events of a body that was verified before, an item each."""
+        told = events.message(body)
+        if told is not None:
+            return [events.translated_message(told)]
         batch = events.batch(body)
         return [events.translated(item, alone) for (_, item), alone in zip(batch.items, batch.bodies, strict=True)]
+
+    def _verify_message(self, told: events.Message, headers: Mapping[str, str], body: bytes) -> str:
+        key = next((key for key in self._hmac_keys if events.signed_whole(headers, body, key)), None)
+        if key is None:
+            raise WebhookRefused("the signature of the body matches no configured secret")
+        if told.data.merchant_account not in {None, self._merchant_account}:
+            raise WebhookRefused("the webhook is for another merchant account", "another_account")
+        if told.environment != ("test" if self._test else "live"):
+            raise WebhookRefused("the webhook is of the other mode, test or live", "another_mode")
+        return fingerprint_of(key)
 
     async def _send_dispute(self, call: Call, keep: Keep) -> Outcome:
         """Supply the documents, then say what is to be done with the dispute.

@@ -1,7 +1,9 @@
-"""How Adyen's webhooks are proved and read.
+"""How Adyen's webhooks are proved and read. There are two envelopes.
 
-What is signed of an item is what moves money: references, merchant account, amount, event code and success. The rest
-(reason, card, dispute details) is information, and no token is taken from it.
+Of an item of a standard notification only what moves money is signed: references, merchant account, amount, event code and
+success. The rest (reason, card, dispute details) is information, and no token is taken from it. Tokenization webhooks are one
+object each, and the whole body is signed, in a header:
+https://docs.adyen.com/development-resources/webhooks/secure-webhooks/verify-hmac-signatures
 """
 
 from __future__ import annotations
@@ -14,21 +16,39 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from Adyen.util import generate_notification_sig
+from Adyen.util import generate_notification_sig, generate_payload_sig
 
 from providers.adyen.answers import Amount, approved, card_facts, decline, refused, text
 from providers.adyen.tables import (
+    ACTIONS,
+    CANCEL_OR_REFUND,
     DISPUTE_REASONS,
     DISPUTES,
     EVENTS,
     NO_RESPONSE_NEEDED,
+    NOTICES,
     OFFER_CLOSED,
     OTHER_DISPUTE,
     PREFIXES,
     REASONS,
+    TOKENS,
+    UNDONE,
     UNITS,
+    VERDICTS,
 )
-from providers.contract import Approved, Declined, DisputeNews, DisputeStatus, Event, Kind, WebhookRefused
+from providers.contract import (
+    Approved,
+    Declined,
+    DisputeNews,
+    DisputeStatus,
+    Event,
+    Kind,
+    Notice,
+    NoticeKind,
+    TokenNews,
+    WebhookRefused,
+)
+from providers.declines import failed_after_all
 from providers.money import Money, MoneyError, from_provider
 
 
@@ -54,6 +74,39 @@ class Item(msgspec.Struct, rename="camel"):
     event_date: str = ""
     reason: str | None = None
     additional_data: dict[str, Any] = {}
+
+
+class _Stored(msgspec.Struct, rename="camel"):
+    merchant_account: str | None = None
+    stored_payment_method_id: str | None = None
+    shopper_reference: str | None = None
+
+
+class Message(msgspec.Struct, rename="camel"):
+    """A webhook of the other envelope: one event, signed as a whole."""
+
+    type: str
+    environment: str
+    created_at: str
+    data: _Stored
+    event_id: str | None = None
+
+
+def message(body: bytes) -> Message | None:
+    """The one event of the other envelope, or ``None`` for a standard notification, and for what is neither."""
+    try:
+        return msgspec.json.decode(body, type=Message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def signed_whole(headers: Mapping[str, str], body: bytes, key: str) -> bool:
+    """Whether the header's signature of these very bytes is that of ``key``. Whatever cannot be checked is not."""
+    sent = next((value for name, value in headers.items() if name.lower() == "hmacsignature"), "")
+    try:
+        return hmac.compare_digest(generate_payload_sig(body, key), sent.encode("ascii"))
+    except (ValueError, TypeError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +170,13 @@ def signed(item: Mapping[str, Any], key: str) -> bool:
 
 def translated(item: Item, alone: bytes | None = None) -> Event:
     """The item in our words. One without use for us, or unreadable, is kept as it is. ``alone`` as in :class:`Batch`."""
-    kind, happened = EVENTS.get((item.event_code, item.success == "true"), (None, False))
-    outcome = dispute = None
+    kind, happened = _means(item)
+    outcome = dispute = notice = None
     try:
         if kind is not None:
             outcome = _told(item, kind) if happened else _told_no(item, kind)
         else:
-            dispute = _dispute(item)
+            dispute, notice = _dispute(item), _notice(item)
     except (MoneyError, msgspec.ValidationError):
         kind = None
     ours = kind is not None and item.merchant_reference.startswith(PREFIXES[kind])
@@ -139,7 +192,43 @@ def translated(item: Item, alone: bytes | None = None) -> Event:
         lapsed=item.event_code == "EXPIRE",
         dispute=dispute,
         alone=alone,
+        notice=notice,
     )
+
+
+def translated_message(told: Message) -> Event:
+    """The event of the other envelope in our words. ``eventId`` is the payment that the token was made with."""
+    data, alive = told.data, TOKENS.get(told.type)
+    token = None
+    if alive is not None and data.stored_payment_method_id and data.shopper_reference:
+        named = f"{data.shopper_reference}/{data.stored_payment_method_id}"
+        token = TokenNews((named, data.stored_payment_method_id), alive)
+    parts = (told.type, told.event_id or "", data.stored_payment_method_id or "", told.created_at)
+    return Event(
+        event_id=_digest(parts),
+        type=told.type,
+        provider_payment_id=told.event_id,
+        occurred_at=_moment(told.created_at),
+        token=token,
+    )
+
+
+def _means(item: Item) -> tuple[Kind | None, bool]:
+    """What an item is about, and whether it says that it happened."""
+    if item.event_code == CANCEL_OR_REFUND and item.success == "true":
+        return ACTIONS.get(text(item.additional_data, "modification.action") or ""), True
+    return EVENTS.get((item.event_code, item.success == "true"), (None, False))
+
+
+def _notice(item: Item) -> Notice | None:
+    """What is told and changes nothing. A report is named by its ``pspReference`` and lies where ``reason`` says."""
+    kind = NOTICES.get(item.event_code)
+    if kind is None or item.success != "true":
+        return None
+    if kind is NoticeKind.REPORT:
+        return Notice(kind, item.psp_reference, report_url=item.reason or None)
+    reason = VERDICTS.get(item.event_code) or item.reason or None
+    return Notice(kind, item.psp_reference, reason, _money(item))
 
 
 def _told(item: Item, kind: Kind) -> Approved:
@@ -154,7 +243,8 @@ def _told_no(item: Item, kind: Kind) -> Declined:
     if kind is Kind.AUTHORIZE or (kind is Kind.INCREMENT and code):
         found = decline(code or words or None, item.additional_data)
         return Declined(found, item.psp_reference, card_facts(item.additional_data))
-    return Declined(refused(item.reason), item.psp_reference)
+    after_all = item.event_code in UNDONE
+    return Declined(failed_after_all(item.reason) if after_all else refused(item.reason), item.psp_reference)
 
 
 def _dispute(item: Item) -> DisputeNews | None:
@@ -204,4 +294,8 @@ def _event_id(item: Item) -> str:
         str(item.amount["value"]),
         str(item.amount["currency"]),
     )
+    return _digest(parts)
+
+
+def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

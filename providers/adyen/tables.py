@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from providers.contract import Capabilities, Capability, DisputeStatus, Kind
+from providers.contract import Capabilities, Capability, DisputeStatus, Kind, NoticeKind
 from providers.declines import Action, Decline, load, load_advice, look_up
 from providers.money import Units
 
@@ -203,7 +203,15 @@ EVENTS: Final[Mapping[tuple[str, bool], tuple[Kind, bool]]] = {
     ("REFUND_FAILED", True): (Kind.REFUND, False),
     ("REFUNDED_REVERSED", True): (Kind.REFUND, False),
 }
-"""CANCEL_OR_REFUND is not here: which of the two it was stands in a field that is not signed, and we never ask for it."""
+UNDONE: Final = frozenset({"CAPTURE_FAILED", "REFUND_FAILED", "REFUNDED_REVERSED"})
+"""What was told as a success, or will be, and failed after all."""
+CANCEL_OR_REFUND: Final = "CANCEL_OR_REFUND"
+ACTIONS: Final[Mapping[str, Kind]] = {"cancel": Kind.VOID, "refund": Kind.REFUND}
+"""What a CANCEL_OR_REFUND did, by ``modification.action``. We never ask for one, so it was asked for in the Customer Area.
+
+The word is not signed, and can do no harm: a cancel is believed only of an authorization that nothing was captured of, which
+nothing but a cancel could release; a refund that is not ours changes nothing.
+"""
 
 # How our operation ids begin. A reference of another form is a payment that we did not make.
 PREFIXES: Final[Mapping[Kind, str]] = {
@@ -235,6 +243,46 @@ DISPUTES: Final[Mapping[str, DisputeStatus]] = {
     "SCHEME_ARBITRATION_LOST": DisputeStatus.LOST,
     "DISPUTE_DEFENSE_PERIOD_ENDED": DisputeStatus.LOST,
 }
+
+NOTICES: Final[Mapping[str, NoticeKind]] = {
+    "NOTIFICATION_OF_FRAUD": NoticeKind.FRAUD_WARNING,
+    "MANUAL_REVIEW_ACCEPT": NoticeKind.REVIEW_CLOSED,
+    "MANUAL_REVIEW_REJECT": NoticeKind.REVIEW_CLOSED,
+    "REPORT_AVAILABLE": NoticeKind.REPORT,
+}
+VERDICTS: Final[Mapping[str, str]] = {"MANUAL_REVIEW_ACCEPT": "accepted", "MANUAL_REVIEW_REJECT": "rejected"}
+"""How a review ended."""
+
+TOKENS: Final[Mapping[str, bool]] = {
+    "recurring.token.created": True,
+    "recurring.token.alreadyExisting": True,
+    "recurring.token.updated": True,
+    "recurring.token.disabled": False,
+}
+"""By the type of a tokenization webhook, whether the token may be charged."""
+
+_BANK_DEBITS: Final = "bank debits: we make none"
+_PAYOUTS: Final = "payouts to third parties: we make none, and the code is deprecated"
+_ORDERS: Final = "partial payments of an order: we make none"
+IGNORED: Final[Mapping[str, str]] = {
+    "ACH_NOTIFICATION_OF_CHANGE": _BANK_DEBITS,
+    "DIRECT_DEBIT_NOTICE_OF_CHANGE_NOTIFICATION": _BANK_DEBITS,
+    "ach.notificationOfChange": _BANK_DEBITS,
+    "eft.notificationOfChange": _BANK_DEBITS,
+    "AUTORESCUE": "retries that Adyen makes by itself: we ask for none",
+    "CANCEL_AUTORESCUE": "retries that Adyen makes by itself: we ask for none",
+    "ISSUER_COMMENTS": "what the issuer writes says nothing of where the dispute stands",
+    "ORDER_OPENED": _ORDERS,
+    "ORDER_CLOSED": _ORDERS,
+    "PAIDOUT_REVERSED": _PAYOUTS,
+    "PAYOUT_DECLINE": _PAYOUTS,
+    "PAYOUT_EXPIRE": _PAYOUTS,
+    "PAYOUT_THIRDPARTY": _PAYOUTS,
+    "POSTPONED_REFUND": "the refund waits for the capture: the REFUND that follows tells its end",
+    "RECURRING_CONTRACT": "names a token in fields that are not signed; recurring.token.created says it signed",
+    "VOID_PENDING_REFUND": "refunds at a terminal: we make none",
+}
+"""Codes that mean nothing to us, and why: they are kept and acknowledged."""
 
 # additionalData.disputeStatus of a chargeback that waits for an answer no more. It is not signed, so it never says "won".
 NO_RESPONSE_NEEDED: Final[Mapping[str, DisputeStatus]] = {

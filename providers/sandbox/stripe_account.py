@@ -158,8 +158,10 @@ class StripeAccount:
             ),
         )
 
-    def event(self, call: Call | None, kind: str, body: dict[str, Any]) -> None:
-        """Note an event of this request; without a request it is posted right away."""
+    def event(
+        self, call: Call | None, kind: str, body: dict[str, Any], *, before: dict[str, Any] | None = None
+    ) -> None:
+        """Note an event of this request; without a request it is posted right away. ``before`` is what changed, as it was."""
         event_id = "evt_3" + secrets.token_hex(12)
         event = orjson.dumps(
             {
@@ -167,7 +169,7 @@ class StripeAccount:
                 "object": "event",
                 "api_version": API_VERSION,
                 "created": self.now(),
-                "data": {"object": body},
+                "data": {"object": body} | ({} if before is None else {"previous_attributes": before}),
                 "livemode": False,
                 "pending_webhooks": 1,
                 "request": {

@@ -61,8 +61,9 @@ class Methods:
         """POST /v1/payment_methods/{id}/detach."""
         refuse_unknown("detach", call.params)
         method = self._method_in_path(call)
+        before = {"customer": method.customer}
         method.customer, method.spent = None, True
-        self._account.event(call, "payment_method.detached", payment_method_json(method))
+        self._account.event(call, "payment_method.detached", payment_method_json(method), before=before)
         return json_answer(200, payment_method_json(method))
 
     def create_customer(self, call: Call) -> Answer:

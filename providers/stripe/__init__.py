@@ -9,5 +9,6 @@ read by tables; an answer that is in none of them is ``Unknown``.
 from providers.stripe.adapter import StripeProvider
 from providers.stripe.answers import DECLINES, ERRORS
 from providers.stripe.asks import CAPABILITIES, UNITS
+from providers.stripe.events import IGNORED, TOLD, why_ignored
 
-__all__ = ["CAPABILITIES", "DECLINES", "ERRORS", "UNITS", "StripeProvider"]
+__all__ = ["CAPABILITIES", "DECLINES", "ERRORS", "IGNORED", "TOLD", "UNITS", "StripeProvider", "why_ignored"]

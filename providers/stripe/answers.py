@@ -27,7 +27,7 @@ from providers.contract import (
     ThreeDSecure,
     Unknown,
 )
-from providers.declines import Action, Advice, Decline, NetworkAdvice, load, load_advice, look_up
+from providers.declines import Action, Advice, Decline, NetworkAdvice, failed_after_all, load, load_advice, look_up
 from providers.money import Money, from_provider, to_provider
 from providers.stripe.asks import CAPTURE, CAPTURE_AMOUNT, INCREMENT, OPERATION, UNITS, is_verification
 
@@ -336,6 +336,48 @@ class DisputeObject(_Marked):
     payment_intent: str | None = None
     evidence_details: _EvidenceDetails = _EvidenceDetails()
     payment_method_details: _DisputedMethod | None = None
+
+
+class MethodObject(msgspec.Struct):
+    """A PaymentMethod, as a webhook shows it."""
+
+    id: str
+    object: Literal["payment_method"]
+    customer: str | None = None
+    card: CardDetails | None = None
+
+
+class WarningObject(msgspec.Struct):
+    """An early fraud warning."""
+
+    id: str
+    object: Literal["radar.early_fraud_warning"]
+    charge: str
+    fraud_type: str
+    payment_intent: str | None = None
+
+
+class ReviewObject(msgspec.Struct):
+    """A review of a payment by people."""
+
+    id: str
+    object: Literal["review"]
+    reason: str
+    payment_intent: str | None = None
+    closed_reason: str | None = None
+
+
+class _File(msgspec.Struct):
+    url: str | None = None
+
+
+class ReportObject(msgspec.Struct):
+    """A payout whose report can be made, or a report that was."""
+
+    id: str
+    object: Literal["payout", "reporting.report_run"]
+    report_type: str | None = None
+    result: _File | None = None
 
 
 class _Listed(_Marked):
@@ -652,7 +694,7 @@ def of_refund(refund: RefundObject) -> Outcome:
         case "pending" | "requires_action":
             return Pending(refund.id)
         case "failed" | "canceled":
-            return Declined(refused(refund.failure_reason or refund.status), refund.id)
+            return Declined(failed_after_all(refund.failure_reason or refund.status), refund.id)
         case status:
             return Unknown("status", provider_code=status)
 

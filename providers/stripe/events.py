@@ -5,20 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import stripe
 
-from providers.contract import Approved, DisputeNews, Event, Kind, Outcome, Unknown, WebhookRefused
+from providers.contract import (
+    Approved,
+    CardFacts,
+    DisputeNews,
+    Event,
+    Kind,
+    Notice,
+    NoticeKind,
+    Outcome,
+    TokenNews,
+    Unknown,
+    WebhookRefused,
+)
 from providers.money import Money, MoneyError, from_provider
 from providers.stripe.answers import (
     DISPUTE_STATUSES,
     DisputeObject,
     Intent,
+    MethodObject,
     RefundObject,
+    ReportObject,
+    ReviewObject,
     Setup,
     UnreadableError,
+    WarningObject,
     moment,
     of_intent,
     of_refund,
@@ -44,6 +60,7 @@ REASONS: Final = frozenset(
 
 class _EventObject(msgspec.Struct):
     object: msgspec.Raw
+    previous_attributes: dict[str, Any] | None = None
 
 
 LAPSED: Final = frozenset({"automatic", "expired"})
@@ -113,6 +130,8 @@ def translated(event: WebhookEvent) -> Event:
         return kept
     try:
         told = reader(kept, event.data.object)
+        if event.type == DETACHED:
+            told = _detached(told, event.data)
     except (UnreadableError, MoneyError):
         return kept
     return kept if isinstance(told.outcome, Unknown) else told  # a status we do not know is no news
@@ -200,6 +219,46 @@ def _dispute_event(kept: Event, body: msgspec.Raw) -> Event:
     return replace(kept, provider_id=dispute.id, provider_payment_id=dispute.payment_intent, dispute=news)
 
 
+def _method_event(kept: Event, body: msgspec.Raw) -> Event:
+    """A PaymentMethod that Stripe or the network has changed. One without a Customer was for one payment."""
+    method = read(body, MethodObject)
+    card = method.card.facts() if method.card else None
+    return replace(kept, token=_token_news(method.customer, method.id, alive=True, card=card))
+
+
+DETACHED: Final = "payment_method.detached"
+
+
+def _detached(told: Event, data: _EventObject) -> Event:
+    """It can never be charged again. Whose it was stands in what it was before."""
+    owner = (data.previous_attributes or {}).get("customer")
+    method = read(data.object, MethodObject)
+    return replace(told, token=_token_news(owner if isinstance(owner, str) else None, method.id, alive=False))
+
+
+def _token_news(owner: str | None, method: str, *, alive: bool, card: CardFacts | None = None) -> TokenNews:
+    return TokenNews((f"{owner}/{method}", method) if owner else (method,), alive, card)
+
+
+def _warning_event(kept: Event, body: msgspec.Raw) -> Event:
+    warning = read(body, WarningObject)
+    notice = Notice(NoticeKind.FRAUD_WARNING, warning.id, warning.fraud_type)
+    return replace(kept, provider_payment_id=warning.payment_intent, notice=notice)
+
+
+def _review_event(kept: Event, body: msgspec.Raw) -> Event:
+    review = read(body, ReviewObject)
+    kind = NoticeKind.REVIEW_OPENED if review.closed_reason is None else NoticeKind.REVIEW_CLOSED
+    notice = Notice(kind, review.id, review.closed_reason or review.reason)
+    return replace(kept, provider_payment_id=review.payment_intent, notice=notice)
+
+
+def _report_event(kept: Event, body: msgspec.Raw) -> Event:
+    report = read(body, ReportObject)
+    url = report.result.url if report.result else None
+    return replace(kept, notice=Notice(NoticeKind.REPORT, report.id, report.report_type, report_url=url))
+
+
 _Reader = Callable[[Event, msgspec.Raw], Event]
 _READERS: Final[Mapping[str, _Reader]] = {
     "payment_intent.succeeded": _intent_event,
@@ -221,5 +280,63 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "charge.dispute.closed": _dispute_event,
     "charge.dispute.funds_withdrawn": _dispute_event,
     "charge.dispute.funds_reinstated": _dispute_event,
+    "payment_method.attached": _method_event,
+    "payment_method.automatically_updated": _method_event,
+    "payment_method.updated": _method_event,
+    DETACHED: _method_event,
+    "radar.early_fraud_warning.created": _warning_event,
+    "radar.early_fraud_warning.updated": _warning_event,
+    "review.opened": _review_event,
+    "review.closed": _review_event,
+    "payout.reconciliation_completed": _report_event,
+    "reporting.report_run.succeeded": _report_event,
 }
 """By type of event; any other says nothing to us."""
+TOLD: Final = frozenset(_READERS)
+"""The types that are news."""
+
+_THE_INTENT: Final = "the PaymentIntent's own event says it, and says whose it is"
+_THE_REFUND: Final = "the Refund's own event says it, and says which one"
+_BANK: Final = "the account's bank and balance: the report of the payout shows them"
+_ANOTHER_PRODUCT: Final = "another product of Stripe's: we use none of it"
+_CONFIGURATION: Final = "how the Stripe account is set up: its people know"
+IGNORED: Final[Mapping[str, str]] = {
+    "charge.captured": _THE_INTENT,
+    "charge.expired": _THE_INTENT,
+    "charge.failed": _THE_INTENT,
+    "charge.pending": _THE_INTENT,
+    "charge.succeeded": _THE_INTENT,
+    "charge.refunded": _THE_REFUND,
+    "charge.updated": "a charge's fee is known: the report of its payout shows it",
+    "payment_intent.created": "nothing was asked of the issuer yet",
+    "payment_intent.partially_funded": "bank transfers: we make none",
+    "setup_intent.created": "nothing was asked of the issuer yet",
+    "mandate": "bank debits: we make none, and a card's dead mandate is told by the next decline",
+    "payout.canceled": _BANK,
+    "payout.created": _BANK,
+    "payout.failed": _BANK,
+    "payout.paid": _BANK,
+    "payout.updated": _BANK,
+    "reporting.report_run.failed": "whoever asked for the report asks again",
+    "reporting.report_type.updated": "data for reports is there: the report itself is news",
+    **dict.fromkeys(
+        ("balance", "cash_balance", "customer_cash_balance_transaction", "reserve", "topup", "transfer"), _BANK
+    ),
+    **dict.fromkeys(("account", "balance_settings", "capability", "person", "test_helpers"), _CONFIGURATION),
+    **dict.fromkeys(
+        """
+        application_fee billing billing_portal checkout climate coupon credit_note customer entitlements file
+        financial_connections identity invoice invoice_payment invoiceitem issuing_authorization issuing_card
+        issuing_cardholder issuing_dispute issuing_personalization_design issuing_token issuing_transaction payment_link
+        plan price product promotion_code quote sigma source subscription_schedule tax tax_rate terminal treasury
+        """.split(),  # noqa: SIM905 - a line each would say no more
+        _ANOTHER_PRODUCT,
+    ),
+}
+"""Types, or families of them by how they begin, that say nothing to us, and why: they are kept and acknowledged."""
+
+
+def why_ignored(kind: str) -> str | None:
+    """Why events of a type say nothing to us, or ``None`` where they are news, or a type that nobody knew."""
+    parts = kind.split(".")
+    return next((IGNORED[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in IGNORED), None)

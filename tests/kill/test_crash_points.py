@@ -163,7 +163,8 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             answer = await run.merchant.post(path, dict(fields), key=key)
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
-            _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _accepted, _cancels, _abandoned, _ended, _told,
+            _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
+            _ended, _told,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -338,6 +339,10 @@ async def _told_by_webhook(run: Run) -> None:
         (await asyncio.to_thread(run.psps.http.post, url, headers=secret)).raise_for_status()
         await run.bring(await run.letter(b"payment_intent.canceled", held), applied=applied)
 
+        warned = await run.merchant.charged(**run.charge("4000000000005423"))
+        await run.bring(await run.letter(b"radar.early_fraud_warning.created", warned), applied=applied)
+        await _detached(run, applied=applied)
+
     contested = await run.merchant.charged(**run.charge("4000000000000259"))
     await run.bring(await run.letter(b"charge.dispute.created", contested), applied=False)
     await run.work("inbound")
@@ -348,6 +353,44 @@ async def _told_by_webhook(run: Run) -> None:
     newest = (await run.merchant.get("/v1/inbound_events", limit=1)).json()["data"][0]
     assert (await run.merchant.post(f"/v1/inbound_events/{newest['id']}/replay")).status_code == 200
     await run.work("inbound")
+
+
+async def _detached(run: Run, *, applied: bool) -> None:
+    """A kept card that somebody detaches at the PSP itself."""
+    kept = (await run.merchant.post("/v1/payment_methods", run.flow.card(run.card()))).json()
+    await run.merchant.charged(
+        payment_method=kept["id"],
+        payment_method_data=None,
+        setup_future_usage="off_session",
+        routing={"account": "stripe"},
+    )
+    tokens = run.inside.database.value("SELECT tokens FROM payment_method WHERE id = %(id)s", id=kept["id"])
+    method = tokens["stripe"].rpartition("/")[2]
+    url = f"{run.psps.urls['stripe']}/v1/payment_methods/{method}/detach"
+    secret = {"Authorization": f"Bearer {run.flow.SECRETS['FLOWS_STRIPE_API_KEY']}"}
+    (await asyncio.to_thread(run.psps.http.post, url, headers=secret)).raise_for_status()
+    word = method.encode()
+    letter = await run.post.wait_for(lambda it: b"payment_method.detached" in it.body and word in it.body)
+    await run.bring(letter, applied=applied)
+
+
+async def _not_believed(run: Run) -> None:
+    """A success over another amount, and a person who has looked."""
+    number = run.card()
+    run.script("stripe", "authorize", number, ("garbage", {}))
+    unknown = (await run.merchant.charge(**run.charge(number))).json()
+    (operation,) = run.inside.database.operations(unknown["id"])
+    body = run.flow.stripe_event(operation["id"], amount=1, number=number)
+    answer = await run.merchant.http.post("/v1/webhooks/stripe", content=body, headers=run.flow.signed(body))
+    assert answer.status_code == 200, answer.text
+    await run.flow.eventually(
+        lambda: run.inside.database.value("SELECT count(*) FROM incident WHERE kind = 'amount_mismatch'") == 1,
+        "it is noticed",
+    )
+    await run.work("settle")
+    (incident,) = (await run.merchant.get("/v1/incidents", kind="amount_mismatch")).json()["data"]
+    closed = await run.merchant.post(f"/v1/incidents/{incident['id']}/close", {"reason": "a test"})
+    assert closed.status_code == 200, closed.text
 
 
 async def _cancels(run: Run) -> None:
@@ -492,6 +535,7 @@ PIECES: Final = {
     *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ENDPOINT", "ANSWER", "DRIVE")),
     *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     "gateway/method_books.py: SETTLED",
+    "gateway/news_books.py: _TELLING",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),
     "webhooks/refusals.py: _COUNT",

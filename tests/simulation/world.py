@@ -36,6 +36,7 @@ from gateway.endpoint_books import EndpointBooks
 from gateway.events import endpoint_event
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
+from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.settings import VERSIONS, Settings
 from gateway.sql import Pool
@@ -258,6 +259,7 @@ class World:
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
+            news_books=NewsBooks(pool),
             endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, GatePolicy.FAIL_OPEN, applied),

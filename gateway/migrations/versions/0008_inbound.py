@@ -11,7 +11,7 @@ from typing import Final
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 
 STATEMENTS: Final = (
     """ALTER TABLE webhook_inbox ADD COLUMN IF NOT EXISTS body_bytes INTEGER,

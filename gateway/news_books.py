@@ -1,0 +1,154 @@
+"""The books of what providers say beside payments: incidents, notices and what becomes of tokens.
+
+Each is one statement and one commit, together with what the merchant is told of it, and may be written again: what is known is
+written and told once.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from gateway import crash
+from gateway.answers import incident_object, notice_object
+from gateway.disputes import Dispute
+from gateway.events import Event, event
+from gateway.ids import NOTICE, new_id
+from gateway.incidents import Incident
+from gateway.queries import StoredMethod
+from gateway.sql import Pool, Statement, columns, values
+from gateway.tables import IncidentRow, NoticeRow
+from providers.contract import Notice, NoticeKind
+
+TOLD: Final = {
+    NoticeKind.FRAUD_WARNING: "payment.fraud_warning",
+    NoticeKind.REVIEW_OPENED: "payment.review_opened",
+    NoticeKind.REVIEW_CLOSED: "payment.review_closed",
+    NoticeKind.REPORT: "report.available",
+}
+"""What each notice is called where the merchant is told of it."""
+
+
+_TELLING: Final = """events AS (INSERT INTO event (id, merchant_id, livemode, type, payment_id, sequence, body, created_at)
+        SELECT e.id, :n_merchant_id::text, :n_livemode::bool, e.type, :n_payment_id::text, NULL::int, e.body, :n_at::timestamptz
+        FROM written, unnest(:n_ids::text[], :n_types::text[], :n_bodies::bytea[]) AS e(id, type, body)),
+    deliveries AS (INSERT INTO delivery (endpoint_id, event_id, status, tries, due_at, created_at)
+        SELECT w.id, e.id, 'pending', 0, now(), now() FROM written, unnest(:n_ids::text[], :n_types::text[]) AS e(id, type)
+        JOIN webhook_endpoint w ON w.merchant_id = :n_merchant_id AND w.livemode = :n_livemode AND w.status = 'enabled'
+        AND (w.events IS NULL OR e.type = ANY(w.events)))
+    SELECT id FROM written"""
+"""The end of a commit: where it has ``written`` a row, the event of it and its deliveries."""
+_INCIDENT: Final = Statement(
+    f"""WITH written AS (INSERT INTO incident ({columns(IncidentRow)}) SELECT {values(IncidentRow, "i_")}
+        ON CONFLICT (operation_id, kind, said) DO NOTHING RETURNING id), {_TELLING}""",
+    writes="incident",
+)
+_CLOSE: Final = Statement(
+    """UPDATE incident SET closed_at = :at, closed_reason = :reason WHERE id = :id AND closed_at IS NULL RETURNING id""",
+    writes="close",
+)
+_NOTICE: Final = Statement(
+    f"""WITH written AS (INSERT INTO notice ({columns(NoticeRow)}) SELECT {values(NoticeRow, "o_")}
+        ON CONFLICT (account, kind, provider_notice_id) DO NOTHING RETURNING id), {_TELLING}""",
+    writes="notice",
+)
+_HEARD: Final = Statement(
+    "UPDATE dispute SET news_at = :at WHERE id = :id AND status = :status AND news_at < :at RETURNING id",
+    writes="dispute",
+)
+_TOKEN: Final = Statement(
+    f"""WITH written AS (UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
+        updated_at = :n_at WHERE id = :id AND deleted_at IS NULL AND updated_at IS NOT DISTINCT FROM :was_at::timestamptz
+        AND tokens = :was::jsonb RETURNING id), {_TELLING}""",  # noqa: S608 - our own text
+    writes="token",
+)
+
+
+class NewsBooks:
+    """Writes what providers say beside payments."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def open_incident(self, incident: Incident) -> bool:
+        """Write an incident and tell of it. ``False`` where the same was said of the same operation before.
+
+        Whoever notices one, its crash points are those of the path ``incident``: it is a commit of its own.
+        """
+        names = IncidentRow.__table__.columns.keys()  # type: ignore[attr-defined]  # SQLModel adds it to table models
+        told = event("incident.opened", incident_object(incident), incident.created_at, livemode=incident.livemode)
+        params = {f"i_{name}": getattr(incident, name) for name in names}
+        params |= _told(
+            told, incident.merchant_id, incident.payment_id, incident.created_at, livemode=incident.livemode
+        )
+        with crash.aside("incident"):
+            return await _INCIDENT.row(self._pool, params) is not None
+
+    async def close_incident(self, incident_id: str, reason: str, at: datetime) -> None:
+        """Close an incident. One that is closed keeps its first reason."""
+        await _CLOSE.row(self._pool, {"id": incident_id, "reason": reason, "at": at})
+
+    async def notice(
+        self,
+        notice: Notice,
+        account: str,
+        provider: str,
+        merchant_id: str,
+        payment_id: str | None,
+        told_at: datetime | None,
+        now: datetime,
+        *,
+        livemode: bool,
+    ) -> bool:
+        """Keep a notice and tell of it. ``False`` where the account has told it before."""
+        amount = notice.amount
+        row = {
+            "id": new_id(NOTICE),
+            "merchant_id": merchant_id,
+            "livemode": livemode,
+            "kind": notice.kind,
+            "account": account,
+            "provider_notice_id": notice.notice_id,
+            "payment_id": payment_id,
+            "reason": notice.reason,
+            "amount": amount.amount_minor if amount else None,
+            "currency": amount.currency if amount else None,
+            "report_url": notice.report_url,
+            "told_at": told_at,
+            "created_at": now,
+        }
+        told = event(TOLD[notice.kind], notice_object(row, provider), now, livemode=livemode)
+        params = {f"o_{name}": value for name, value in row.items()}
+        params |= _told(told, merchant_id, payment_id, now, livemode=livemode)
+        return await _NOTICE.row(self._pool, params) is not None
+
+    async def dispute_heard(self, dispute: Dispute) -> None:
+        """Note that a dispute stood the same at a later time of its provider's. It is nothing to tell."""
+        await _HEARD.row(self._pool, {"id": dispute.id, "status": dispute.status, "at": dispute.news_at})
+
+    async def token(
+        self, before: StoredMethod, after: StoredMethod, told: Event, merchant_id: str, *, at: datetime
+    ) -> bool:
+        """Write what became of a method's token. ``False`` where the method was changed since it was read: read it again."""
+        params = {
+            "id": before.id,
+            "tokens": after.tokens,
+            "dead": list(after.dead_tokens or ()),
+            "card": after.card,
+            "was": before.tokens,
+            "was_at": before.updated_at,
+        }
+        params |= _told(told, merchant_id, None, at, livemode=before.livemode)
+        return await _TOKEN.row(self._pool, params) is not None
+
+
+def _told(told: Event, merchant_id: str, payment_id: str | None, at: datetime, *, livemode: bool) -> dict[str, Any]:
+    return {
+        "n_merchant_id": merchant_id,
+        "n_livemode": livemode,
+        "n_payment_id": payment_id,
+        "n_at": at,
+        "n_ids": [told.id],
+        "n_types": [told.type],
+        "n_bodies": [told.body],
+    }
