@@ -156,7 +156,7 @@ _CLAIM: Final = f"""WITH RECURSIVE {_lane("fresh", "tries = 0", _ROOM).format(li
     FROM claimed c JOIN event v ON v.id = c.event_id JOIN webhook_endpoint w ON w.id = c.endpoint_id
     WHERE delivery.endpoint_id = c.endpoint_id AND delivery.event_id = c.event_id
     RETURNING delivery.endpoint_id, delivery.event_id, delivery.tries, v.body, w.url, w.sealed_secrets, c.failing,
-    extract(epoch FROM now() - delivery.created_at)::float8 AS age_s"""
+    extract(epoch FROM now() - c.due_at)::float8 AS late_s"""
 _RENEW: Final = f"""UPDATE delivery SET due_at = now() + interval '{LEASE_S} seconds'
     FROM unnest($1::text[], $2::text[], $3::int[]) AS held(endpoint_id, event_id, tries)
     WHERE delivery.endpoint_id = held.endpoint_id AND delivery.event_id = held.event_id
@@ -268,7 +268,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Told what came of each try, and how many seconds an event waited for its first one."""
+    """Told what came of each try, and how many seconds after it was due a first one began."""
 
     tried: Callable[[str], None] = lambda _: None
     waited: Callable[[float], None] = lambda _: None
@@ -357,7 +357,7 @@ class Outbox:
         if key in self._held:
             return False
         if delivery.tries == 0:
-            self._counted.waited(row["age_s"])
+            self._counted.waited(row["late_s"])
         self._held[key] = delivery
         task = asyncio.create_task(self._try(delivery))
         self._trying.add(task)

@@ -121,7 +121,7 @@ class Instruments:
         )
         self.delivery_wait_seconds = Histogram(
             "interlock_webhook_first_try_seconds",
-            "Seconds from an event to its first try at an endpoint.",
+            "Seconds from an event, or from asking for it once more, to its first try at an endpoint.",
             buckets=WAITS,
             registry=registry,
         )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import pytest
 from aiohttp import web
-from psycopg.types.json import Jsonb  # noqa: F401  # registers what rows hold
 
 from gateway.events import endpoint_event
 from gateway.ids import EVENT, new_id

@@ -44,7 +44,8 @@ _CLOCK: Final = (
     "GRANT USAGE ON SCHEMA sim TO PUBLIC",
 )
 _TABLES: Final = (
-    "idempotency_key, change, dispute, operation, payment_method, customer, payment, webhook_inbox, api_key, merchant"
+    "idempotency_key, change, dispute, operation, payment_method, customer, payment, webhook_inbox, "
+    "delivery_attempt, delivery, event, webhook_endpoint, api_key, merchant"
 )
 
 
