@@ -36,8 +36,10 @@ RESULTS: Final[Mapping[str, tuple[str, str]]] = {
     "operation_not_found": (KEPT, "It is about no operation of ours, or about one that is not there yet."),
     "another_account": (KEPT, "It is about an operation that another account was asked for."),
     "amount_mismatch": (KEPT, "Its amount or currency is not what was asked for: it is not believed."),
+    "token_not_found": (KEPT, "It is about a token that no payment method of yours holds."),
     "not_recorded": (FAILED, "The payment changed each time it was to be written."),
     "waits_for_void": (FAILED, "It was applied; the release that it led to is not confirmed."),
+    "waits_for_refund": (FAILED, "A capture failed after all, and a refund of it never ended."),
     "failed": (FAILED, "Applying it broke; the log of that time says where."),
 }
 """What became of an event: the status that leaves it at once nobody tries it again, and what that means. The words stay."""

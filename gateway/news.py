@@ -240,7 +240,7 @@ async def _noticed(account: str, event: Event, notice: Notice, deps: Deps) -> Ap
         deps.clock(),
         livemode=owner.livemode,
     )
-    return Applied("applied" if new else "no_news")
+    return Applied("applied" if new else "no_news", payment_id=payment)
 
 
 async def _token_told(account: str, news: TokenNews, deps: Deps, *, asked_for: str | None) -> Applied:
