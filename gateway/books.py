@@ -9,7 +9,7 @@ What each statement is made of stands in ``_PIECES``; a statement is put togethe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, auto
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from gateway import method_books
 from gateway.disputes import Dispute
-from gateway.events import Event, told
+from gateway.events import told
 from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment
 from gateway.rows import (
     DISPUTE_STATE,
@@ -31,10 +31,11 @@ from gateway.rows import (
 )
 from gateway.sql import Pool, Statement, columns, sets, values
 from gateway.tables import ChangeRow, Customer, DisputeRow, OperationRow, PaymentMethod, PaymentRow
+from gateway.telling import DELIVERIES, EVENTS, telling
 from idempotency.key import Key
 from idempotency.tables import IdempotencyKey
 from providers.contract import Kind
-from webhooks.tables import DeliveryRow, EndpointRow, EventRow
+from webhooks.tables import EndpointRow
 
 LEASE_S: Final = 6
 """How long a process may be silent before another may take its operation over; renewed every 2 s while a call lasts."""
@@ -159,14 +160,6 @@ _DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
 }"""
 _CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
     SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
-_EVENTS: Final = f"""INSERT INTO event ({columns(EventRow)})
-    SELECT e.id, :n_merchant_id, :n_livemode, e.type, :p_id, :c_seq, e.body, :p_updated_at
-    FROM {{source}}, unnest(:n_ids::text[], :n_types::text[], :n_bodies::bytea[]) AS e(id, type, body)"""
-_DELIVERIES: Final = f"""INSERT INTO delivery ({columns(DeliveryRow)})
-    SELECT w.id, e.id, 'pending', 0, now(), now(), NULL::timestamptz
-    FROM {{source}}, unnest(:n_ids::text[], :n_types::text[]) AS e(id, type) JOIN webhook_endpoint w
-    ON w.merchant_id = :n_merchant_id AND w.livemode = :n_livemode AND w.status = 'enabled'
-    AND (w.events IS NULL OR e.type = ANY(w.events))"""
 _ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_answer FROM {source}
     WHERE idempotency_key.merchant_id = :a_merchant_id AND idempotency_key.livemode = :a_livemode
     AND idempotency_key.key = :a_key AND idempotency_key.status IS NULL"""
@@ -186,8 +179,8 @@ _PIECES: Final[Mapping[str, str]] = {
     "reviewed": _REVIEWED,
     "dispute": _DISPUTE,
     "change": _CHANGE,
-    "events": _EVENTS,
-    "deliveries": _DELIVERIES,
+    "events": EVENTS,
+    "deliveries": DELIVERIES,
     "answer": _ANSWER,
     "drive": _DRIVE,
     "learned": method_books.SETTLED,
@@ -382,7 +375,14 @@ class Books:
             "returned": returned and _returned_values(*returned),
             "reviewed": reviewed and _reviewed_values(reviewed),
             "dispute": dispute and dispute_values(dispute, payment),
-            "events": _event_values(told(before, payment, dispute), payment),
+            "events": telling(
+                told(before, payment, dispute),
+                payment.terms.merchant_id,
+                payment.updated_at,
+                livemode=payment.terms.livemode,
+                payment_id=payment.terms.id,
+                sequence=payment.version,
+            ),
         }
         params = {
             **state_values(payment),
@@ -549,18 +549,6 @@ def _change_values(change: Change, source: str) -> dict[str, Any]:
         "c_to_status": change.payment.status,
         "c_reason": change.reason,
         "c_operation_id": change.operation.id if change.operation else None,
-    }
-
-
-def _event_values(events: Sequence[Event], payment: Payment) -> dict[str, Any] | None:
-    if not events:
-        return None
-    return {
-        "n_merchant_id": payment.terms.merchant_id,
-        "n_livemode": payment.terms.livemode,
-        "n_ids": [event.id for event in events],
-        "n_types": [event.type for event in events],
-        "n_bodies": [event.body for event in events],
     }
 
 

@@ -7,7 +7,7 @@ written and told once.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from gateway import crash
 from gateway.answers import incident_object, notice_object
@@ -18,6 +18,7 @@ from gateway.incidents import Incident
 from gateway.queries import StoredMethod
 from gateway.sql import Pool, Statement, columns, values
 from gateway.tables import IncidentRow, NoticeRow
+from gateway.telling import DELIVERIES, EVENTS, telling
 from providers.contract import Notice, NoticeKind
 
 TOLD: Final = {
@@ -29,13 +30,7 @@ TOLD: Final = {
 """What each notice is called where the merchant is told of it."""
 
 
-_TELLING: Final = """events AS (INSERT INTO event (id, merchant_id, livemode, type, payment_id, sequence, body, created_at)
-        SELECT e.id, :n_merchant_id::text, :n_livemode::bool, e.type, :n_payment_id::text, NULL::int, e.body, :n_at::timestamptz
-        FROM written, unnest(:n_ids::text[], :n_types::text[], :n_bodies::bytea[]) AS e(id, type, body)),
-    deliveries AS (INSERT INTO delivery (endpoint_id, event_id, status, tries, due_at, created_at)
-        SELECT w.id, e.id, 'pending', 0, now(), now() FROM written, unnest(:n_ids::text[], :n_types::text[]) AS e(id, type)
-        JOIN webhook_endpoint w ON w.merchant_id = :n_merchant_id AND w.livemode = :n_livemode AND w.status = 'enabled'
-        AND (w.events IS NULL OR e.type = ANY(w.events)))
+_TELLING: Final = f"""events AS ({EVENTS.format(source="written")}), deliveries AS ({DELIVERIES.format(source="written")})
     SELECT id FROM written"""
 """The end of a commit: where it has ``written`` a row, the event of it and its deliveries."""
 _INCIDENT: Final = Statement(
@@ -59,7 +54,7 @@ _HEARD: Final = Statement(
 _TOKEN: Final = Statement(
     f"""WITH written AS (UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
         updated_at = :n_at WHERE id = :id AND deleted_at IS NULL AND updated_at IS NOT DISTINCT FROM :was_at::timestamptz
-        AND tokens = :was::jsonb RETURNING id), {_TELLING}""",  # noqa: S608 - our own text
+        AND tokens = :was::jsonb RETURNING id), {_TELLING}""",
     writes="token",
 )
 
@@ -78,8 +73,12 @@ class NewsBooks:
         names = IncidentRow.__table__.columns.keys()  # type: ignore[attr-defined]  # SQLModel adds it to table models
         told = event("incident.opened", incident_object(incident), incident.created_at, livemode=incident.livemode)
         params = {f"i_{name}": getattr(incident, name) for name in names}
-        params |= _told(
-            told, incident.merchant_id, incident.payment_id, incident.created_at, livemode=incident.livemode
+        params |= telling(
+            [told],
+            incident.merchant_id,
+            incident.created_at,
+            livemode=incident.livemode,
+            payment_id=incident.payment_id,
         )
         with crash.aside("incident"):
             return await _INCIDENT.row(self._pool, params) is not None
@@ -119,7 +118,7 @@ class NewsBooks:
         }
         told = event(TOLD[notice.kind], notice_object(row, provider), now, livemode=livemode)
         params = {f"o_{name}": value for name, value in row.items()}
-        params |= _told(told, merchant_id, payment_id, now, livemode=livemode)
+        params |= telling([told], merchant_id, now, livemode=livemode, payment_id=payment_id)
         return await _NOTICE.row(self._pool, params) is not None
 
     async def dispute_heard(self, dispute: Dispute) -> None:
@@ -138,17 +137,5 @@ class NewsBooks:
             "was": before.tokens,
             "was_at": before.updated_at,
         }
-        params |= _told(told, merchant_id, None, at, livemode=before.livemode)
+        params |= telling([told], merchant_id, at, livemode=before.livemode)
         return await _TOKEN.row(self._pool, params) is not None
-
-
-def _told(told: Event, merchant_id: str, payment_id: str | None, at: datetime, *, livemode: bool) -> dict[str, Any]:
-    return {
-        "n_merchant_id": merchant_id,
-        "n_livemode": livemode,
-        "n_payment_id": payment_id,
-        "n_at": at,
-        "n_ids": [told.id],
-        "n_types": [told.type],
-        "n_bodies": [told.body],
-    }

@@ -532,8 +532,9 @@ def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
 
 
 PIECES: Final = {
-    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "EVENTS", "DELIVERIES", "ENDPOINT", "ANSWER", "DRIVE")),
+    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "ENDPOINT", "ANSWER", "DRIVE")),
     *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
+    *(f"gateway/telling.py: {piece}" for piece in ("EVENTS", "DELIVERIES")),
     "gateway/method_books.py: SETTLED",
     "gateway/news_books.py: _TELLING",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
