@@ -145,6 +145,7 @@ def call_of(payment: Payment, operation: Operation, request: Mapping[str, Any]) 
         key=operation.provider_key,
         amount=Money(operation.amount, payment.terms.currency),
         provider_id=operation.provider_id,
+        opened_at=operation.created_at,
     )
 
 

@@ -370,6 +370,8 @@ class Call:
     key: str
     amount: Money
     provider_id: str | None = None
+    opened_at: datetime | None = None
+    """When the operation was opened, by our clock: never later than it was first sent, and mostly a moment before."""
 
 
 Keep = Callable[[Mapping[str, Any]], Awaitable[None]]

@@ -5,7 +5,6 @@ all. Refusals of parameters leave no trace; from the first written entry on, an 
 remembers the answer, declines included.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,14 @@ from providers.sandbox.stripe_objects import (
     new_id,
     payment_method_json,
 )
-from providers.sandbox.stripe_parameters import read_card_options, read_limit, read_metadata, refuse_unknown
+from providers.sandbox.stripe_parameters import (
+    created_before,
+    read_card_options,
+    read_limit,
+    read_metadata,
+    read_window,
+    refuse_unknown,
+)
 from providers.sandbox.triggers import StripeTrigger, stripe_trigger
 
 CAPTURE_METHODS = ("automatic", "automatic_async", "manual")
@@ -117,7 +123,7 @@ class Intents:
         """GET /v1/payment_intents: newest first, by creation window and cursor."""
         params = call.params
         limit = read_limit(params)
-        window = _read_window(params)
+        window = read_window(params)
         newest = len(self._account.intent_list)
         if after := params.get("starting_after"):
             cursor = self._account.intents.get(str(after))
@@ -132,7 +138,7 @@ class Intents:
             # Created times never fall, so the first too old one ends the search.
             if intent.created < least or len(found) > limit:
                 break
-            if _created_before(intent.created, window) and (
+            if created_before(intent.created, window) and (
                 "customer" not in params or intent.customer == params["customer"]
             ):
                 found.append(intent)
@@ -428,20 +434,3 @@ def _no_method() -> RefusedError:
         "confirm it again directly with a payment method or ConfirmationToken.",
         code="payment_intent_unexpected_state",
     )
-
-
-def _read_window(params: Mapping[str, Any]) -> dict[str, int]:
-    """The ``created`` filter: bounds in seconds, or one exact second."""
-    window = params.get("created", {})
-    if not isinstance(window, dict):
-        window = {"gte": window, "lte": window}
-    try:
-        return {name: int(bound) for name, bound in window.items()}
-    except ValueError:
-        raise errors.invalid_request(
-            "Invalid timestamp: must be an integer Unix timestamp in seconds.", param="created"
-        ) from None
-
-
-def _created_before(created: int, window: Mapping[str, int]) -> bool:
-    return created <= window.get("lte", created) and created < window.get("lt", created + 1)

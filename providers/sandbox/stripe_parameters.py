@@ -134,3 +134,21 @@ def page_of(found: list[Any], params: Mapping[str, Any], kind: str) -> tuple[lis
             raise invalid_request(f"No such {kind}: '{after}'", code="resource_missing", param="starting_after")
         found = found[names.index(str(after)) + 1 :]
     return found[:limit], len(found) > limit
+
+
+def read_window(params: Mapping[str, Any]) -> dict[str, int]:
+    """The ``created`` filter: bounds in seconds, or one exact second."""
+    window = params.get("created", {})
+    if not isinstance(window, dict):
+        window = {"gte": window, "lte": window}
+    try:
+        return {name: int(bound) for name, bound in window.items()}
+    except ValueError:
+        raise invalid_request(
+            "Invalid timestamp: must be an integer Unix timestamp in seconds.", param="created"
+        ) from None
+
+
+def created_before(created: int, window: Mapping[str, int]) -> bool:
+    """Whether something created then is not past the window's end."""
+    return created <= window.get("lte", created) and created < window.get("lt", created + 1)

@@ -9,7 +9,14 @@ from providers.sandbox.stripe_account import StripeAccount, list_answer, way_bac
 from providers.sandbox.stripe_form import expanded
 from providers.sandbox.stripe_methods import Methods
 from providers.sandbox.stripe_objects import authentication_json, payment_method_json
-from providers.sandbox.stripe_parameters import page_of, read_card_options, read_metadata, refuse_unknown
+from providers.sandbox.stripe_parameters import (
+    created_before,
+    page_of,
+    read_card_options,
+    read_metadata,
+    read_window,
+    refuse_unknown,
+)
 from providers.sandbox.stripe_setup_objects import Setup, attempt_json, setup_json
 from providers.sandbox.triggers import stripe_trigger
 
@@ -61,6 +68,9 @@ class Setups:
         found = list(reversed(self._account.setups.values()))
         if "customer" in call.params:
             found = [each for each in found if each.customer == call.params["customer"]]
+        window = read_window(call.params)
+        least = max(window.get("gte", 0), window.get("gt", -1) + 1)
+        found = [each for each in found if each.created >= least and created_before(each.created, window)]
         page, more = page_of(found, call.params, "setup_intent")
         return list_answer([setup_json(each) for each in page], url="/v1/setup_intents", more=more)
 

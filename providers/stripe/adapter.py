@@ -65,8 +65,12 @@ READ_TIMEOUT_S: Final = 60.0
 """Longest silence on one socket; the deadline of a call is the registry's and shorter."""
 
 PAGE_MAX: Final = 100
-PAGES_MAX: Final = 3
-"""How far back a lookup without an id goes: it is asked soon after the send, and a busy account must not be read whole."""
+PAGES_MAX: Final = 10
+"""Pages of one stretch of time that a lookup without an id reads: a busy account must not be read whole."""
+NEWEST_MAX: Final = 3
+"""Pages of the newest intents: what was just sent again may have made it only now."""
+AROUND_S: Final = ((-2, 3), (3, 60), (-60, -2))
+"""Stretches of time around the opening of an operation, in seconds: it is sent at once, or by whoever takes it over."""
 
 # Latency figures of other calls, sent along with the next one. Not ours to give away.
 stripe.enable_telemetry = False
@@ -171,7 +175,7 @@ class StripeProvider:
                 request = rest | {"params": {**request["params"], step.param: made}}
                 await keep(request)
         if "attempt" in request:
-            found = await self._find(request["attempt"], call.amount)
+            found = await self._find(request["attempt"], call)
             if not isinstance(found, str):
                 # Nobody knows what to cancel. Nor did an earlier send: it would have kept the handle before the cancel left.
                 return NotProcessed("not_sent", found.provider_code, conclusive=True)
@@ -190,7 +194,7 @@ class StripeProvider:
             return await self._read(call, request, "/v1/refunds", params, reader=found_refund)
         intent = call.provider_id if call.kind is Kind.AUTHORIZE else request.get("payment")
         if not intent:
-            found = await self._find(request.get("attempt", call.operation_id), call.amount)
+            found = await self._find(request.get("attempt", call.operation_id), call)
             if not isinstance(found, str):
                 return found
             intent = found
@@ -227,15 +231,28 @@ class StripeProvider:
             return NotProcessed("not_sent", sent.provider_code)
         return sent
 
-    async def _find(self, operation: str, amount: Money) -> str | Unknown:
-        """The intent that carries the name of an operation, among the newest ones.
+    async def _find(self, operation: str, call: Call) -> str | Unknown:
+        """The intent that carries the name of an operation, among those made when it was opened, and among the newest.
 
         A list and not the search: that one lags behind what was just written, up to an hour
         (https://docs.stripe.com/search#data-freshness).
         """
-        path = asks.list_path(amount)
-        params: dict[str, Any] = {"limit": PAGE_MAX}
-        for _ in range(PAGES_MAX):
+        stretches: list[tuple[dict[str, Any], int]] = [({}, NEWEST_MAX)]
+        if call.opened_at is not None:
+            opened = int(call.opened_at.timestamp())
+            around = [{"created": {"gte": opened + first, "lte": opened + last}} for first, last in AROUND_S]
+            stretches = [*((stretch, PAGES_MAX) for stretch in around), *stretches]
+        found: str | Unknown = Unknown("not_found")
+        for stretch, pages in stretches:
+            found = await self._named(operation, asks.list_path(call.amount), stretch, pages)
+            if found != Unknown("not_found"):
+                break
+        return found
+
+    async def _named(self, operation: str, path: str, stretch: Mapping[str, Any], pages: int) -> str | Unknown:
+        """The intent that carries the name of an operation, on so many pages of one stretch of time."""
+        params = {"limit": PAGE_MAX, **stretch}
+        for _ in range(pages):
             body = await self._get(path, params)
             if isinstance(body, Unknown):
                 return body
@@ -247,7 +264,7 @@ class StripeProvider:
                 return found
             if not page.has_more or not page.data:
                 break
-            params = {"limit": PAGE_MAX, "starting_after": page.data[-1].id}
+            params = {"limit": PAGE_MAX, **stretch, "starting_after": page.data[-1].id}
         return Unknown("not_found")
 
     async def _read(

@@ -48,7 +48,7 @@ CAPABILITIES: Final = Capabilities(
         Capability.VERIFICATION: "a SetupIntent",
         Capability.STORED_CREDENTIALS: "a Customer is made for every card that is remembered",
         Capability.NATIVE: "needs Stripe.js with a client secret in the checkout; the shopper is redirected instead",
-        Capability.LOOKUP: "by id; without one among the 300 newest payments of the account",
+        Capability.LOOKUP: "by id; without one among the payments made within a minute of its opening, and the 300 newest",
         Capability.DISPUTE_TEXT: "the text fields of Stripe's dispute evidence, submitted at once",
         Capability.DISPUTE_DOCUMENTS: "Stripe's Files API is not spoken",
     },

@@ -986,6 +986,41 @@ async def test_an_attempt_without_an_id_is_found_by_its_name(loopback: Any, open
     ]
 
 
+async def test_an_attempt_of_a_busy_account_is_found_where_it_was_opened(
+    loopback: Any, open_account: Any, kit: Any
+) -> None:
+    """By the time it is looked for thousands may be newer: it is asked for by the time at which it was opened."""
+    opened_at = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+    at = int(opened_at.timestamp())
+    loopback.will(*pages(listed("x"), listed("y", more=True), listed("att_1"), intent(id="pi_att_1")))
+    account = open_account("stripe", loopback.url)
+    call = replace(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)), opened_at=opened_at)
+
+    outcome = await account.provider.lookup(call)
+
+    assert isinstance(outcome, Approved)
+    assert [unquote(seen.path) for seen in loopback.seen] == [
+        f"/v1/payment_intents?limit=100&created[gte]={at - 2}&created[lte]={at + 3}",
+        f"/v1/payment_intents?limit=100&created[gte]={at + 3}&created[lte]={at + 60}",
+        f"/v1/payment_intents?limit=100&created[gte]={at + 3}&created[lte]={at + 60}&starting_after=pi_y",
+        "/v1/payment_intents/pi_att_1?expand[0]=latest_charge",
+    ]
+
+
+@pytest.mark.parametrize(("last", "asked"), [(listed("x", more=True), 33), (listed("x"), 4), (b"[]", 1)])
+async def test_a_lookup_ends_however_many_there_are(
+    last: Any, asked: int, loopback: Any, open_account: Any, kit: Any
+) -> None:
+    loopback.will_answer(200, last)
+    account = open_account("stripe", loopback.url)
+    call = replace(kit.call(account, kit.ask("stripe", Kind.AUTHORIZE)), opened_at=datetime.now(UTC))
+
+    outcome = await account.provider.lookup(call)
+
+    assert isinstance(outcome, Unknown)
+    assert len(loopback.seen) == asked
+
+
 @pytest.mark.parametrize(
     ("last", "asked"), [(listed("x", more=True), 3), (listed("x"), 1), (listed(more=True), 1), (b"[]", 1)]
 )
