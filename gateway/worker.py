@@ -53,7 +53,7 @@ async def run_worker(settings: Settings) -> None:
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, stop.set)
         log.info("worker_started")
-        sending = asyncio.create_task(_until(stop, _send(house.outbox)))
+        sending = asyncio.create_task(_send(house.outbox, stop))
         try:
             while not stop.is_set():
                 await _until(stop, _work(house, settings))
@@ -65,8 +65,20 @@ async def run_worker(settings: Settings) -> None:
             await sending
 
 
-async def _send(outbox: Outbox) -> None:
-    """Send what merchants are told. It has its own clock, half a second, and needs nothing of procrastinate."""
+async def _send(outbox: Outbox, stop: asyncio.Event) -> None:
+    """Send what merchants are told, until told to stop. It has its own clock, half a second, and needs nothing of procrastinate."""
+    sending, told = asyncio.create_task(_sending(outbox)), asyncio.create_task(stop.wait())
+    await asyncio.wait({sending, told}, return_when=asyncio.FIRST_COMPLETED)
+    outbox.stop()
+    await asyncio.wait({sending}, timeout=2 * STOP_S)  # a Postgres that is frozen must not keep the process
+    for task in (sending, told):
+        task.cancel()
+    for result in await asyncio.gather(sending, told, return_exceptions=True):
+        if isinstance(result, Exception):
+            log.error("sending_failed", error=type(result).__name__)
+
+
+async def _sending(outbox: Outbox) -> None:
     await crash.on_path("outbox", outbox.run)()
 
 

@@ -298,15 +298,20 @@ class Outbox:
         self._held: dict[tuple[str, str], Delivery] = {}
         self._trying: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
+        self._stopped = False
         self._blind = False
 
     async def run(self) -> None:
-        """Send what becomes due, until cancelled. Postgres may come and go. What is under way then has :data:`STOP_S` to end."""
+        """Send what becomes due, until told to stop. Postgres may come and go. What is under way then has :data:`STOP_S` to end.
+
+        Cancelled in the middle of a claim, what that has claimed waits for its lease.
+        """
         renewing = asyncio.create_task(self._renew_always())
         try:
-            while True:
+            while not self._stopped:
                 await self._seen(self.send_due)
-                self._ended.clear()
+                if not self._stopped:
+                    self._ended.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), POLL_S)
                     await asyncio.sleep(GATHER_S)
@@ -317,6 +322,11 @@ class Outbox:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Claim nothing more, and let :meth:`run` end. May be called twice."""
+        self._stopped = True
+        self._ended.set()
 
     async def send_due(self) -> int:
         """Claim what is due and there is room for, and begin to send it. Returns how many. Raises what the database raises."""
