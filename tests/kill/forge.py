@@ -53,7 +53,13 @@ def become(order: dict[str, Any], listening: socket.socket | None, forge: int) -
         asyncio.run(run_worker(settings))
         return
     config = uvicorn.Config(
-        create_app(settings), loop="uvloop", http="httptools", access_log=False, log_level="warning", lifespan="on"
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        lifespan="on",
+        timeout_keep_alive=75,  # as `gateway serve`: the default is the client's own, and the two would meet
     )
     uvicorn.Server(config).run(sockets=[listening])
 
