@@ -140,15 +140,13 @@ NEEDS_REVIEW: Final = "needs_review"
 
 def _processing_reason(payment: Payment) -> str | None:
     """Why it is processing. What is on its way for the first time is pending at the provider."""
+    if payment.status is not Status.PROCESSING:
+        return payment.processing_reason
     attempt = payment.open_attempt
     waited = () if attempt is None else (attempt, payment.failover_void(attempt))
-    if payment.status is Status.PROCESSING and any(
-        operation is not None and operation.in_review for operation in waited
-    ):
+    if any(operation is not None and operation.in_review for operation in waited):
         return NEEDS_REVIEW
-    if payment.status is Status.PROCESSING and payment.processing_reason is None:
-        return Reason.PENDING_AT_PROVIDER
-    return payment.processing_reason
+    return payment.processing_reason or Reason.PENDING_AT_PROVIDER
 
 
 def decline_object(decline: Decline | None) -> dict[str, Any] | None:

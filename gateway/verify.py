@@ -80,6 +80,10 @@ class Reader:
             rows: list[Mapping[str, Any]] = await self._connection.fetch(query, *args)
         except asyncpg.UndefinedTableError:
             raise ConfigError("GATEWAY_DATABASE_URL: the database has no tables yet; run: gateway migrate") from None
+        except asyncpg.UndefinedColumnError:
+            raise ConfigError(
+                "GATEWAY_DATABASE_URL: the tables are those of an older version; run: gateway migrate"
+            ) from None
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise ConfigError(
                 f"GATEWAY_DATABASE_URL: the database could not be read ({type(error).__name__})"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class PaymentRecord(NamedTuple):
-    """A row of ``payment``. ``review_at`` is when it was handed to a person, where the schema knows that."""
+    """A row of ``payment``."""
 
     id: str
     merchant_id: str
@@ -33,7 +33,6 @@ class PaymentRecord(NamedTuple):
     cancel_requested: bool
     created_at: float
     updated_at: float
-    review_at: float | None
 
 
 class OperationRecord(NamedTuple):

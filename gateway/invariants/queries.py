@@ -1,7 +1,7 @@
 """What is read for the invariants: pages in the order of their key, each one statement, so each is of one moment.
 
 A page is a payment's rows as arrays of JSON, in the order of the fields of :mod:`gateway.invariants.facts`. Only columns that are named
-there are read, so a column that a newer version adds changes nothing. ``review_at`` and ``event`` are read where the schema has them.
+there are read, so a column that a newer version adds changes nothing.
 """
 
 from __future__ import annotations
@@ -33,37 +33,6 @@ class Fetches(Protocol):
         ...
 
 
-class Statements(NamedTuple):
-    """The statements for one schema."""
-
-    payments: str
-    """One page: ids above ``$1``, made at ``$2`` or later (seconds since 1970), ``$3`` of them."""
-    payment: str
-    """One payment by its id, ``$1``, in the same form."""
-
-
-def statements(reviewed: frozenset[str], *, told: bool) -> Statements:
-    """The statements for a schema in which the tables in ``reviewed`` have a column ``review_at``, and, if ``told``, ``event`` is there."""
-    events = f"(SELECT coalesce(json_agg({_array(ToldRecord, 'e', {})}), '[]') FROM event e WHERE e.payment_id = p.id)"
-    payment = _array(PaymentRecord, "p", {} if "payment" in reviewed else _UNREVIEWED)
-    operation = _array(OperationRecord, "o", _OPERATION | ({} if "operation" in reviewed else _UNREVIEWED))
-    facts = f"""SELECT {payment}::text AS payment,
-        (SELECT coalesce(json_agg({operation} ORDER BY o.seq, o.id), '[]') FROM operation o
-            WHERE o.payment_id = p.id)::text AS operations,
-        (SELECT coalesce(json_agg({_array(ChangeRecord, "c", {})} ORDER BY c.seq), '[]') FROM change c
-            WHERE c.payment_id = p.id)::text AS changes,
-        (SELECT coalesce(json_agg({_array(DisputeRecord, "d", {})} ORDER BY d.id), '[]') FROM dispute d
-            WHERE d.payment_id = p.id)::text AS disputes,
-        {f"{events}::text" if told else "'[]'"} AS told,
-        extract(epoch FROM now())::float8 AS now"""
-    return Statements(
-        payments=f"""{facts} FROM payment p WHERE p.id > $1 AND p.created_at >= to_timestamp($2::float8)
-            ORDER BY p.id LIMIT $3""",
-        payment=f"{facts} FROM payment p WHERE p.id = $1",
-    )
-
-
-_UNREVIEWED: Final = {"review_at": "NULL"}
 _OPERATION: Final = {
     "sealed": "o.sealed_request IS NOT NULL",
     "releases_unknown": "o.kind = 'void' AND coalesce(o.metadata->>'purpose' = 'failover', false)",
@@ -81,12 +50,23 @@ def _value(name: str, table: str, instead: Mapping[str, str]) -> str:
     return f"extract(epoch FROM {table}.{name})::float8" if name in _INSTANTS else f"{table}.{name}"
 
 
+_PAYMENT_FACTS: Final = f"""SELECT {_array(PaymentRecord, "p", {})}::text AS payment,
+    (SELECT coalesce(json_agg({_array(OperationRecord, "o", _OPERATION)} ORDER BY o.seq, o.id), '[]') FROM operation o
+        WHERE o.payment_id = p.id)::text AS operations,
+    (SELECT coalesce(json_agg({_array(ChangeRecord, "c", {})} ORDER BY c.seq), '[]') FROM change c
+        WHERE c.payment_id = p.id)::text AS changes,
+    (SELECT coalesce(json_agg({_array(DisputeRecord, "d", {})} ORDER BY d.id), '[]') FROM dispute d
+        WHERE d.payment_id = p.id)::text AS disputes,
+    (SELECT coalesce(json_agg({_array(ToldRecord, "e", {})}), '[]') FROM event e WHERE e.payment_id = p.id)::text AS told,
+    extract(epoch FROM now())::float8 AS now FROM payment p"""
+PAYMENTS: Final = f"""{_PAYMENT_FACTS} WHERE p.id > $1 AND p.created_at >= to_timestamp($2::float8)
+    ORDER BY p.id LIMIT $3"""
+"""One page of payments: ids above ``$1``, made at ``$2`` or later (seconds since 1970), ``$3`` of them."""
+ONE_PAYMENT: Final = f"{_PAYMENT_FACTS} WHERE p.id = $1"
+"""One payment by its id, ``$1``, in the same form."""
+
 NOW: Final = "SELECT extract(epoch FROM now())::float8 AS now"
 
-REVIEWED: Final = """SELECT table_name::text AS name FROM information_schema.columns
-    WHERE column_name = 'review_at' AND table_name IN ('payment', 'operation') AND table_schema = 'public'"""
-
-HAS_EVENTS: Final = "SELECT to_regclass('public.event') IS NOT NULL AS told"
 TOLD_SINCE: Final = "SELECT extract(epoch FROM created_at)::float8 AS at FROM event ORDER BY id LIMIT 1"
 """When the oldest event was written that is still kept: their ids sort by time."""
 

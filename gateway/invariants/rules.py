@@ -230,18 +230,12 @@ def one_key_per_operation(case: Case) -> Sentences:
             yield f"{op.id} has no provider key that could be sent"
 
 
-REVIEW: Final = "needs_review"
-
-
 def in_review(case: Case, op: OperationRecord) -> bool:
     """Whether an operation of unknown outcome was handed to a person, or waits for a void that was: nobody else is to look at it."""
-    p = case.payment
-    if REVIEW in {op.reason, p.processing_reason} or op.review_at is not None or p.review_at is not None:
-        return True
-    if op.kind != "authorize":
-        return False
+    if op.review_at is not None or op.kind != "authorize":
+        return op.review_at is not None
     voids = [each for each in case.operations if each.releases_unknown and each.round == op.round and each.seq > op.seq]
-    return any(void.status in OPEN and (void.review_at is not None or void.reason == REVIEW) for void in voids)
+    return any(void.status in OPEN and void.review_at is not None for void in voids)
 
 
 def nothing_forgotten(case: Case) -> Sentences:

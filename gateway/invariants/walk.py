@@ -37,7 +37,6 @@ from gateway.invariants.facts import (
 from gateway.invariants.queries import (
     COUNTS,
     EVENT,
-    HAS_EVENTS,
     INBOX,
     INBOX_END,
     INBOX_FROM,
@@ -46,12 +45,12 @@ from gateway.invariants.queries import (
     KEYS,
     KEYS_SINCE,
     NOW,
+    ONE_PAYMENT,
     OPERATIONS,
     PAGE,
-    REVIEWED,
+    PAYMENTS,
     TOLD_SINCE,
     Fetches,
-    statements,
 )
 from gateway.invariants.shelf import Shelf
 from gateway.invariants.table import INVARIANTS
@@ -235,19 +234,14 @@ class _Walk:
     # -- payments
 
     async def _payments(self, total: int, started: float) -> None:
-        reviewed = frozenset(str(row["name"]) for row in await self._db.fetch(REVIEWED))
-        (there,) = await self._db.fetch(HAS_EVENTS)
-        oldest = await self._db.fetch(TOLD_SINCE) if there["told"] else []
+        oldest = await self._db.fetch(TOLD_SINCE)
         self._told_since = max(oldest[0]["at"], started - TOLD_S) if oldest else math.inf
-        statement, after = (
-            statements(reviewed, told=there["told"]),
-            "" if self._since is None else _id_of(self._since - SLACK_S),
-        )
-        while rows := await self._db.fetch(statement.payments, after, self._since or 0.0, self._page):
+        after = "" if self._since is None else _id_of(self._since - SLACK_S)
+        while rows := await self._db.fetch(PAYMENTS, after, self._since or 0.0, self._page):
             for case in await self._cases(rows, started):
                 violations = list(self._violations(case))
                 if violations and not self._at_rest:  # another writer may have come between two looks
-                    again = await self._db.fetch(statement.payment, case.payment.id)
+                    again = await self._db.fetch(ONE_PAYMENT, case.payment.id)
                     violations = [v for each in await self._cases(again, started) for v in self._violations(each)]
                 self._note(violations)
                 after = case.payment.id

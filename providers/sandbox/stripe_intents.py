@@ -31,7 +31,6 @@ from providers.sandbox.stripe_objects import (
     payment_method_json,
 )
 from providers.sandbox.stripe_parameters import (
-    created_before,
     read_card_options,
     read_limit,
     read_metadata,
@@ -123,7 +122,7 @@ class Intents:
         """GET /v1/payment_intents: newest first, by creation window and cursor."""
         params = call.params
         limit = read_limit(params)
-        window = read_window(params)
+        first, last = read_window(params)
         newest = len(self._account.intent_list)
         if after := params.get("starting_after"):
             cursor = self._account.intents.get(str(after))
@@ -131,16 +130,13 @@ class Intents:
                 raise errors.no_such("payment_intent", str(after), "starting_after")
             newest = cursor.position
         self._account.lapse()
-        least = max(window.get("gte", 0), window.get("gt", -1) + 1)
         found: list[Intent] = []
         for position in range(newest - 1, -1, -1):
             intent = self._account.intent_list[position]
             # Created times never fall, so the first too old one ends the search.
-            if intent.created < least or len(found) > limit:
+            if intent.created < first or len(found) > limit:
                 break
-            if created_before(intent.created, window) and (
-                "customer" not in params or intent.customer == params["customer"]
-            ):
+            if intent.created <= last and ("customer" not in params or intent.customer == params["customer"]):
                 found.append(intent)
         expand = frozenset(path.removeprefix("data.") for path in listed(params.get("expand")))
         data = [self._account.intent_body(intent, expand) for intent in found[:limit]]

@@ -1,5 +1,6 @@
 """The top-level parameters each Stripe endpoint knows; any other is refused, as by Stripe."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,19 +137,16 @@ def page_of(found: list[Any], params: Mapping[str, Any], kind: str) -> tuple[lis
     return found[:limit], len(found) > limit
 
 
-def read_window(params: Mapping[str, Any]) -> dict[str, int]:
-    """The ``created`` filter: bounds in seconds, or one exact second."""
+def read_window(params: Mapping[str, Any]) -> tuple[int, float]:
+    """The ``created`` filter, bounds in seconds or one exact second: the first and the last second that it lets through."""
     window = params.get("created", {})
     if not isinstance(window, dict):
         window = {"gte": window, "lte": window}
     try:
-        return {name: int(bound) for name, bound in window.items()}
+        bounds = {name: int(bound) for name, bound in window.items()}
     except ValueError:
         raise invalid_request(
             "Invalid timestamp: must be an integer Unix timestamp in seconds.", param="created"
         ) from None
-
-
-def created_before(created: int, window: Mapping[str, int]) -> bool:
-    """Whether something created then is not past the window's end."""
-    return created <= window.get("lte", created) and created < window.get("lt", created + 1)
+    first = max(bounds.get("gte", 0), bounds.get("gt", -1) + 1)
+    return first, min(bounds.get("lte", math.inf), bounds.get("lt", math.inf) - 1)

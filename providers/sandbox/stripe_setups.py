@@ -10,7 +10,6 @@ from providers.sandbox.stripe_form import expanded
 from providers.sandbox.stripe_methods import Methods
 from providers.sandbox.stripe_objects import authentication_json, payment_method_json
 from providers.sandbox.stripe_parameters import (
-    created_before,
     page_of,
     read_card_options,
     read_metadata,
@@ -68,9 +67,8 @@ class Setups:
         found = list(reversed(self._account.setups.values()))
         if "customer" in call.params:
             found = [each for each in found if each.customer == call.params["customer"]]
-        window = read_window(call.params)
-        least = max(window.get("gte", 0), window.get("gt", -1) + 1)
-        found = [each for each in found if each.created >= least and created_before(each.created, window)]
+        first, last = read_window(call.params)
+        found = [each for each in found if first <= each.created <= last]
         page, more = page_of(found, call.params, "setup_intent")
         return list_answer([setup_json(each) for each in page], url="/v1/setup_intents", more=more)
 

@@ -69,8 +69,6 @@ PAGES_MAX: Final = 10
 """Pages of one stretch of time that a lookup without an id reads: a busy account must not be read whole."""
 NEWEST_MAX: Final = 3
 """Pages of the newest intents: what was just sent again may have made it only now."""
-AROUND_S: Final = ((-2, 3), (3, 60), (-60, -2))
-"""Stretches of time around the opening of an operation, in seconds: it is sent at once, or by whoever takes it over."""
 
 # Latency figures of other calls, sent along with the next one. Not ours to give away.
 stripe.enable_telemetry = False
@@ -237,20 +235,15 @@ class StripeProvider:
         A list and not the search: that one lags behind what was just written, up to an hour
         (https://docs.stripe.com/search#data-freshness).
         """
-        stretches: list[tuple[dict[str, Any], int]] = [({}, NEWEST_MAX)]
-        if call.opened_at is not None:
-            opened = int(call.opened_at.timestamp())
-            around = [{"created": {"gte": opened + first, "lte": opened + last}} for first, last in AROUND_S]
-            stretches = [*((stretch, PAGES_MAX) for stretch in around), *stretches]
-        found: str | Unknown = Unknown("not_found")
-        for stretch, pages in stretches:
-            found = await self._named(operation, asks.list_path(call.amount), stretch, pages)
-            if found != Unknown("not_found"):
-                break
-        return found
+        path = asks.list_path(call.amount)
+        for stretch in asks.stretches(call.opened_at):
+            found = await self._named(operation, path, stretch, PAGES_MAX)
+            if found is not None:
+                return found
+        return await self._named(operation, path, {}, NEWEST_MAX) or Unknown("not_found")
 
-    async def _named(self, operation: str, path: str, stretch: Mapping[str, Any], pages: int) -> str | Unknown:
-        """The intent that carries the name of an operation, on so many pages of one stretch of time."""
+    async def _named(self, operation: str, path: str, stretch: Mapping[str, Any], pages: int) -> str | Unknown | None:
+        """The intent that carries the name of an operation, on so many pages of one stretch of time; ``None`` where it is not there."""
         params = {"limit": PAGE_MAX, **stretch}
         for _ in range(pages):
             body = await self._get(path, params)
@@ -265,7 +258,7 @@ class StripeProvider:
             if not page.has_more or not page.data:
                 break
             params = {"limit": PAGE_MAX, **stretch, "starting_after": page.data[-1].id}
-        return Unknown("not_found")
+        return None
 
     async def _read(
         self,

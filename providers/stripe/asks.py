@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -100,6 +101,18 @@ def object_path(name: str) -> str:
 def list_path(amount: Money) -> str:
     """Where the intents for such an amount are made and listed."""
     return "/v1/setup_intents" if is_verification(amount) else "/v1/payment_intents"
+
+
+AROUND_S: Final = ((-2, 3), (3, 60), (-60, -2))
+"""Stretches of time around the opening of an operation, in seconds: it is sent at once, or by whoever takes it over."""
+
+
+def stretches(opened_at: datetime | None) -> list[dict[str, Any]]:
+    """The filters of a list for what was made about then, the likeliest first. None where nobody knows when."""
+    if opened_at is None:
+        return []
+    at = int(opened_at.timestamp())
+    return [{"created": {"gte": at + first, "lte": at + last}} for first, last in AROUND_S]
 
 
 def expand_of(name: str) -> list[str]:
