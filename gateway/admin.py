@@ -90,7 +90,7 @@ async def list_keys(merchant_id: str) -> list[str]:
 
 
 async def replay_events(
-    endpoint_id: str, since: str, until: str | None, types: Sequence[str] | None, *, everything: bool, send: bool
+    endpoint_id: str, since: str, until: str | None, types: Sequence[str] | None, *, everything: bool, dry_run: bool
 ) -> str:
     """Send an endpoint the events of a time again, or say how many that would be; asked again it sends what is not on its way.
 
@@ -114,10 +114,12 @@ async def replay_events(
         events = await books.missed(endpoint_id, wanted)
         if events > REPLAY_MAX:
             raise ConfigError(f"the range holds more than {REPLAY_MAX} events; choose a shorter one")
-        if send:
+        if not dry_run:
             events = await books.replay(endpoint_id, wanted)
     what = f"{events} events of {instant(start)} to {instant(end)}"
-    return f"{what} are sent again to {endpoint_id}" if send else f"{what} would be sent again; with --send they are"
+    return (
+        f"{what} would be sent again; with --apply they are" if dry_run else f"{what} are sent again to {endpoint_id}"
+    )
 
 
 async def replay_inbound(

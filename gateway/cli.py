@@ -208,13 +208,13 @@ def replay_events(
     until: Annotated[str | None, typer.Option(help="Up to then; now if not given.")] = None,
     type_: Annotated[list[str] | None, typer.Option("--type", help="Types or families; several times.")] = None,
     failed: Annotated[bool, typer.Option("--failed/--all", help="What it has not got, or also what it has.")] = True,
-    send: Annotated[bool, typer.Option("--send/--dry-run", help="Send them, or only say how many.")] = False,
+    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Send them, or only say how many.")] = False,
 ) -> None:
     """Send an endpoint the events of a time again, as POST /v1/webhook_endpoints/{id}/replay does."""
     from gateway.admin import replay_events as again
 
     with _plainly():
-        typer.echo(asyncio.run(again(endpoint, since, until, type_, everything=not failed, send=send)))
+        typer.echo(asyncio.run(again(endpoint, since, until, type_, everything=not failed, dry_run=not apply)))
 
 
 @merchants.command("create")

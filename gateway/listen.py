@@ -159,10 +159,8 @@ class Listener:
     async def _forward(self, event: Mapping[str, Any]) -> None:
         if self._wanted.forward_to is None:
             return
-        body, began = (
-            orjson.dumps(event),
-            time.monotonic(),
-        )  # the bytes that were stored: they were written by the same hand
+        body = orjson.dumps(event)  # the bytes that were stored: they were written by the same hand
+        began = time.monotonic()
         signed = headers(event["id"], int(time.time()), body, [self._secret]) | {"content-type": "application/json"}
         try:
             async with self._session.post(

@@ -151,6 +151,7 @@ class DeliveryRow(SQLModel, table=True):
 
     __table_args__ = (
         CheckConstraint("status IN ('pending', 'succeeded', 'failed', 'canceled')", name="delivery_status"),
+        CheckConstraint("(status = 'pending') = (due_at IS NOT NULL)", name="delivery_due"),
         Index("delivery_fresh", "endpoint_id", "due_at", postgresql_where=text("due_at IS NOT NULL AND tries = 0")),
         Index("delivery_again", "endpoint_id", "due_at", postgresql_where=text("due_at IS NOT NULL AND tries > 0")),
         Index("delivery_by_event", "event_id"),

@@ -48,8 +48,8 @@ class Events(Desk):
             before=cursor,
             types=None if types is None else sorted(types),
             payment=query.get("payment"),
-            since=_instant(query, "created[gte]"),
-            until=_instant(query, "created[lt]"),
+            since=asking.instant(query, "created[gte]"),
+            until=asking.instant(query, "created[lt]"),
         )
         more = len(found) > limit
         shown = found[:limit]
@@ -95,10 +95,6 @@ class Events(Desk):
 
     async def _event(self, request: Request, who: Principal) -> Event:
         return await self._named(request, who, EVENT, "event", self._deps.endpoint_books.event)
-
-
-def _instant(query: Mapping[str, str], name: str) -> Any:
-    return reading.instant(query[name], name) if name in query else None
 
 
 BODIES: Final[Mapping[str, type[Body]]] = {"redeliver": EventRedeliver}

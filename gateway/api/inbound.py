@@ -58,16 +58,16 @@ class InboundEvents(Desk):
 
     async def replay(self, request: Request) -> Response:
         """``POST /v1/inbound_events/{id}/replay``: the worker applies it again, within seconds. May be asked any number of times."""
-        who = await self._principal(request)
-        reading.validate(Nothing, reading.parse(await reading.body(request)))
+        who, raw = await self._asked_plainly(request)
+        reading.validate(Nothing, raw)
         row = await self._event(request, who)
         await self._log.replay(Wanted([row["account"]], ids=[row["id"]]), dry_run=False)
         return asking.json(inbound_object(await self._event(request, who), livemode=who.livemode))
 
     async def replay_many(self, request: Request) -> Response:
         """``POST /v1/inbound_events/replay``: those that a filter names, or what that would be. May be asked any number of times."""
-        who = await self._principal(request)
-        body = reading.validate(InboundReplay, reading.parse(await reading.body(request)))
+        who, raw = await self._asked_plainly(request)
+        body = reading.validate(InboundReplay, raw)
         said = body.model_dump(exclude={"dry_run", "created"})
         said |= {"created[gte]": body.created.gte, "created[lt]": body.created.lt}
         asked = {name: value for name, value in said.items() if value is not None}

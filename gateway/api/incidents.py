@@ -38,9 +38,9 @@ class Incidents(Desk):
 
     async def close(self, request: Request) -> Response:
         """``POST /v1/incidents/{id}/close``: closed again it keeps its first reason, so it needs no key."""
-        who = await self._principal(request)
+        who, raw = await self._asked_plainly(request)
         incident = await self._incident(request, who)
-        body = reading.validate(IncidentClose, reading.parse(await reading.body(request)))
+        body = reading.validate(IncidentClose, raw)
         await self._deps.news_books.close_incident(incident.id, body.reason, self._deps.clock())
         return asking.json(incident_object(await self._incident(request, who)))
 

@@ -57,9 +57,9 @@ class PaymentMethods(Desk):
 
     async def update(self, request: Request) -> Response:
         """``POST /v1/payment_methods/{id}``: sent again it changes nothing more, so it needs no key."""
-        who = await self._principal(request)
+        who, raw = await self._asked_plainly(request)
         method = await self._method(request, who)
-        body = reading.validate(PaymentMethodUpdate, reading.parse(await reading.body(request)))
+        body = reading.validate(PaymentMethodUpdate, raw)
         if method.deleted_at is not None:
             raise Problem("validation_failed", "This payment method was deleted.")
         if not method.reusable:

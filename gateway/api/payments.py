@@ -129,8 +129,7 @@ class Payments(Desk):
 
     async def details(self, request: Request) -> Response:
         """``POST /v1/payments/{id}/details``: what the checkout page got from a native challenge. It needs no key."""
-        who = await self._principal(request)
-        raw = reading.parse(await reading.body(request))
+        who, raw = await self._asked_plainly(request)
         payment = await self._payment(request, who)
         body = reading.validate(PaymentDetails, raw)
         attempt = payment.open_attempt

@@ -68,13 +68,13 @@ LAPSED: Final = frozenset({"automatic", "expired"})
 
 
 class WebhookEvent(msgspec.Struct):
-    """The envelope of an event."""
+    """The envelope of an event. A thin one names its object and does not hold it: https://docs.stripe.com/event-destinations#thin-events"""
 
     id: str
-    object: Literal["event"]
+    object: Literal["event", "v2.core.event"]
     type: str
-    created: int
-    data: _EventObject
+    created: int | str
+    data: _EventObject | None = None
     livemode: bool | None = None
     account: str | None = None
     """The connected account that it is about, where it is not about the one whose endpoint this is."""
@@ -124,9 +124,9 @@ def event_in(body: bytes) -> WebhookEvent:
 
 def translated(event: WebhookEvent) -> Event:
     """The event in our words. One without use for us, or unreadable, is kept as it is."""
-    kept = Event(event.id, event.type, occurred_at=moment(event.created))
+    kept = Event(event.id, event.type, occurred_at=moment(event.created) if isinstance(event.created, int) else None)
     reader = _READERS.get(event.type)
-    if reader is None:
+    if reader is None or event.data is None:
         return kept
     try:
         told = reader(kept, event.data.object)

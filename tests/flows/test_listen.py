@@ -219,13 +219,13 @@ async def test_the_command_sends_again_what_the_route_would(
         return count
 
     counted, untouched = replay(), pending()
-    one, after_one = replay("--type", "payment.succeeded", "--send"), pending()
-    rest, after_all = replay("--send"), pending()
+    one, after_one = replay("--type", "payment.succeeded", "--apply"), pending()
+    rest, after_all = replay("--apply"), pending()
     database.rows("UPDATE delivery SET status = 'succeeded', due_at = NULL")
     got, everything = replay(), replay("--all")
 
     assert (counted.split()[0], untouched) == ("2", 0)
-    assert counted.endswith("would be sent again; with --send they are")
+    assert counted.endswith("would be sent again; with --apply they are")
     assert (one.split()[0], after_one) == ("1", 1)
     assert one.endswith(f"are sent again to {endpoint}")
     assert (rest.split()[0], after_all) == ("1", 2)

@@ -37,7 +37,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "keys list": ("merchant_id",),
     "listen": ("--url", "--key", "--forward-to", "--events", "GATEWAY_API_KEY"),
     "replay": ("events", "inbound"),
-    "replay events": ("--endpoint", "--since", "--until", "--type", "--failed", "--send", "--dry-run"),
+    "replay events": ("--endpoint", "--since", "--until", "--type", "--failed", "--apply", "--dry-run"),
     "replay inbound": ("--account", "--since", "--until", "--type", "--result", "--status", "--apply", "--dry-run"),
     "vault": ("rotate", "status"),
     "vault rotate": ("GATEWAY_VAULT_KEY",),

@@ -582,6 +582,32 @@ async def test_a_hundred_at_once_are_one(
     assert changes == 1
 
 
+async def test_an_event_that_only_names_its_object_is_kept_and_acknowledged(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    """A thin event of Stripe's: refused, it would come again for three days, and the endpoint be switched off."""
+    thin = {
+        "id": "evt_test_65R9",
+        "object": "v2.core.event",
+        "type": "v1.billing.meter.error_report_triggered",
+        "livemode": False,
+        "created": "2026-11-21T06:20:52.246Z",
+        "context": None,
+        "related_object": {"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"},
+        "reason": None,
+    }
+    body, writer = json.dumps(thin).encode(), Psp("stripe", "att_1", flow)
+    async with open_gateway() as inside:
+        answer = await inside.merchant.http.post("/v1/webhooks/stripe", content=body, headers=writer.sign(body))
+        await flow.eventually(lambda: _all_applied(database), "it was looked at")
+        of_live = json.dumps(thin | {"livemode": True}).encode()
+        refused = await inside.merchant.http.post("/v1/webhooks/stripe", content=of_live, headers=writer.sign(of_live))
+
+    assert (answer.status_code, refused.status_code) == (200, 401)
+    (row,) = database.rows("SELECT event_id, type, result FROM webhook_inbox")
+    assert dict(row) == {"event_id": thin["id"], "type": thin["type"], "result": "kept"}
+
+
 async def test_a_batch_of_a_thousand_is_a_thousand_events_and_no_more_bytes_than_came(
     open_gateway: Open, database: Database, flow: type[Kit]
 ) -> None:

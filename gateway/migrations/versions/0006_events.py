@@ -57,7 +57,8 @@ STATEMENTS: Final = (
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     delivered_at TIMESTAMP WITH TIME ZONE,
     PRIMARY KEY (endpoint_id, event_id),
-    CONSTRAINT delivery_status CHECK (status IN ('pending', 'succeeded', 'failed', 'canceled'))
+    CONSTRAINT delivery_status CHECK (status IN ('pending', 'succeeded', 'failed', 'canceled')),
+    CONSTRAINT delivery_due CHECK ((status = 'pending') = (due_at IS NOT NULL))
 )""",
     """CREATE INDEX IF NOT EXISTS delivery_fresh ON delivery (endpoint_id, due_at)
     WHERE due_at IS NOT NULL AND tries = 0""",
