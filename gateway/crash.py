@@ -329,7 +329,8 @@ PATHS: Final[Mapping[str, Path]] = {
         "events on their way to merchants", ("claim", "post", "renew", "tried", "notify", "call_off"), job="outbox"
     ),
     "notify": Path("endpoints that fail", ("notify",), job="notify"),
-    "prune": Path("what merchants need no more", ("call_off", "prune"), job="prune"),
+    "call_off": Path("what is on its way to endpoints that are switched off", ("call_off",), job="call_off"),
+    "prune": Path("what merchants need no more", ("prune",), job="prune"),
 }
 """Every path with the steps that a process may die at."""
 

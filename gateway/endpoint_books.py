@@ -15,6 +15,7 @@ from typing import Any, Final
 from gateway.events import Event
 from gateway.ids import EVENT, first_id
 from gateway.sql import Pool, Row, Statement, columns, values
+from webhooks.outbox import KEPT_DAYS, pending_of
 from webhooks.tables import DeliveryRow, EndpointRow, EventRow
 
 IN_FLIGHT_S: Final = 10
@@ -72,11 +73,15 @@ _COUNT: Final = Statement(
     """SELECT count(*) AS number FROM webhook_endpoint
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND status <> 'deleted'"""
 )
-# Those that are being written down just now are skipped: that statement holds the delivery and waits for the endpoint, which we hold.
-_CANCELED: Final = f"""canceled AS (UPDATE delivery SET status = 'canceled', due_at = NULL FROM (SELECT d.endpoint_id, d.event_id
-    FROM {{source}} CROSS JOIN LATERAL (SELECT endpoint_id, event_id FROM delivery WHERE endpoint_id = {{source}}.id
-    AND status = 'pending' AND due_at IS NOT NULL LIMIT {CANCEL_MAX} FOR UPDATE SKIP LOCKED) d) AS d
+
+
+def _canceled(source: str) -> str:
+    """A part that cancels what is on its way. What is being written down just now holds its delivery, and waits for the endpoint that we hold."""
+    return f"""canceled AS (UPDATE delivery SET status = 'canceled', due_at = NULL FROM (SELECT d.endpoint_id, d.event_id
+    FROM {source} CROSS JOIN LATERAL {pending_of(f"{source}.id", str(CANCEL_MAX))} d) AS d
     WHERE delivery.endpoint_id = d.endpoint_id AND delivery.event_id = d.event_id)"""
+
+
 _UPDATE: Final = Statement(
     f"""WITH endpoint AS (UPDATE webhook_endpoint SET url = coalesce(:url::text, url),
         description = CASE WHEN :describes::bool THEN :description::text ELSE description END,
@@ -91,19 +96,19 @@ _UPDATE: Final = Statement(
         paused_until = CASE WHEN :afresh THEN NULL ELSE paused_until END,
         updated_at = :at::timestamptz
         WHERE id = :id AND status <> 'deleted' RETURNING {columns(EndpointRow)}),
-    off AS (SELECT id FROM endpoint WHERE status = 'disabled'), {_CANCELED.format(source="off")}
+    off AS (SELECT id FROM endpoint WHERE status = 'disabled'), {_canceled("off")}
     SELECT * FROM endpoint""",
     writes="endpoint",
 )
 _DELETE: Final = Statement(
     f"""WITH gone AS (UPDATE webhook_endpoint SET status = 'deleted', sealed_secrets = NULL, failing_since = NULL,
         paused_until = NULL, updated_at = :at::timestamptz WHERE id = :id AND status <> 'deleted' RETURNING id),
-    {_CANCELED.format(source="gone")} SELECT id FROM gone""",
+    {_canceled("gone")} SELECT id FROM gone""",
     writes="endpoint",
 )
 _ROTATE: Final = Statement(
-    """UPDATE webhook_endpoint SET sealed_secrets = :sealed, updated_at = :at::timestamptz
-    WHERE id = :id AND sealed_secrets = :before RETURNING id""",
+    f"""UPDATE webhook_endpoint SET sealed_secrets = :sealed, updated_at = :at::timestamptz
+    WHERE id = :id AND sealed_secrets = :before RETURNING {columns(EndpointRow)}""",
     writes="rotate",
 )
 _TEST: Final = Statement(
@@ -119,6 +124,8 @@ _TEST: Final = Statement(
 
 _WANTS: Final = f"""(d.event_id IS NOT NULL OR (e.type <> '{TEST}' AND (w.events IS NULL OR e.type = ANY(w.events))))"""
 """What an endpoint is told: what it wants now, and what it was told before."""
+_KEPT: Final = f"e.created_at > now() - interval '{KEPT_DAYS - 1} days'"
+"""What is about to be removed is not sent again: its delivery would stay without it."""
 _AT_REST: Final = f"(d.status IS DISTINCT FROM 'pending' OR d.due_at > now() + interval '{IN_FLIGHT_S} seconds')"
 _AGAIN: Final = f"""INSERT INTO delivery ({columns(DeliveryRow)})
     SELECT endpoint_id, event_id, 'pending', :tries::int, now(), now(), NULL::timestamptz FROM due
@@ -128,7 +135,7 @@ _REDELIVER: Final = Statement(
     f"""WITH wanting AS (SELECT w.id AS endpoint_id, e.id AS event_id, {_AT_REST} AS at_rest
         FROM event e JOIN webhook_endpoint w ON w.merchant_id = e.merchant_id AND w.livemode = e.livemode
         LEFT JOIN delivery d ON d.endpoint_id = w.id AND d.event_id = e.id
-        WHERE e.id = :event AND w.status = 'enabled' AND (:endpoint::text IS NULL OR w.id = :endpoint) AND {_WANTS}),
+        WHERE e.id = :event AND w.status = 'enabled' AND (:endpoint::text IS NULL OR w.id = :endpoint) AND {_KEPT} AND {_WANTS}),
     due AS (SELECT endpoint_id, event_id FROM wanting WHERE at_rest), again AS ({_AGAIN})
     SELECT endpoint_id FROM wanting ORDER BY endpoint_id""",
     writes="redeliver",
@@ -137,7 +144,7 @@ _MISSED: Final = f"""SELECT e.id AS event_id, w.id AS endpoint_id FROM webhook_e
     ON e.merchant_id = w.merchant_id AND e.livemode = w.livemode LEFT JOIN delivery d ON d.endpoint_id = w.id AND d.event_id = e.id
     WHERE w.id = :endpoint AND w.status = 'enabled' AND e.id > :after AND e.id < :before
     AND e.created_at >= :start AND e.created_at < :end AND (:types::text[] IS NULL OR e.type = ANY(:types))
-    AND {_WANTS} AND {_AT_REST} AND (:everything::bool OR (d.status IS DISTINCT FROM 'succeeded'
+    AND {_KEPT} AND {_WANTS} AND {_AT_REST} AND (:everything::bool OR (d.status IS DISTINCT FROM 'succeeded'
     AND (d.event_id IS NOT NULL OR e.created_at >= w.created_at)))
     ORDER BY e.id LIMIT :limit"""
 _MISSING: Final = Statement(f"SELECT count(*) AS number FROM ({_MISSED}) AS due")
@@ -228,10 +235,10 @@ class EndpointBooks:
         """Nothing is sent there any more, and its secrets are gone. Deleting it again changes nothing."""
         await _DELETE.row(self._pool, {"id": endpoint_id, "at": at})
 
-    async def rotate(self, endpoint: Endpoint, sealed: bytes, at: datetime) -> bool:
-        """Put other secrets in the place of those that ``endpoint`` was read with. ``False`` where they have changed since."""
+    async def rotate(self, endpoint: Endpoint, sealed: bytes, at: datetime) -> Endpoint | None:
+        """Put other secrets in the place of those that ``endpoint`` was read with. ``None`` where they have changed since."""
         params = {"id": endpoint.id, "before": endpoint.sealed_secrets, "sealed": sealed, "at": at}
-        return await _ROTATE.row(self._pool, params) is not None
+        return _endpoint(await _ROTATE.row(self._pool, params))
 
     # --- deliveries ---
 

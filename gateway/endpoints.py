@@ -132,30 +132,19 @@ async def create(endpoint: Endpoint, secrets: Secrets, key: Key, fingerprint: by
 async def rotate(endpoint: Endpoint, deps: Deps, *, revoke_old: bool) -> tuple[Endpoint, Secrets]:
     """Give the endpoint a new secret, and what it has now. The old one signs beside it for a day, or no more with ``revoke_old``.
 
-    Asked again it makes another one: the last answer's is the newest. Raises :class:`Problem` (404) where it was deleted meanwhile.
+    Asked again it makes another one: the last answer's is the newest. Raises :class:`Problem` (409) where it is deleted.
     """
     for _ in range(ROTATIONS_MAX):
         if endpoint.sealed_secrets is None:
-            break
+            raise deleted()
         now = deps.clock()
         secrets = opened(endpoint, deps.keys.sealer).rotated(now.timestamp())
         secrets = secrets.revoked_old() if revoke_old else secrets
-        if await deps.endpoint_books.rotate(endpoint, sealed(secrets, endpoint.id, deps.keys.sealer), now):
-            break
-        endpoint = await _again(endpoint, deps)
-    else:
-        raise Problem("request_in_progress", "Its secret is being changed by another request.")
-    endpoint = await _again(endpoint, deps)
-    if endpoint.sealed_secrets is None:
-        raise Problem("not_found", "There is no such endpoint.")
-    return endpoint, opened(endpoint, deps.keys.sealer)
-
-
-async def _again(endpoint: Endpoint, deps: Deps) -> Endpoint:
-    found = await deps.endpoint_books.endpoint(endpoint.id, endpoint.merchant_id, livemode=endpoint.livemode)
-    if found is None:
-        raise Problem("not_found", "There is no such endpoint.")
-    return found
+        rotated = await deps.endpoint_books.rotate(endpoint, sealed(secrets, endpoint.id, deps.keys.sealer), now)
+        if rotated is not None:
+            return rotated, secrets
+        endpoint = await deps.endpoint_books.anyones(endpoint.id) or endpoint
+    raise Problem("request_in_progress", "Its secret is being changed by another request.")
 
 
 async def test(endpoint: Endpoint, deps: Deps) -> Event:
@@ -187,6 +176,11 @@ async def replay(endpoint: Endpoint, wanted: Range, deps: Deps, *, dry_run: bool
 def disabled() -> Problem:
     """What is answered where nothing is sent any more."""
     return Problem("not_deliverable", "The endpoint is disabled or deleted; enable it first with status: enabled.")
+
+
+def deleted() -> Problem:
+    """What is answered where nothing can be changed any more."""
+    return Problem("not_deliverable", "This endpoint was deleted; make another one.")
 
 
 # --- Secrets --------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ _TOLD: Final[Mapping[Kind, Mapping[OperationStatus, str]]] = {
     Kind.REFUND: {status: f"refund.{status}" for status in (S.PENDING, S.UNKNOWN, S.SUCCEEDED, S.FAILED)},
 }
 """What an operation's new status is called. Of the other kinds the payment tells."""
+_ASKED: Final = frozenset({Kind.VOID, Kind.INCREMENT})
+"""Where these succeed the payment is another one; where they fail, that has to be said."""
 _WAITS: Final[Mapping[Reason | None, str | None]] = {
     Reason.OUTCOME_UNKNOWN: "payment.unknown",
     Reason.PENDING_AT_PROVIDER: "payment.processing",
@@ -86,11 +88,23 @@ def _of_payment(before: Payment, after: Payment) -> list[str]:
         type_ = _WAITS[after.processing_reason] if after.status is Status.PROCESSING else f"payment.{after.status}"
         if type_ is not None and before.version:  # what was just asked for has its answer
             types.append(type_)
-    elif after.amount_authorized != before.amount_authorized:
+    elif after.amount_authorized != before.amount_authorized or _refused(before, after):
         types.append("payment.updated")
     if after.in_review and not before.in_review:
         types.append("payment.needs_review")
     return types
+
+
+def _refused(before: Payment, after: Payment) -> bool:
+    """Whether a cancel or an increment has failed by this change. The void that a failover asks for is nobody's but ours."""
+    open_before = {operation.id for operation in before.operations if operation.status is not S.FAILED}
+    return any(
+        operation.kind in _ASKED
+        and operation.status is S.FAILED
+        and operation.id in open_before
+        and not operation.releases_unknown
+        for operation in after.operations
+    )
 
 
 def _of_dispute(dispute: Dispute) -> list[str]:

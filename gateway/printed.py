@@ -273,7 +273,7 @@ def events_page() -> str:
         (
             "`data` is the whole object as it stood then. `payment` names the payment it is about and `sequence` that payment's version:\n"
             "events may arrive in any order and more than once, so keep the one with the highest `sequence`, and drop an `id` that you\n"
-            "have had. Events of one change share their `sequence`.\n"
+            "have had. Events of one change share their `sequence`; an incident or a provider's notice about a payment has none.\n"
         ),
     ]
     for family, rows in families.items():

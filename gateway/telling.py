@@ -1,4 +1,7 @@
-"""How an event is written: two parts of whatever commit it tells of, so that neither is ever there without the other."""
+"""How an event is written: two parts of whatever commit it tells of, so that neither is ever there without the other.
+
+Those about an endpoint are written by the outbox (``webhooks.outbox``), which knows nothing of the gateway.
+"""
 
 from __future__ import annotations
 

@@ -145,12 +145,11 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
 
 def outbound_jobs(outbox: Outbox) -> Mapping[str, tuple[str, Job]]:
     """What is done by the clock about endpoints and events, in the form of :func:`jobs`. Sending has a loop of its own."""
-
-    async def prune() -> None:
-        await outbox.call_off()
-        await outbox.prune()
-
-    work: Mapping[str, tuple[str, Job]] = {"notify": (TIDY_EVERY, outbox.notify), "prune": (TIDY_EVERY, prune)}
+    work: Mapping[str, tuple[str, Job]] = {
+        "notify": (TIDY_EVERY, outbox.notify),
+        "call_off": (TIDY_EVERY, outbox.call_off),
+        "prune": (TIDY_EVERY, outbox.prune),
+    }
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 

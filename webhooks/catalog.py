@@ -1,6 +1,6 @@
 """The catalogue of what merchants are told: every type of event, and when it is sent.
 
-What a merchant has just asked for is no event: it has the answer. Everything that comes of it is.
+What a merchant has just asked for is no event: it has the answer. What comes of it for a payment is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "payment.succeeded": "The money is captured.",
     "payment.canceled": "It was canceled, or ran out, and holds nothing.",
     "payment.failed": "It has failed for good, and holds nothing.",
-    "payment.updated": "Something was learned about it that moves no money, or its amount was changed.",
+    "payment.updated": "Its amount was changed; or a cancel or an increment that was on its way has failed, and it stays as it is.",
     "payment.fraud_warning": "The issuer has reported fraud: a dispute may follow, and a refund may prevent it.",
     "payment.review_opened": "People at the provider look at it.",
     "payment.review_closed": "People at the provider have looked at it; `reason` says what came of it.",

@@ -114,6 +114,18 @@ def notice(failing_s: float, failed_events: int, given: int) -> Notice | None:
 
 # --- The statements ------------------------------------------------------------------------------------------------------
 
+
+def pending_of(endpoint: str, most: str) -> str:
+    """What is on its way to an endpoint, at most so many of each lane: each lane has its index. Rows that are being written are skipped."""
+    lanes = (
+        f"""(SELECT endpoint_id, event_id FROM delivery WHERE endpoint_id = {endpoint} AND due_at IS NOT NULL AND {tries}
+        LIMIT {most} FOR UPDATE SKIP LOCKED)"""
+        for tries in ("tries = 0", "tries > 0")
+    )
+    fresh, again = lanes
+    return f"(SELECT * FROM {fresh} AS fresh UNION ALL SELECT * FROM {again} AS again)"
+
+
 LEASE_S: Final = 6
 RENEW_S: Final = 2.0
 """A lost renewal or two cost nothing; what a dead process had in hand is sent by another one within about eight seconds."""
@@ -125,33 +137,43 @@ FAILING_MAX: Final = 25
 """Tries in all, to endpoints that work and to such that do not: any number of the latter, each hanging for 15 s, cannot keep the former waiting."""
 
 
-def _lane(name: str, tries: str, room: str) -> str:
-    """The deliveries of one lane that may be taken: endpoint by endpoint, each found by one step in the index."""
+def _lane(name: str, tries: str, most: int) -> str:
+    """The deliveries of one lane that may be taken: endpoint by endpoint, each found by one step in the index.
+
+    No more endpoints are looked at than there is room for tries: those with the fewest under way, and of these whichever comes. Were it
+    the one that has waited longest, endpoints that hang would always be that one, and a later one would wait until they have nothing left.
+    """
     return f"""{name}_endpoint AS (
         (SELECT endpoint_id FROM delivery WHERE due_at IS NOT NULL AND {tries} ORDER BY endpoint_id LIMIT 1)
         UNION ALL
         SELECT (SELECT d.endpoint_id FROM delivery d WHERE d.due_at IS NOT NULL AND {tries}
             AND d.endpoint_id > e.endpoint_id ORDER BY d.endpoint_id LIMIT 1)
         FROM {name}_endpoint e WHERE e.endpoint_id IS NOT NULL
-    ), {name} AS (
-        SELECT d.endpoint_id, d.event_id, d.due_at, w.failing_since IS NOT NULL AS failing,
-            {room} + row_number() OVER (PARTITION BY d.endpoint_id ORDER BY d.due_at) AS turn
+    ), {name}_turn AS (
+        SELECT w.id, w.failing_since IS NOT NULL AS failing, {most} - coalesce(held.{name}, 0) AS free,
+            coalesce(held.fresh, 0) + coalesce(held.again, 0) AS held,
+            row_number() OVER (PARTITION BY w.failing_since IS NULL
+                ORDER BY coalesce(held.fresh, 0) + coalesce(held.again, 0), random()) AS place
         FROM {name}_endpoint e JOIN webhook_endpoint w ON w.id = e.endpoint_id AND w.status = 'enabled'
             AND (w.paused_until IS NULL OR w.paused_until <= now())
-            AND CASE WHEN w.failing_since IS NULL THEN $5::int ELSE $4::int END > 0
         LEFT JOIN unnest($1::text[], $2::int[], $3::int[]) AS held(id, fresh, again) ON held.id = w.id
-        CROSS JOIN LATERAL (SELECT d.endpoint_id, d.event_id, d.due_at FROM delivery d WHERE d.endpoint_id = w.id
-            AND d.due_at <= now() AND {tries} ORDER BY d.due_at
-            LIMIT greatest(0, {{limit}} - coalesce(held.{name}, 0)) FOR UPDATE SKIP LOCKED) d
+        WHERE coalesce(held.{name}, 0) < {most}
+            AND EXISTS (SELECT FROM delivery d WHERE d.endpoint_id = w.id AND d.due_at <= now() AND {tries})
+    ), {name} AS (
+        SELECT d.endpoint_id, d.event_id, d.due_at, t.failing,
+            t.held + row_number() OVER (PARTITION BY d.endpoint_id ORDER BY d.due_at) AS turn
+        FROM {name}_turn t CROSS JOIN LATERAL (SELECT d.endpoint_id, d.event_id, d.due_at FROM delivery d
+            WHERE d.endpoint_id = t.id AND d.due_at <= now() AND {tries} ORDER BY d.due_at
+            LIMIT t.free FOR UPDATE SKIP LOCKED) d
+        WHERE t.place <= CASE WHEN t.failing THEN $4::int ELSE $5::int END
     )"""
 
 
-_ROOM: Final = "coalesce(held.fresh, 0) + coalesce(held.again, 0)"
-_CLAIM: Final = f"""WITH RECURSIVE {_lane("fresh", "tries = 0", _ROOM).format(limit=FRESH_MAX)},
-    {_lane("again", "tries > 0", _ROOM).format(limit=AGAIN_MAX)},
-    due AS (SELECT *, row_number() OVER (PARTITION BY failing ORDER BY turn, due_at) AS place
+_CLAIM: Final = f"""WITH RECURSIVE {_lane("fresh", "tries = 0", FRESH_MAX)},
+    {_lane("again", "tries > 0", AGAIN_MAX)},
+    due AS (SELECT *, row_number() OVER (PARTITION BY failing ORDER BY turn, random()) AS seat
         FROM (SELECT * FROM fresh UNION ALL SELECT * FROM again) AS lanes),
-    claimed AS (SELECT * FROM due WHERE place <= CASE WHEN failing THEN $4::int ELSE $5::int END)
+    claimed AS (SELECT * FROM due WHERE seat <= CASE WHEN failing THEN $4::int ELSE $5::int END)
     UPDATE delivery SET due_at = now() + interval '{LEASE_S} seconds'
     FROM claimed c JOIN event v ON v.id = c.event_id JOIN webhook_endpoint w ON w.id = c.endpoint_id
     WHERE delivery.endpoint_id = c.endpoint_id AND delivery.event_id = c.event_id
@@ -172,14 +194,16 @@ _TRIED: Final = """WITH mine AS (UPDATE delivery SET status = $4, tries = tries 
         failed_events = CASE WHEN $4 = 'succeeded' THEN 0 ELSE w.failed_events + ($3 = 0)::int END,
         notices = CASE WHEN $4 = 'succeeded' THEN 0 ELSE w.notices END,
         paused_until = greatest(w.paused_until, now() + make_interval(secs => $10::float8))
-        FROM mine WHERE w.id = mine.endpoint_id AND NOT ($4 = 'succeeded' AND w.failing_since IS NULL))
+        FROM mine WHERE w.id = mine.endpoint_id AND w.url = $11 AND NOT ($4 = 'succeeded' AND w.failing_since IS NULL))
     SELECT endpoint_id FROM mine"""
 _STANDING: Final = """id, merchant_id, livemode, url, description, wanted, status, disabled_reason, failing_since, failed_events, notices, created_at, now() AS at"""
-_FAILING: Final = f"""SELECT {_STANDING} FROM webhook_endpoint
-    WHERE status = 'enabled' AND failing_since <= now() - interval '{NOTICE_DAYS[0]} days' ORDER BY failing_since LIMIT $1"""
-_ONE: Final = f"SELECT {_STANDING} FROM webhook_endpoint WHERE id = $1 AND status = 'enabled'"
+_PASSED: Final = " + ".join(f"(failing_since <= now() - interval '{days} days')::int" for days in NOTICE_DAYS)
+_FAILING: Final = f"""SELECT {_STANDING} FROM webhook_endpoint WHERE status = 'enabled' AND (notices < {_PASSED}
+    OR ({_PASSED} = {len(NOTICE_DAYS)} AND failed_events >= {FAILED_EVENTS_MIN})) ORDER BY failing_since LIMIT $1"""
+"""Those of which a notice is due, as :func:`notice` has it: an old one of which nothing is due must not stand before a new one."""
+_AT: Final = f"SELECT {_STANDING} FROM webhook_endpoint WHERE id = $1 AND url = $2 AND status = 'enabled'"
 _NOTIFY: Final = """WITH told AS (UPDATE webhook_endpoint SET notices = $3, status = $4, disabled_reason = $5, updated_at = now()
-        WHERE id = $1 AND status = 'enabled' AND notices = $2 RETURNING id, merchant_id, livemode),
+        WHERE id = $1 AND url = $9 AND status = 'enabled' AND notices = $2 RETURNING id, merchant_id, livemode),
     event_ AS (INSERT INTO event (id, merchant_id, livemode, type, body, created_at)
         SELECT $6, merchant_id, livemode, $7, $8::bytea, now() FROM told),
     delivery_ AS (INSERT INTO delivery (endpoint_id, event_id, status, tries, due_at, created_at)
@@ -187,9 +211,9 @@ _NOTIFY: Final = """WITH told AS (UPDATE webhook_endpoint SET notices = $3, stat
         ON w.merchant_id = told.merchant_id AND w.livemode = told.livemode AND w.status = 'enabled' AND w.id <> told.id
         AND (w.events IS NULL OR $7 = ANY(w.events)))
     SELECT id FROM told"""
-_CANCEL: Final = """UPDATE delivery SET status = 'canceled', due_at = NULL WHERE (endpoint_id, event_id) IN
-    (SELECT d.endpoint_id, d.event_id FROM webhook_endpoint w JOIN delivery d ON d.endpoint_id = w.id
-    WHERE w.status <> 'enabled' AND d.due_at IS NOT NULL LIMIT $1) AND due_at IS NOT NULL RETURNING event_id"""
+_CANCEL: Final = f"""UPDATE delivery SET status = 'canceled', due_at = NULL FROM (SELECT d.endpoint_id, d.event_id
+    FROM webhook_endpoint w CROSS JOIN LATERAL {pending_of("w.id", "$1")} d WHERE w.status <> 'enabled' LIMIT $1) AS d
+    WHERE delivery.endpoint_id = d.endpoint_id AND delivery.event_id = d.event_id RETURNING delivery.event_id"""
 # An event's id begins with its time, so the oldest are found by the primary key.
 _PRUNE: Final = f"""WITH old AS (SELECT id FROM event
         WHERE id < 'evt_' || lpad(to_hex((extract(epoch FROM now() - interval '{KEPT_DAYS} days') * 1000)::bigint), 12, '0')
@@ -387,7 +411,7 @@ class Outbox:
             outcome = after(delivery.tries, reply, datetime.fromtimestamp(self._clock(), UTC), self._draw())
             noted = await self._note(delivery, reply, outcome)
             if outcome.gone and noted:
-                await self._switch_off(delivery.endpoint_id)
+                await self._switch_off(delivery)
         except Exception as error:
             log.warning(
                 "delivery_not_noted",
@@ -428,6 +452,7 @@ class Outbox:
             excerpt or None,
             reply.took_ms,
             outcome.pause_s,
+            delivery.url,
         )
         result = ("again" if outcome.status == "pending" else outcome.status) if rows else "overtaken"
         self._counted.tried(result)
@@ -481,9 +506,9 @@ class Outbox:
                 given += await self._give(row, due, "failing" if due.disables else None)
         return given
 
-    async def _switch_off(self, endpoint_id: str) -> None:
-        """Switch an endpoint off that says it is gone. Where that is lost, its next delivery finds it gone again."""
-        for row in await self._pool.fetch(_ONE, endpoint_id):
+    async def _switch_off(self, delivery: Delivery) -> None:
+        """Switch an endpoint off that says it is gone, unless it has moved meanwhile. Where that is lost, its next delivery finds it gone again."""
+        for row in await self._pool.fetch(_AT, delivery.endpoint_id, delivery.url):
             await self._give(row, Notice(row["notices"], disables=True), "gone")
         await self.call_off()
 
@@ -491,7 +516,7 @@ class Outbox:
         status = "disabled" if due.disables else row["status"]
         event = self._tell(due.type, {**row, "status": status, "disabled_reason": reason})
         told = await self._pool.fetch(
-            _NOTIFY, row["id"], row["notices"], due.number, status, reason, event.id, due.type, event.body
+            _NOTIFY, row["id"], row["notices"], due.number, status, reason, event.id, due.type, event.body, row["url"]
         )
         if told:
             log.warning("endpoint_told_of", endpoint=row["id"], type=due.type, reason=reason)

@@ -72,9 +72,7 @@ class Events(Desk):
         who = await self._principal(request)
         event = await self._event(request, who)
         asking.page(request, (), EVENT)  # its endpoints are few: they make one page
-        return asking.listed_whole(
-            [delivery_object(row, tries) for row, tries in await self._deps.endpoint_books.deliveries_of(event.id)]
-        )
+        return await self._delivered(event)
 
     async def redeliver(self, request: Request) -> Response:
         """``POST /v1/events/{id}/redeliver``: to every endpoint that wants it, or to one. It needs no key: receivers know the event's id."""
@@ -91,7 +89,11 @@ class Events(Desk):
             which = "No endpoint" if body.endpoint is None else "The endpoint is disabled or deleted, or it"
             wants = "of yours is enabled and wants" if body.endpoint is None else "does not want"
             raise Problem("not_deliverable", f"{which} {wants} events of this type.", body.endpoint and "endpoint")
-        return await self.deliveries(request)
+        return await self._delivered(event)
+
+    async def _delivered(self, event: Event) -> Response:
+        found = await self._deps.endpoint_books.deliveries_of(event.id)
+        return asking.listed_whole([delivery_object(row, tries) for row, tries in found])
 
     async def _event(self, request: Request, who: Principal) -> Event:
         return await self._named(request, who, EVENT, "event", self._deps.endpoint_books.event)

@@ -434,10 +434,6 @@ class EndpointRotate(Body):
     )
 
 
-class EndpointTest(Body):
-    """``POST /v1/webhook_endpoints/{id}/test``: there is nothing to say."""
-
-
 class EndpointReplay(Body):
     """``POST /v1/webhook_endpoints/{id}/replay``."""
 

@@ -12,12 +12,13 @@ from gateway.api import asking, reading
 from gateway.api.asking import Desk
 from gateway.api.auth import Principal
 from gateway.api.events import event_json
-from gateway.api.schemas import Body, EndpointCreate, EndpointReplay, EndpointRotate, EndpointTest, EndpointUpdate
+from gateway.api.schemas import Body, EndpointCreate, EndpointReplay, EndpointRotate, EndpointUpdate, Nothing
 from gateway.endpoint_books import Endpoint, Range
 from gateway.endpoints import (
     checked_url,
     chosen,
     create,
+    deleted,
     delivery_object,
     endpoint_object,
     opened,
@@ -95,7 +96,7 @@ class WebhookEndpoints(Desk):
             changes["wanted"], changes["events"] = chosen(body.events)
         changed = await self._deps.endpoint_books.update(endpoint.id, changes, self._deps.clock())
         if changed is None:
-            raise Problem("validation_failed", "This endpoint was deleted.")
+            raise deleted()
         return asking.json(self._shown(changed))
 
     async def delete(self, request: Request) -> Response:
@@ -118,7 +119,7 @@ class WebhookEndpoints(Desk):
         """``POST /v1/webhook_endpoints/{id}/test``: an event for this endpoint alone."""
         who, raw = await self._asked_plainly(request)
         endpoint = await self._endpoint(request, who)
-        reading.validate(EndpointTest, raw)
+        reading.validate(Nothing, raw)
         return asking.json(event_json((await test(endpoint, self._deps)).body))
 
     async def deliveries(self, request: Request) -> Response:
@@ -172,7 +173,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     "create_webhook_endpoint": EndpointCreate,
     "update_webhook_endpoint": EndpointUpdate,
     "rotate_secret": EndpointRotate,
-    "test_webhook_endpoint": EndpointTest,
+    "test_webhook_endpoint": Nothing,
     "replay_webhook_endpoint": EndpointReplay,
 }
 """What each verb takes, for the OpenAPI document."""

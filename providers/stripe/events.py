@@ -68,7 +68,10 @@ LAPSED: Final = frozenset({"automatic", "expired"})
 
 
 class WebhookEvent(msgspec.Struct):
-    """The envelope of an event. A thin one names its object and does not hold it: https://docs.stripe.com/event-destinations#thin-events"""
+    """The envelope of an event. A thin one names its object and does not hold it.
+
+    https://docs.stripe.com/event-destinations#thin-events
+    """
 
     id: str
     object: Literal["event", "v2.core.event"]

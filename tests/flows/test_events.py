@@ -276,6 +276,12 @@ async def test_every_type_of_the_catalogue_is_told_by_a_flow_or_said_to_be_rare(
         "capture.unknown",
         "capture.failed",
         "refund.unknown",
+        "payment.fraud_warning",
+        "payment.review_opened",
+        "payment.review_closed",
+        "payment_method.updated",
+        "incident.opened",
+        "report.available",
         *types_of(["webhook_endpoint.*"]),
     }
 

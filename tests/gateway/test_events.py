@@ -12,7 +12,7 @@ import pytest
 from gateway.disputes import Dispute
 from gateway.events import event, told
 from gateway.ids import EVENT, is_id
-from gateway.lifecycle import Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.lifecycle import FAILOVER, Operation, OperationStatus, Payment, Reason, Status, Terms
 from providers.contract import DisputeStatus, Kind
 from webhooks.catalog import EVENTS
 
@@ -53,6 +53,15 @@ PAID: Final = payment(
 )
 REFUNDING: Final = replace(PAID, operations=(*PAID.operations, operation(Kind.REFUND, S.SENT, 2)), amount_refunding=100)
 CAPTURING: Final = replace(HELD, operations=(*HELD.operations, operation(Kind.CAPTURE, S.SENT, 2)))
+
+CANCELING: Final = replace(
+    HELD, operations=(*HELD.operations, operation(Kind.VOID, S.PENDING, 2)), cancel_requested=True
+)
+INCREASING: Final = replace(HELD, operations=(*HELD.operations, operation(Kind.INCREMENT, S.PENDING, 2)))
+RELEASING: Final = replace(
+    UNKNOWN,
+    operations=(*UNKNOWN.operations, replace(operation(Kind.VOID, S.PENDING, 2), metadata={"purpose": FAILOVER})),
+)
 
 
 def ended(payment: Payment, outcome: S, **more: Any) -> Payment:
@@ -95,6 +104,9 @@ STEPS: Final[dict[str, tuple[Payment, Payment, list[str]]]] = {
         ["payment.needs_review"],
     ),
     "more authorized": (HELD, replace(HELD, amount_authorized=150), ["payment.updated"]),
+    "an increment refused": (INCREASING, ended(INCREASING, S.FAILED), ["payment.updated"]),
+    "a cancel refused": (CANCELING, ended(CANCELING, S.FAILED, cancel_requested=False), ["payment.updated"]),
+    "a failover's void refused": (RELEASING, ended(RELEASING, S.FAILED), []),
     "a capture asked for": (HELD, CAPTURING, []),
     "a capture accepted": (CAPTURING, ended(CAPTURING, S.PENDING), ["capture.pending"]),
     "a part captured": (CAPTURING, ended(CAPTURING, S.SUCCEEDED), ["capture.succeeded"]),

@@ -124,7 +124,7 @@ class Post:
     secrets: dict[str, Secrets] = field(default_factory=dict)
 
     def endpoint(self, url: str, **changes: Any) -> str:
-        endpoint_id = f"we_{uuid.uuid4().hex}"
+        endpoint_id: str = changes.pop("id", f"we_{uuid.uuid4().hex}")
         self.secrets[endpoint_id] = secrets = changes.pop("secrets", None) or Secrets.new()
         row = {
             "id": endpoint_id,

@@ -8,14 +8,15 @@ import time
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pytest
 from aiohttp import web
 
-from gateway.watch import Watch
-from webhooks import outbox
+from gateway import watch
+from webhooks import egress, outbox
 from webhooks.egress import Reply, Unreached
 from webhooks.outbox import FRESH_MAX, SCHEDULE_S, after, notice, pause_of
 from webhooks.signing import Secret, Secrets, new_secret
@@ -357,6 +358,51 @@ async def test_a_merchant_is_told_of_an_endpoint_that_fails_and_in_the_end_it_is
     assert post.database.value("SELECT count(*) FROM event WHERE type LIKE 'webhook_endpoint.%%'") == 4
 
 
+async def test_what_an_address_says_that_was_left_meanwhile_is_not_held_against_the_new_one(
+    sending: OpenSender, post: Post, receiver: Receiver, kitchen: type[Kitchen], flow: type[Kit]
+) -> None:
+    """Whoever moves away has the old address say that it is gone, or busy, while a try to it is under way."""
+    moved = asyncio.Event()
+
+    def late(status: int, **headers: str) -> Any:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            await moved.wait()
+            return await kitchen.answering(status, **headers)(request)
+
+        return answer
+
+    receiver.answers |= {"/gone": late(410), "/busy": late(503, Retry_After="86400"), "/broken": late(500)}
+    endpoints = [post.endpoint(receiver.url(path)) for path in ("/gone", "/busy", "/broken")]
+    event = post.event(*endpoints)
+    async with sending() as sender:
+        assert await sender.outbox.send_due() == 3
+        await flow.eventually(lambda: len(receiver.heard) == 3, "all were asked")
+        post.database.rows("UPDATE webhook_endpoint SET url = %(url)s", url=receiver.url("/new"))
+        moved.set()
+        await sender.outbox.idle()
+
+    standing = [post.standing(each) for each in endpoints]
+    assert [(each["status"], each["paused_until"], each["failing_since"]) for each in standing] == [
+        ("enabled", None, None)
+    ] * 3
+    assert [len(post.tries(each, event)) for each in endpoints] == [1, 1, 1]
+
+
+async def test_endpoints_that_failed_long_ago_do_not_stand_before_one_of_which_a_notice_is_due(
+    sending: OpenSender, post: Post, receiver: Receiver
+) -> None:
+    long_ago, yesterday = datetime.now(UTC) - timedelta(days=90), datetime.now(UTC) - timedelta(days=1, seconds=1)
+    for _ in range(outbox.NOTICES_MAX + 1):
+        post.endpoint(receiver.url(), failing_since=long_ago, failed_events=1, notices=3)
+    new = post.endpoint(receiver.url(), failing_since=yesterday, failed_events=1)
+
+    async with sending() as sender:
+        assert await sender.outbox.notify() == 1
+        assert await sender.outbox.notify() == 0
+
+    assert post.standing(new)["notices"] == 1
+
+
 # --- In what order, and how much at a time -----------------------------------------------------------------------------------
 
 
@@ -419,6 +465,32 @@ async def test_any_number_of_hanging_endpoints_leaves_room_for_those_that_work(
         for task in sender.outbox._trying:
             task.cancel()
         await asyncio.gather(*sender.outbox._trying, return_exceptions=True)
+
+
+async def test_one_that_failed_once_does_not_wait_until_those_that_hang_have_nothing_left(
+    sending: OpenSender, post: Post, receiver: Receiver, kitchen: type[Kitchen], flow: type[Kit], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(egress, "TOTAL_S", 0.2)
+    receiver.answers["/slow"] = kitchen.hanging
+    began = datetime.now(UTC)
+    for _ in range(outbox.FAILING_MAX + 5):
+        post.endpoint(receiver.url("/slow"), failing_since=began, failed_events=1)
+    for _ in range(100):
+        post.event()
+    post.database.rows(
+        "INSERT INTO delivery SELECT w.id, e.id, 'pending', 0, now() - interval '1 hour', now() FROM webhook_endpoint w, event e"
+    )
+    once = post.endpoint(receiver.url("/once"), failing_since=began, failed_events=1, id="we_z")
+    retried, fresh = post.event(once), post.event(once)
+    post.database.rows("UPDATE delivery SET tries = 1 WHERE event_id = %(id)s", id=retried)
+
+    async with sending() as sender, kitchen.running(sender.outbox):
+        await flow.eventually(
+            lambda: {post.status(once, each) for each in (retried, fresh)} == {"succeeded"}, "it had its turn"
+        )
+        assert post.count("status = 'pending' AND tries = 0") > 1000
+
+    assert post.standing(once)["failing_since"] is None
 
 
 # --- Leases ------------------------------------------------------------------------------------------------------------------
@@ -491,12 +563,44 @@ async def test_a_sender_that_is_stopped_lets_its_tries_end_and_leaves_the_rest_t
     slow, never = post.endpoint(receiver.url("/slow")), post.endpoint(receiver.url("/never"))
     event = post.event(slow, never)
     async with sending() as sender:
-        async with kitchen.running(sender.outbox):
-            await flow.eventually(lambda: len(receiver.heard) == 2, "both were sent")
+        running = asyncio.create_task(sender.outbox.run())
+        await flow.eventually(lambda: len(receiver.heard) == 2, "both were sent")
+        late = post.event(slow)
+        sender.outbox.stop()
+        sender.outbox.stop()
+        await running
         assert sender.outbox._trying == set()
 
     assert post.status(slow, event) == "succeeded"
     assert (post.status(never, event), post.delivery(never, event)["tries"]) == ("pending", 0)
+    assert (post.status(slow, late), len(receiver.heard)) == ("pending", 2)
+
+
+async def test_what_was_being_claimed_when_the_sender_is_stopped_is_sent(
+    sending: OpenSender, post: Post, receiver: Receiver
+) -> None:
+    endpoint = post.endpoint(receiver.url())
+    event = post.event(endpoint)
+    claiming, stopped = asyncio.Event(), asyncio.Event()
+    async with sending() as sender:
+        fetch = sender.pool.fetch
+
+        async def slowly(query: str, *args: Any) -> Any:
+            rows = await fetch(query, *args)
+            if not claiming.is_set():
+                claiming.set()
+                await stopped.wait()
+            return rows
+
+        sender.outbox._pool = SimpleNamespace(fetch=slowly)
+        running = asyncio.create_task(sender.outbox.run())
+        await claiming.wait()
+        sender.outbox.stop()
+        stopped.set()
+        await running
+
+    assert post.status(endpoint, event) == "succeeded"
+    assert len(receiver.heard) == 1
 
 
 # --- What an operator sees ---------------------------------------------------------------------------------------------------
@@ -513,10 +617,10 @@ async def test_the_watch_tells_how_much_waits_and_how_long_and_blames_no_endpoin
     post.database.rows("UPDATE delivery SET due_at = now() - interval '1 hour'")
 
     async with open_gateway() as inside:
-        watch = Watch(inside.house.pool, inside.house.gate, inside.house.deps)
+        looking = watch.Watch(inside.house.pool, inside.house.gate, inside.house.deps)
 
         async def seen() -> tuple[float, float]:
-            await watch.look()
+            await looking.look()
             names = ("interlock_webhook_deliveries_pending", "interlock_webhook_deliveries_overdue_seconds")
             pending, overdue = (inside.house.registry.get_sample_value(name) for name in names)
             assert pending is not None
@@ -534,6 +638,24 @@ async def test_the_watch_tells_how_much_waits_and_how_long_and_blames_no_endpoin
         waited = inside.house.registry.get_sample_value("interlock_webhook_first_try_seconds_count")
 
     assert (counted, waited) == (2, 1)
+
+
+async def test_ever_so_many_deliveries_of_one_that_fails_do_not_hide_that_another_waits(
+    open_gateway: Open, post: Post, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "COUNTED_MAX", 5)
+    sick = post.endpoint(receiver.url("/sick"), failing_since=datetime.now(UTC), id="we_0")
+    for _ in range(9):
+        post.event(sick)
+    post.event(post.endpoint(receiver.url("/well"), id="we_1"))
+    post.database.rows("UPDATE delivery SET due_at = now() - interval '1 hour'")
+
+    async with open_gateway() as inside:
+        await watch.Watch(inside.house.pool, inside.house.gate, inside.house.deps).look()
+        overdue = inside.house.registry.get_sample_value("interlock_webhook_deliveries_overdue_seconds")
+
+    assert overdue is not None
+    assert overdue > 3599
 
 
 # --- Old events --------------------------------------------------------------------------------------------------------------
