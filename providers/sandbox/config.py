@@ -37,8 +37,8 @@ class SandboxConfig:
     neutral_webhook_secret: str = "neutral_sandbox"  # noqa: S105 - the same
 
     webhook_delay_s: float = 0.2
-    webhook_attempts_max: int = 6
-    """With the doubling pause of ``webhook_pause_s`` this is half a minute at most per event."""
+    webhook_attempts_max: int = 10
+    """With the doubling pause of ``webhook_pause_s`` this is eight minutes at most per event. Real providers go on for days."""
     webhook_pause_s: float = 0.5
 
     refund_settles_after_s: float = 1.0

@@ -171,6 +171,14 @@ async def loopback() -> AsyncIterator[Loopback]:
 
 @pytest_asyncio.fixture
 async def transport() -> AsyncIterator[Transport]:
+    pool = Transport()
+    yield pool
+    await pool.aclose()
+
+
+@pytest_asyncio.fixture
+async def hasty() -> AsyncIterator[Transport]:
+    """Gives up on a connection soon, for tests in which nobody answers. A busy machine may need as long for one that is answered."""
     pool = Transport(connect_timeout_s=0.3)
     yield pool
     await pool.aclose()
@@ -206,10 +214,10 @@ def account_at(provider: str, base_url: str, transport: Transport, **changes: An
 
 @pytest.fixture
 def open_account(transport: Transport) -> Callable[..., Account]:
-    """``open_account(provider, base_url, **config)``."""
+    """``open_account(provider, base_url, over=transport, **config)``."""
 
-    def opened(provider: str, base_url: str, **changes: Any) -> Account:
-        return account_at(provider, base_url, transport, **changes)
+    def opened(provider: str, base_url: str, over: Transport = transport, **changes: Any) -> Account:
+        return account_at(provider, base_url, over, **changes)
 
     return opened
 

@@ -193,11 +193,13 @@ async def test_silence_after_sending_is_unknown(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_silence_before_a_connection_is_not_sent(kind: Any, open_account: Any, kit: Any, loopback: Any) -> None:
+async def test_silence_before_a_connection_is_not_sent(
+    kind: Any, open_account: Any, hasty: Any, kit: Any, loopback: Any
+) -> None:
     """A TLS handshake that nobody answers: not one byte of the request can have left."""
 
     async def send(provider: Any) -> Any:
-        account = open_account(provider, f"https://{loopback.address}")
+        account = open_account(provider, f"https://{loopback.address}", hasty)
         call = kit.call(account, kit.ask(provider, kind))
         return await account.send(call, kit.keep_nothing, first_send=True, timeout_s=2)
 

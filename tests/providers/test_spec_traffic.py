@@ -47,7 +47,7 @@ class Recorded(Transport):
     """The transport, with a memory."""
 
     def __init__(self, exchanges: list[Exchange]) -> None:
-        super().__init__(connect_timeout_s=0.3)
+        super().__init__()
         self.exchanges = exchanges
 
     async def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply:

@@ -72,7 +72,7 @@ async def tls_failure(loopback: Any) -> Any:
         "http:///nobody",
     ],
 )
-async def test_a_request_that_never_left_is_not_sent(transport: Any, loopback: Any, url: Any) -> None:
+async def test_a_request_that_never_left_is_not_sent(hasty: Any, loopback: Any, url: Any) -> None:
     async def silent(_line: Any) -> None:
         await asyncio.sleep(5)
 
@@ -80,7 +80,7 @@ async def test_a_request_that_never_left_is_not_sent(transport: Any, loopback: A
     port = loopback.address.partition(":")[2]
 
     with pytest.raises(NotSent):
-        await post(transport, url.format(closed=closed_port(), silent=port))
+        await post(hasty, url.format(closed=closed_port(), silent=port))
 
 
 async def test_a_peer_that_does_not_speak_tls_is_not_sent(transport: Any, loopback: Any) -> None:
@@ -261,7 +261,7 @@ def test_uvloop_draws_the_line_in_the_same_place() -> None:
         writer.transport.abort()
 
     async def main() -> Any:
-        transport = Transport(connect_timeout_s=0.2)
+        transport = Transport()
         found = [await outcome(transport, each) for each in (nothing, cut, abort)]
         for url in (f"http://127.0.0.1:{closed_port()}/", "http://nowhere.invalid/"):
             try:
