@@ -215,22 +215,8 @@ async def _through_an_outage(
     return refused
 
 
+@pytest.mark.parametrize(("outage_s", "events"), [(60, 600), pytest.param(600, 3_000, marks=pytest.mark.nightly)])
 async def test_nothing_is_lost_while_the_database_is_away(
-    processes: Processes,
-    database: Database,
-    psps: Psps,
-    postgres: Postgres,
-    flow: type[Kit],
-    proved: Callable[[str], None],
-) -> None:
-    refused = await _through_an_outage(6, 60, processes, database, psps, postgres, flow)
-
-    proved(f"the database away for 6 s: 60 events, {refused} sendings not acknowledged, 0 events lost")
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize(("outage_s", "events"), [(60, 600), (600, 3_000)])
-async def test_nothing_is_lost_while_the_database_is_away_for_long(
     outage_s: float,
     events: int,
     processes: Processes,
