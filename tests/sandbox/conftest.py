@@ -203,6 +203,7 @@ def served(mail_server: tuple[Mailbox, str]) -> Iterator[Sandbox]:
         adyen_webhook_url=f"{mail_url}/adyen",
         neutral_webhook_url=f"{mail_url}/neutral",
         webhook_delay_s=0.02,
+        webhook_attempts_max=6,
         webhook_pause_s=0.005,
         refund_settles_after_s=0.1,
     )
