@@ -77,14 +77,20 @@ def _not_found(wanted: str | None, kind: Kind | None = None) -> Applied:
 
 
 WAKE: Final = Statement(
-    """UPDATE webhook_inbox SET due_at = now() WHERE id IN (SELECT e.id FROM (SELECT id, account, waits_for, waits_kind
-    FROM webhook_inbox WHERE waits_for IS NOT NULL AND received_at > now() - make_interval(hours => :hours::int)
-    ORDER BY id DESC LIMIT :most) AS e WHERE EXISTS (SELECT FROM operation WHERE id = e.waits_for COLLATE "C" AND e.waits_kind IS NULL)
-    OR EXISTS (SELECT FROM operation WHERE provider_id = e.waits_for AND account = e.account AND kind = e.waits_kind))
-    AND (due_at IS NULL OR due_at > now()) RETURNING id""",
+    """WITH found AS (SELECT e.id FROM (SELECT id, account, waits_for, waits_kind
+        FROM webhook_inbox WHERE waits_for IS NOT NULL AND received_at > now() - make_interval(hours => :hours::int)
+        ORDER BY received_at DESC LIMIT :most) AS e
+        WHERE EXISTS (SELECT FROM operation WHERE id = e.waits_for COLLATE "C" AND e.waits_kind IS NULL)
+        OR EXISTS (SELECT FROM operation WHERE provider_id = e.waits_for AND account = e.account AND kind = e.waits_kind)),
+    held AS (SELECT id FROM webhook_inbox WHERE id IN (SELECT id FROM found) AND (due_at IS NULL OR due_at > now())
+        ORDER BY id FOR UPDATE SKIP LOCKED)
+    UPDATE webhook_inbox SET due_at = now() WHERE id IN (SELECT id FROM held) RETURNING id""",
     writes="wake",
 )
-"""Events whose operation has appeared meanwhile are due at once: two probes of an index for each of the newest that wait."""
+"""Events whose operation has appeared meanwhile are due at once: two probes of an index for each of the newest that wait.
+
+What another worker is at stays as it is: it is looked at again in a moment.
+"""
 
 
 async def wake(pool: Pool) -> int:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import httpx
 import psycopg
 import pytest
@@ -122,6 +123,21 @@ async def test_an_event_whose_tries_are_over_is_applied_too_when_its_payment_app
 
     assert too_old == "operation_not_found"
     assert inbox(database)["result"] == "applied"
+
+
+async def test_what_is_due_is_applied_although_nobody_can_look_for_what_others_wait_for(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        _, inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)["inbound"]
+        body = disputed("pi_1", "1").replace(b"charge.dispute.created", b"balance.available")
+        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        database.rows("UPDATE webhook_inbox SET due_at = now()")
+        database.rows("ALTER TABLE operation RENAME TO elsewhere")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await inbound()
+
+    assert database.value("SELECT result FROM webhook_inbox") == "kept"
 
 
 async def test_a_worker_applies_an_early_event_within_seconds_of_its_payment(
