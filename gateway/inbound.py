@@ -40,6 +40,12 @@ RESULTS: Final[Mapping[str, tuple[str, str]]] = {
     "not_recorded": (FAILED, "The payment changed each time it was to be written."),
     "waits_for_void": (FAILED, "It was applied; the release that it led to is not confirmed."),
     "waits_for_refund": (FAILED, "A capture failed after all, and a refund of it never ended."),
+    "waits_for_capture": (
+        FAILED,
+        "An authorization was released while a capture was on its way, and that never ended.",
+    ),
+    "waits_for_attempt": (FAILED, "An attempt was released before its outcome was known, and nobody ever told that."),
+    "account_not_configured": (FAILED, "Its account is not configured: configure it, and replay the event."),
     "failed": (FAILED, "Applying it broke; the log of that time says where."),
 }
 """What became of an event: the status that leaves it at once nobody tries it again, and what that means. The words stay."""

@@ -67,6 +67,9 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         by_ours = event.operation_id is not None
         return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
     payment, operation = found
+    owner, terms = deps.accounts[account], payment.terms
+    if (terms.merchant_id, terms.livemode) != (owner.merchant, owner.livemode):
+        return Applied("operation_not_found")  # of its own merchant's: to this one it is not there, and never will be
     applied = await _told_of(payment, operation, event, event.outcome, account, deps)
     return replace(applied, payment_id=payment.terms.id)
 
@@ -126,7 +129,9 @@ async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, de
         return Applied("waits_for_void", again=True)
     if recorded.change is not None:
         return Applied("applied")
-    if isinstance(outcome, Declined) and lifecycle.refunded_since(recorded.payment, operation):
+    if isinstance(outcome, Declined) and lifecycle.refunded_since(
+        recorded.payment, recorded.payment.operation(operation.id)
+    ):
         # Both cannot be, unless the refund fails, too: until that is heard a person has to know.
         kind = IncidentKind.CONTRADICTION
         await not_believed(kind, recorded.payment, operation, outcome, operation.account, "webhook", deps)
@@ -149,7 +154,11 @@ async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
         if isinstance(change, NoChange):
             # A capture on its way tells which of the two was first; an open attempt, whether there was anything to release.
-            return Applied("no_news", again=payment.amount_capturing > 0 or attempt.status in OPEN, payment_id=about)
+            if payment.amount_capturing:
+                return Applied("waits_for_capture", again=True, payment_id=about)
+            if attempt.status in OPEN:
+                return Applied("waits_for_attempt", again=True, payment_id=about)
+            return Applied("no_news", payment_id=about)
         if await deps.books.write(payment, change, source="webhook") is Written.DONE:
             return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
@@ -174,10 +183,10 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
         # Read after the payment: whoever writes of the dispute from here on moves the payment's version, and we decide again.
         known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
-        if after is None:
-            return Applied("no_news", payment_id=about)
-        if known is not None and not shows_more(known, after):
-            await deps.news_books.dispute_heard(after)
+        if after is None or (known is not None and not shows_more(known, after)):
+            if after is not None:
+                await deps.news_books.dispute_heard(after)
+            await _answers_told(payment, after or known, deps)
             return Applied("no_news", payment_id=about)
         change = lifecycle.disputed(payment, after.status, now)
         if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:

@@ -35,6 +35,8 @@ _LOOK_AT_DELIVERIES: Final = """SELECT count(*) AS pending, coalesce(extract(epo
     (SELECT endpoint_id, due_at, false AS fresh FROM delivery WHERE due_at IS NOT NULL AND tries > 0 LIMIT $1::int)
     ) AS waiting LEFT JOIN webhook_endpoint w ON w.id = waiting.endpoint_id"""
 """Of each lane, so many are looked at in the index of it, and not one row more."""
+_LOOK_AT_INBOX: Final = """SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS overdue_s
+    FROM webhook_inbox WHERE due_at <= now()"""
 
 log = structlog.get_logger()
 
@@ -86,6 +88,7 @@ class Watch:
         instruments.worker_silent.set(standing.worker_silent_s)
         instruments.overdue.set(standing.overdue)
         instruments.overdue_seconds.set(standing.overdue_s)
+        instruments.inbound_overdue_seconds.set(await self._pool.fetchval(_LOOK_AT_INBOX))
         waiting = await self._pool.fetchrow(_LOOK_AT_DELIVERIES, COUNTED_MAX)
         if waiting is not None:
             instruments.deliveries_pending.set(waiting["pending"])

@@ -57,6 +57,12 @@ class Instruments:
             ["account", "result"],
             registry=registry,
         )
+        self.inbound_events = Counter(
+            "interlock_inbound_events",
+            "Events of providers that were looked at, by what became of them.",
+            ["result"],
+            registry=registry,
+        )
         self.no_news = Counter(
             "interlock_news_without_change",
             "News about an operation that changed nothing (duplicates and latecomers).",
@@ -108,6 +114,11 @@ class Instruments:
         self.overdue_seconds = Gauge(
             "interlock_operations_overdue_seconds",
             "How long the first of them has been waiting.",
+            registry=registry,
+        )
+        self.inbound_overdue_seconds = Gauge(
+            "interlock_inbound_events_overdue_seconds",
+            "How long the first event of a provider that is due has been waiting to be applied.",
             registry=registry,
         )
 

@@ -248,6 +248,8 @@ async def test_a_release_heard_while_a_capture_was_on_its_way_is_not_forgotten(
         psps.fault("stripe", "capture", "status", status=500)
         await merchant.post(f"/v1/payments/{payment['id']}/capture")
         psps.let_pass("stripe", 8 * 24 * 3600)
+        waits = "SELECT count(*) FROM webhook_inbox WHERE result = 'waits_for_capture' AND due_at IS NOT NULL"
+        await flow.eventually(lambda: inside.database.value(waits) == 1, "the release waits for the capture")
 
         async def canceled() -> bool:
             await inside.work()
