@@ -117,8 +117,14 @@ class Written(Enum):
 _KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
     SELECT {values(IdempotencyKey, "k_")} FROM {{source}}
     ON CONFLICT DO NOTHING RETURNING payment_id"""
+_NOT_YET: Final = {
+    "deleted_at": "NULL::timestamptz",
+    "dead_tokens": "NULL::text[]",
+    "card_told_at": "NULL::timestamptz",
+}
+"""What only comes to a payment method after it was stored."""
 _METHOD: Final = f"""INSERT INTO payment_method ({columns(PaymentMethod)})
-    SELECT {values(PaymentMethod, "m_", deleted_at="NULL::timestamptz", dead_tokens="NULL::text[]")} FROM {{source}}"""
+    SELECT {values(PaymentMethod, "m_", **_NOT_YET)} FROM {{source}}"""
 _CUSTOMER: Final = f"""INSERT INTO customer ({columns(Customer)})
     SELECT {values(Customer, "u_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
 _ENDPOINT: Final = f"""INSERT INTO webhook_endpoint ({columns(EndpointRow)})

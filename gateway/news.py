@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from gateway import lifecycle
+from gateway import lifecycle, tokens
 from gateway.books import Written
 from gateway.deps import Deps
 from gateway.disputes import ANSWERABLE, TAKEN, Dispute, shows_more, told
@@ -22,11 +22,10 @@ from gateway.events import event as outbound
 from gateway.ids import DISPUTE, new_id
 from gateway.incidents import IncidentKind
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
-from gateway.methods import method_object
+from gateway.methods import ERASABLE, method_object
 from gateway.queries import StoredMethod
 from gateway.settle import DECISIONS_MAX, not_believed, record
 from gateway.sql import Pool, Statement
-from gateway.tokens import token_told
 from providers.contract import (
     ActionRequired,
     Approved,
@@ -55,7 +54,7 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if event.dispute is not None:
         return await _disputed(account, event, event.dispute, deps)
     if event.token is not None:
-        return await _token_told(account, event.token, deps, asked_for=event.provider_payment_id)
+        return await _token_told(account, event, event.token, deps)
     if event.notice is not None:
         return await _noticed(account, event, event.notice, deps)
     if event.outcome is None or event.kind is None:
@@ -258,37 +257,41 @@ async def _noticed(account: str, event: Event, notice: Notice, deps: Deps) -> Ap
     return Applied("applied" if new else "no_news", payment_id=payment)
 
 
-async def _token_told(account: str, news: TokenNews, deps: Deps, *, asked_for: str | None) -> Applied:
-    """What an account says of a token of its own, for every method that holds it.
+async def _token_told(account: str, event: Event, news: TokenNews, deps: Deps) -> Applied:
+    """What an account says of a token of its own, for every method that holds it or did.
 
-    One that was handed out just now belongs to the method of the payment that asked for it. A token that is dead may be one that we
-    are told of later: then it is looked for again.
+    One that was handed out just now belongs to the method of the payment that asked for it, too. A token that is dead may be one
+    that we are told of later: then it is looked for again.
     """
     owner, now, result = deps.accounts[account], deps.clock(), "no_news"
     methods = await deps.queries.methods_known_as(account, news.names, owner.merchant, livemode=owner.livemode)
-    if not methods and asked_for is not None:
-        methods = await _method_of(account, asked_for, deps)
+    asked_for = await _method_of(account, event.provider_payment_id, deps)
+    if asked_for is not None and asked_for.id not in {method.id for method in methods}:
+        methods.append(asked_for)
     for method in methods:
-        after = token_told(method, account, news, now)
+        after = tokens.token_told(method, account, news, event.occurred_at or now, now)
         if after is None:
             continue
-        told = await deps.queries.verifications([after])
-        shown = method_object(after, told.get(after.verification_id or ""))
-        said = outbound("payment_method.updated", shown, now, livemode=owner.livemode)
+        said = None
+        if tokens.shows_more(method, after):
+            verified = await deps.queries.verifications([after])
+            shown = method_object(after, verified.get(after.verification_id or ""))
+            told_of = {name: value for name, value in shown.items() if name not in ERASABLE}
+            said = outbound("payment_method.updated", told_of, now, livemode=owner.livemode)
+            result = "applied"
         if not await deps.news_books.token(method, after, said, owner.merchant, at=now):
             return Applied("not_recorded", again=True)
-        result = "applied"
     return Applied(result) if methods else Applied("token_not_found", again=not news.alive)
 
 
-async def _method_of(account: str, provider_payment_id: str, deps: Deps) -> list[StoredMethod]:
+async def _method_of(account: str, provider_payment_id: str | None, deps: Deps) -> StoredMethod | None:
     """The method of a payment that is kept to be charged again."""
-    found = await deps.queries.operation_at(account, provider_payment_id, Kind.AUTHORIZE)
-    if found is None or found[0].payment_method is None:
-        return []
+    found = provider_payment_id and await deps.queries.operation_at(account, provider_payment_id, Kind.AUTHORIZE)
+    if not found or found[0].payment_method is None:
+        return None
     terms = found[0].terms
     method = await deps.queries.method(found[0].payment_method, terms.merchant_id, livemode=terms.livemode)
-    return [method] if method is not None and method.reusable and method.deleted_at is None else []
+    return method if method is not None and method.reusable and method.deleted_at is None else None
 
 
 async def _find(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:
