@@ -151,12 +151,12 @@ async def replay_inbound(
                 f"--account: {', '.join(unknown)} is not configured; there are: {', '.join(sorted(known))}"
             )
         counts: Counter[str] = Counter()
-        done = None
-        while done is None or done.after is not None:
-            done = await InboundLog(pool).replay(wanted, dry_run=dry_run, after=done and done.after)
+        done = await InboundLog(pool).replay(wanted, dry_run=dry_run)
+        counts.update(done.by_result)
+        while done.after is not None:
+            say(f"{counts.total()} events, up to {numbered_id(INBOUND, done.after)}")
+            done = await InboundLog(pool).replay(wanted, dry_run=dry_run, after=done.after)
             counts.update(done.by_result)
-            if done.after is not None:
-                say(f"{counts.total()} events, up to {numbered_id(INBOUND, done.after)}")
     if dry_run:
         say(f"{counts.total()} events would be applied again. Nothing was changed: do it with --apply")
     else:

@@ -17,7 +17,7 @@ import structlog
 from gateway import lifecycle, tokens
 from gateway.books import Written
 from gateway.deps import Deps
-from gateway.disputes import ANSWERABLE, TAKEN, Dispute, shows_more, told
+from gateway.disputes import ANSWERABLE, TAKEN, Dispute, facts_in, shows_more, told
 from gateway.events import event as outbound
 from gateway.ids import DISPUTE, new_id
 from gateway.incidents import IncidentKind
@@ -182,13 +182,15 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
         # Read after the payment: whoever writes of the dispute from here on moves the payment's version, and we decide again.
         known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
-        if after is None or (known is not None and not shows_more(known, after)):
-            if after is not None:
-                await deps.news_books.dispute_heard(after)
-            await _answers_told(payment, after or known, deps)
+        if known is not None and (after is None or not shows_more(known, after)):
+            if after is not None and not await deps.news_books.dispute_heard(known, after):
+                continue
+            await _answers_told(payment, known, deps)
             return Applied("no_news", payment_id=about)
+        if after is None:
+            raise AssertionError("the first that is heard of a dispute is news")
         change = lifecycle.disputed(payment, after.status, now)
-        if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:
+        if await deps.books.write(payment, change, source="webhook", dispute=(known, after)) is Written.DONE:
             await _answers_told(change.payment, after, deps)
             return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
@@ -233,6 +235,7 @@ def _opened(payment: Payment, account: str, news: DisputeNews, at: datetime, now
         news_at=at,
         created_at=now,
         updated_at=now,
+        heard=dict.fromkeys((news.status.value, *facts_in(news)), at),
     )
 
 

@@ -48,7 +48,8 @@ _NOTICE: Final = Statement(
     writes="notice",
 )
 _HEARD: Final = Statement(
-    "UPDATE dispute SET news_at = :at WHERE id = :id AND status = :status AND news_at < :at RETURNING id",
+    """UPDATE dispute SET news_at = :at, heard = :heard::jsonb WHERE id = :id AND status = :status AND news_at = :was_at
+    AND heard = :was::jsonb RETURNING id""",
     writes="dispute",
 )
 _METHOD: Final = """UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
@@ -121,9 +122,10 @@ class NewsBooks:
         params |= telling([told], merchant_id, now, livemode=livemode, payment_id=payment_id)
         return await _NOTICE.row(self._pool, params) is not None
 
-    async def dispute_heard(self, dispute: Dispute) -> None:
-        """Note that a dispute stood the same at a later time of its provider's. It is nothing to tell."""
-        await _HEARD.row(self._pool, {"id": dispute.id, "status": dispute.status, "at": dispute.news_at})
+    async def dispute_heard(self, before: Dispute, after: Dispute) -> bool:
+        """Note what was heard of a dispute and leaves it as it stands: nothing is told. ``False`` where it has changed since it was read."""
+        params = {"id": before.id, "status": before.status, "was": before.heard, "was_at": before.news_at}
+        return await _HEARD.row(self._pool, params | {"heard": after.heard, "at": after.news_at}) is not None
 
     async def token(
         self, before: StoredMethod, after: StoredMethod, told: Event | None, merchant_id: str, *, at: datetime

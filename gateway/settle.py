@@ -336,14 +336,16 @@ def learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUse
     return settled_values(payment.payment_method, settled.account, outcome if use.learns else None, spent_at=spent_at)
 
 
-async def _dispute(change: Change, operation: Operation, outcome: Outcome, deps: Deps) -> Dispute | None:
-    """The dispute that ``outcome`` moves, after it: its provider has taken our answer."""
+async def _dispute(
+    change: Change, operation: Operation, outcome: Outcome, deps: Deps
+) -> tuple[Dispute, Dispute] | None:
+    """The dispute that ``outcome`` moves, before and after it: its provider has taken our answer."""
     if operation.kind not in lifecycle.ANSWERS_DISPUTE or not isinstance(outcome, Approved):
         return None
     dispute = await deps.queries.dispute((operation.metadata or {})["dispute"])
     if dispute is None or dispute.status not in ANSWERABLE:  # the provider has told more already
         return None
-    return answered(dispute, operation.kind, operation.created_at, change.payment.updated_at)
+    return dispute, answered(dispute, operation.kind, operation.created_at, change.payment.updated_at)
 
 
 def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: str) -> bool:

@@ -270,7 +270,10 @@ class OperationRow(SQLModel, table=True):
 
 
 class DisputeRow(SQLModel, table=True):
-    """What a provider says of a dispute about a payment: its present state. ``news_at`` is when the provider said it."""
+    """What a provider says of a dispute about a payment: its present state. ``news_at`` is when the provider spoke of it last.
+
+    ``heard`` has the newest time at which each status, and each fact, was told.
+    """
 
     __tablename__ = "dispute"
 
@@ -290,6 +293,7 @@ class DisputeRow(SQLModel, table=True):
     news_at: datetime = Field(sa_type=INSTANT)
     created_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)
+    heard: dict[str, str] = Field(sa_type=JSONB, sa_column_kwargs={"server_default": text("'{}'")})
 
     __table_args__ = (
         UniqueConstraint("account", "provider_dispute_id", name="dispute_once"),

@@ -49,10 +49,10 @@ def shows_more(before: StoredMethod, after: StoredMethod) -> bool:
 
 def _with_card(method: StoredMethod, facts: CardFacts, at: datetime) -> StoredMethod:
     told = {name: value for name, value in (card_json(facts) or {}).items() if value is not None}
-    known = dict(method.card or card_json(facts) or {})
+    known: dict[str, Any] = dict(method.card or card_json(facts) or {})
     if told.get("last4") not in {None, known.get("last4")}:
         known |= {"bin": None}  # another number: how it began is not known any more
-    card = {**known, **{name: told[name] for name in _CHANGES if name in told}}
+    card = known | {name: told[name] for name in _CHANGES if name in told}
     before = method.card_told_at
     if before is not None and (at, _sorts(card)) <= (before, _sorts(method.card or {})):
         return method

@@ -299,10 +299,10 @@ async def test_replays_and_a_worker_at_the_same_moment_take_turns(
         await all_looked_at(database, flow)
         log, wanted = inbound.InboundLog(inside.house.pool), inbound.Wanted(["stripe"])
         for _ in range(5):
-            replays = [log.replay(wanted, dry_run=False) for _ in range(6)]
-            wakes = [wake(inside.house.pool) for _ in range(6)]
-            done = await asyncio.gather(*replays, inside.work(), *wakes)
-            assert [each.events for each in done[:6]] == [20] * 6
+            replays = asyncio.gather(*(log.replay(wanted, dry_run=False) for _ in range(6)))
+            wakes = asyncio.gather(*(wake(inside.house.pool) for _ in range(6)))
+            done, _, _ = await asyncio.gather(replays, inside.work(), wakes)
+            assert [each.events for each in done] == [20] * 6
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What providers told can be looked at: by account, by payment, what it waits for; and what was refused is counted.
+"""What providers told can be looked at: by account, by payment, what it waits for; what was refused is counted, what was told of a dispute is kept by its time.
 
 Expand only: a process of the version before goes on working on the new schema. A statement that cannot have its lock within a few
 seconds gives up, and the indexes are built beside the webhooks that go on. All of it may be run again where it was interrupted.
@@ -20,6 +20,7 @@ STATEMENTS: Final = (
     ADD COLUMN IF NOT EXISTS payment_id TEXT COLLATE "C",
     ADD COLUMN IF NOT EXISTS waits_for TEXT,
     ADD COLUMN IF NOT EXISTS waits_kind TEXT""",
+    "ALTER TABLE dispute ADD COLUMN IF NOT EXISTS heard JSONB DEFAULT '{}' NOT NULL",
     "RESET lock_timeout",
     # One that was interrupted is there, and not valid.
     "DROP INDEX CONCURRENTLY IF EXISTS webhook_inbox_by_account",
