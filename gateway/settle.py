@@ -367,8 +367,9 @@ async def _watch(payment: Payment, operation: Operation, outcome: Outcome, sourc
         return
     before = operation.status
     held = payment.terms.capture_method == "manual" or operation.reason == lifecycle.FAILOVER
-    if before is OperationStatus.VOIDED and held and not outcome.captured:
-        return  # it is only older than our void
+    ran_out = before is OperationStatus.EXPIRED and operation.decline is None
+    if (before is OperationStatus.VOIDED or ran_out) and held and not outcome.captured:
+        return  # it is only older than its release
     if operation.decline is not None and operation.decline.code == FAILED_AFTER_ALL and _same(operation, outcome):
         return  # it is only older than its failure
     # A void of an attempt that another one followed says nothing of what was captured after it.
