@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal
 from gateway.answers import instant
 from gateway.api.auth import make_key
 from gateway.endpoint_books import REPLAY_MAX, EndpointBooks, Range
+from gateway.ids import INBOUND, numbered_id
 from gateway.inbound import RESULTS, STATUSES, InboundLog, Wanted
 from gateway.settings import VERSIONS, Settings, load_account_configs, load_settings
 from gateway.sql import Pool, Statement, columns, connect, values
@@ -123,11 +125,11 @@ async def replay_events(
 
 
 async def replay_inbound(
-    accounts: Sequence[str], since: str, filters: Mapping[str, str | None], *, dry_run: bool
-) -> list[str]:
+    accounts: Sequence[str], since: str, filters: Mapping[str, str | None], say: Callable[[str], None], *, dry_run: bool
+) -> None:
     """Make events that were received due again, or say what that would be. May be run any number of times.
 
-    ``filters`` are ``until``, ``type``, ``result`` and ``status``. Raises :class:`ConfigError` for an account, a time or a word that
+    What is more than one call takes is taken in several, and ``say`` is told of each. ``filters`` are ``until``, ``type``, ``result`` and ``status``. Raises :class:`ConfigError` for an account, a time or a word that
     there is not.
     """
     now, until = datetime.now(UTC), filters.get("until")
@@ -137,7 +139,7 @@ async def replay_inbound(
     wanted = Wanted(
         accounts=accounts,
         created_gte=since_when(since, now),
-        created_lt=None if until is None else since_when(until, now, "--until"),
+        created_lt=now if until is None else since_when(until, now, "--until"),
         type=filters.get("type"),
         result=filters.get("result"),
         status=filters.get("status"),
@@ -148,13 +150,19 @@ async def replay_inbound(
             raise ConfigError(
                 f"--account: {', '.join(unknown)} is not configured; there are: {', '.join(sorted(known))}"
             )
+        counts: Counter[str] = Counter()
         done = await InboundLog(pool).replay(wanted, dry_run=dry_run)
-    counts = [f"  {result}: {events}" for result, events in done.by_result.items()]
+        counts.update(done.by_result)
+        while done.after is not None:
+            say(f"{counts.total()} events, up to {numbered_id(INBOUND, done.after)}")
+            done = await InboundLog(pool).replay(wanted, dry_run=dry_run, after=done.after)
+            counts.update(done.by_result)
     if dry_run:
-        first = f"{done.events} events would be applied again. Nothing was changed: do it with --apply"
+        say(f"{counts.total()} events would be applied again. Nothing was changed: do it with --apply")
     else:
-        first = f"{done.events} events are due: the worker applies them. What is known already changes nothing"
-    return [first, *counts, *(["There are more: run it again once these are applied."] if done.more else [])]
+        say(f"{counts.total()} events are due: the worker applies them. What is known already changes nothing")
+    for result, events in sorted(counts.items()):
+        say(f"  {result}: {events}")
 
 
 @asynccontextmanager

@@ -132,7 +132,13 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        inbox = Inbox(pool, keys.sealer.seal, keys.sealer.open, apply)
+        inbox = Inbox(
+            pool,
+            keys.sealer.seal,
+            keys.sealer.open,
+            apply,
+            lambda result: instruments.inbound_events.labels(result).inc(),
+        )
         outbox = Outbox(
             pool,
             egress,

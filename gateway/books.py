@@ -117,8 +117,14 @@ class Written(Enum):
 _KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
     SELECT {values(IdempotencyKey, "k_")} FROM {{source}}
     ON CONFLICT DO NOTHING RETURNING payment_id"""
+_NOT_YET: Final = {
+    "deleted_at": "NULL::timestamptz",
+    "dead_tokens": "NULL::text[]",
+    "card_told_at": "NULL::timestamptz",
+}
+"""What only comes to a payment method after it was stored."""
 _METHOD: Final = f"""INSERT INTO payment_method ({columns(PaymentMethod)})
-    SELECT {values(PaymentMethod, "m_", deleted_at="NULL::timestamptz", dead_tokens="NULL::text[]")} FROM {{source}}"""
+    SELECT {values(PaymentMethod, "m_", **_NOT_YET)} FROM {{source}}"""
 _CUSTOMER: Final = f"""INSERT INTO customer ({columns(Customer)})
     SELECT {values(Customer, "u_", deleted_at="NULL::timestamptz")} FROM {{source}}"""
 _ENDPOINT: Final = f"""INSERT INTO webhook_endpoint ({columns(EndpointRow)})
@@ -353,13 +359,13 @@ class Books:
         driven_by: Key | None = None,
         returned: tuple[Operation, Request] | None = None,
         reviewed: Operation | None = None,
-        dispute: Dispute | None = None,
+        dispute: tuple[Dispute | None, Dispute] | None = None,
     ) -> Written:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
-        request that completes it. ``reviewed`` is an operation that is put before a person. ``dispute`` is a dispute as it stands from now
-        on. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
+        request that completes it. ``reviewed`` is an operation that is put before a person. ``dispute`` is a dispute as it was, if it
+        was, and as it stands from now on. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
         What the merchant is told of it, and to which endpoints it goes, is part of the same commit.
         """
         payment = change.payment
@@ -374,7 +380,7 @@ class Books:
             "drive": driven_by and _drive_values(driven_by),
             "returned": returned and _returned_values(*returned),
             "reviewed": reviewed and _reviewed_values(reviewed),
-            "dispute": dispute and dispute_values(dispute, payment),
+            "dispute": dispute and dispute_values(dispute[1], payment),
             "events": telling(
                 told(before, payment, dispute),
                 payment.terms.merchant_id,

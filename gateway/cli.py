@@ -301,8 +301,7 @@ def replay_inbound(
 
     with _plainly():
         filters = {"until": until, "type": type_, "result": result, "status": status}
-        for line in asyncio.run(replayed(account, since, filters, dry_run=not apply)):
-            typer.echo(line)
+        asyncio.run(replayed(account, since, filters, typer.echo, dry_run=not apply))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """A dispute: what a provider says of one, and what of it is news. Pure.
 
-A provider tells of a dispute by webhook, in any order and more than once. A verdict (won, lost) stands above everything that is
-said on the way there, whenever it was said; of two verdicts, or of two others, the newest telling by the provider's own clock wins,
-and of two that bear the same time (Adyen's clock knows seconds) the one that is further along. That is one order of all tellings, so
-whatever order they come in, the same one is left. Nothing a dispute says moves an amount of its payment: what moves money there is
-the provider's report.
+A provider tells of a dispute by webhook, in any order and more than once. Of every status, and of every fact, the newest time by the
+provider's own clock at which it was told is kept, so whatever order the tellings come in, the same is known in the end. A fact is
+what was told of it last. The status is the newest verdict (won, lost): what is said on the way there stands below it, whenever it was
+said, but for one thing. A dispute that was won is not over: the issuer may go on, and what is told after that takes it up again. Where
+there is no verdict, the status is the newest of all; of two that bear the same time (Adyen's clock knows seconds) it is the one that
+is further along. Nothing a dispute says moves an amount of its payment: what moves money there is the provider's report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from providers.contract import DisputeNews, DisputeStatus, Kind
 
@@ -42,7 +43,10 @@ TAKEN: Final[Mapping[Kind, frozenset[DisputeStatus]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """A dispute as it stands. ``amount`` in minor units of ``currency``; ``news_at`` is when the provider said so."""
+    """A dispute as it stands. ``amount`` in minor units of ``currency``; ``news_at`` is when the provider spoke of it last.
+
+    ``heard`` has the newest time at which each status, and each fact, was told.
+    """
 
     id: str
     payment_id: str
@@ -58,46 +62,67 @@ class Dispute:
     news_at: datetime
     created_at: datetime
     updated_at: datetime
+    heard: Mapping[str, datetime] = field(default_factory=dict, hash=False)
 
 
 _VERDICTS: Final = frozenset({DisputeStatus.WON, DisputeStatus.LOST})
 
 
+def facts_in(news: DisputeNews) -> dict[str, Any]:
+    """What is told beside the status, by the names of :class:`Dispute`."""
+    facts = {
+        "amount": news.amount.amount_minor,
+        "reason": news.reason,
+        "network_reason_code": news.network_reason_code,
+        "respond_by": news.respond_by,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
 def told(dispute: Dispute, news: DisputeNews, at: datetime, now: datetime) -> Dispute | None:
     """The dispute after ``news`` that the provider dates ``at``; ``None`` where that says nothing new.
 
-    Older news still tells what nobody has told yet: a reason, or until when to respond. Where only :attr:`Dispute.news_at` differs
+    Older news still tells what nobody has told yet: a reason, or until when to respond. Where only :attr:`Dispute.heard` differs
     afterwards there is nothing to show, but what is older than that must not win later: :func:`shows_more`.
     """
-    if _place(news.status, at) > _place(dispute.status, dispute.news_at):
-        after = replace(
-            dispute,
-            status=news.status,
-            amount=news.amount.amount_minor,
-            reason=news.reason or dispute.reason,
-            network_reason_code=news.network_reason_code or dispute.network_reason_code,
-            respond_by=news.respond_by or dispute.respond_by,
-            news_at=at,
-        )
-    else:
-        after = replace(
-            dispute,
-            reason=dispute.reason or news.reason,
-            network_reason_code=dispute.network_reason_code or news.network_reason_code,
-            respond_by=dispute.respond_by or news.respond_by,
-        )
+    heard = _heard(dispute)
+    heard[news.status.value] = max(at, heard.get(news.status.value, at))
+    newer = {
+        name: value
+        for name, value in facts_in(news).items()
+        if (known := getattr(dispute, name)) is None
+        or (at, str(value)) > (heard.get(name, dispute.news_at), str(known))
+    }
+    heard |= dict.fromkeys(newer, at)
+    after = replace(dispute, status=_stands(heard), news_at=max(at, dispute.news_at), heard=heard, **newer)
     if after == dispute:
         return None
     return replace(after, updated_at=now) if shows_more(dispute, after) else after
 
 
+def _heard(dispute: Dispute) -> dict[str, datetime]:
+    """What was heard, together with the status as it stands: a version before this one has kept nothing else."""
+    status, heard = dispute.status.value, dict(dispute.heard)
+    return heard if status in heard else heard | {status: dispute.news_at}
+
+
+def _stands(heard: Mapping[str, datetime]) -> DisputeStatus:
+    def newest(statuses: Iterable[DisputeStatus]) -> tuple[datetime, int, DisputeStatus] | None:
+        return max(
+            ((heard[each.value], _FURTHER[each], each) for each in statuses if each.value in heard), default=None
+        )
+
+    verdict, other = newest(_VERDICTS), newest(_FURTHER.keys() - _VERDICTS)
+    taken_up = verdict and other and verdict[2] is DisputeStatus.WON and other[0] > verdict[0]
+    stands = other if verdict is None or taken_up else verdict
+    if stands is None:
+        raise AssertionError("a dispute that nothing was heard of")
+    return stands[2]
+
+
 def shows_more(before: Dispute, after: Dispute) -> bool:
     """Whether a merchant would see a difference."""
-    return replace(after, news_at=before.news_at) != before
-
-
-def _place(status: DisputeStatus, at: datetime) -> tuple[bool, datetime, int]:
-    return status in _VERDICTS, at, _FURTHER[status]
+    return replace(after, news_at=before.news_at, heard=before.heard) != before
 
 
 def answered(dispute: Dispute, kind: Kind, asked_at: datetime | None, now: datetime) -> Dispute:
@@ -106,4 +131,5 @@ def answered(dispute: Dispute, kind: Kind, asked_at: datetime | None, now: datet
     What the provider dates before we asked (``asked_at``, to its second) was said before, however late it comes.
     """
     since = dispute.news_at if asked_at is None else max(dispute.news_at, asked_at.replace(microsecond=0))
-    return replace(dispute, status=AFTER[kind], news_at=since, updated_at=now)
+    heard = _heard(dispute) | {AFTER[kind].value: since}
+    return replace(dispute, status=AFTER[kind], news_at=since, updated_at=now, heard=heard)

@@ -51,9 +51,10 @@ class Event:
     body: bytes = field(repr=False)
 
 
-def told(before: Payment, after: Payment, dispute: Dispute | None = None) -> list[Event]:
+def told(before: Payment, after: Payment, dispute: tuple[Dispute | None, Dispute] | None = None) -> list[Event]:
     """The events of one change, each with its full object as it is afterwards. None where only something was asked for.
 
+    ``dispute`` is a dispute before, if it was there, and afterwards.
     The verification of a payment method is no payment: nothing is told of it.
     """
     if after.terms.amount == 0:
@@ -64,7 +65,9 @@ def told(before: Payment, after: Payment, dispute: Dispute | None = None) -> lis
     ]
 
 
-def _told(before: Payment, after: Payment, dispute: Dispute | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _told(
+    before: Payment, after: Payment, dispute: tuple[Dispute | None, Dispute] | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     types = _of_payment(before, after)
     if types:
         shown = payment_facts(after)
@@ -76,8 +79,8 @@ def _told(before: Payment, after: Payment, dispute: Dispute | None) -> Iterator[
         if name is not None and known.get(operation.id) is not operation.status:
             yield name, _object(after, operation)
     if dispute is not None:
-        for type_ in _of_dispute(dispute):
-            yield type_, dispute_object(dispute)
+        for type_ in _of_dispute(*dispute):
+            yield type_, dispute_object(dispute[1])
 
 
 def _of_payment(before: Payment, after: Payment) -> list[str]:
@@ -107,9 +110,10 @@ def _refused(before: Payment, after: Payment) -> bool:
     )
 
 
-def _of_dispute(dispute: Dispute) -> list[str]:
+def _of_dispute(before: Dispute | None, dispute: Dispute) -> list[str]:
     """What is told of a dispute. One whose end is the first that was heard of it begins and ends at once."""
-    new, over = dispute.created_at == dispute.updated_at, dispute.status in _CLOSED
+    new = before is None
+    over = dispute.status in _CLOSED and (before is None or before.status is not dispute.status)
     types = [type_ for type_, is_so in (("dispute.created", new), ("dispute.closed", over)) if is_so]
     return types or ["dispute.updated"]
 

@@ -17,7 +17,7 @@ from gateway.sql import Pool, Row, Statement
 from providers.contract import Event
 
 REPLAY_MAX: Final = 10_000
-"""Events that one call makes due again: the worker is at them for a minute or so, and new ones wait as long. Call again for more."""
+"""Events that one call makes due again: the worker is at them for a minute or so. Another call goes on behind the last of them."""
 
 APPLIED, WAITING, KEPT, FAILED = "applied", "waiting", "kept", "failed"
 
@@ -40,6 +40,12 @@ RESULTS: Final[Mapping[str, tuple[str, str]]] = {
     "not_recorded": (FAILED, "The payment changed each time it was to be written."),
     "waits_for_void": (FAILED, "It was applied; the release that it led to is not confirmed."),
     "waits_for_refund": (FAILED, "A capture failed after all, and a refund of it never ended."),
+    "waits_for_capture": (
+        FAILED,
+        "An authorization was released while a capture was on its way, and that never ended.",
+    ),
+    "waits_for_attempt": (FAILED, "An attempt was released before its outcome was known, and nobody ever told that."),
+    "account_not_configured": (FAILED, "Its account is not configured: configure it, and replay the event."),
     "failed": (FAILED, "Applying it broke; the log of that time says where."),
 }
 """What became of an event: the status that leaves it at once nobody tries it again, and what that means. The words stay."""
@@ -57,8 +63,10 @@ _COLUMNS: Final = """id, account, event_id, type, body_bytes, proved_by, payment
 _WORDS: Final = {
     wanted: sorted(word for word, (status, _) in RESULTS.items() if status == wanted) for wanted in (APPLIED, FAILED)
 }
+_PLACE: Final = "SELECT received_at, id FROM webhook_inbox WHERE id ="
 _CONDITIONS: Final = {
-    "before": "id < :before",
+    "before": f"(received_at, id) < ({_PLACE} :before)",
+    "after": f"(received_at, id) > ({_PLACE} :after)",
     "ids": "id = ANY(:ids::bigint[])",
     "type": "type = :type",
     "result": "result = :result",
@@ -76,34 +84,40 @@ def _where(given: Collection[str]) -> str:
     return "".join(f" AND {sql}" for name, sql in _CONDITIONS.items() if name in given)
 
 
-# An index has the events of each account in their order: so many are taken of each, and the newest of those are the page.
+# An index has the events of each account in the order in which they came: so many are taken of each, and the newest of those are the page.
 @lru_cache(maxsize=64)
 def _page(given: frozenset[str]) -> Statement:
     return Statement(
         f"""SELECT e.* FROM unnest(:accounts::text[]) AS a(name) CROSS JOIN LATERAL (SELECT {_COLUMNS} FROM webhook_inbox
-        WHERE account = a.name{_where(given)} ORDER BY id DESC LIMIT :limit) AS e ORDER BY e.id DESC LIMIT :limit"""
+        WHERE account = a.name{_where(given)} ORDER BY received_at DESC, id DESC LIMIT :limit) AS e
+        ORDER BY e.received_at DESC, e.id DESC LIMIT :limit"""
     )
 
 
 def _chosen(given: Collection[str]) -> str:
-    return f"""SELECT e.id, e.result, e.applied_at IS NOT NULL AS ended FROM unnest(:accounts::text[]) AS a(name)
-        CROSS JOIN LATERAL (SELECT id, result, applied_at FROM webhook_inbox WHERE account = a.name{_where(given)}
-        ORDER BY id LIMIT :limit) AS e ORDER BY e.id LIMIT :limit"""
+    return f"""SELECT e.id, e.result, row_number() OVER (ORDER BY e.received_at, e.id) AS place
+        FROM unnest(:accounts::text[]) AS a(name) CROSS JOIN LATERAL (SELECT id, result, received_at FROM webhook_inbox
+        WHERE account = a.name{_where(given)} ORDER BY received_at, id LIMIT :limit) AS e
+        ORDER BY e.received_at, e.id LIMIT :limit"""
+
+
+_COUNTED: Final = """SELECT result, count(*) AS events, (SELECT id FROM chosen ORDER BY place DESC LIMIT 1) AS last
+    FROM chosen GROUP BY result"""
 
 
 @lru_cache(maxsize=64)
 def _counts(given: frozenset[str]) -> Statement:
-    return Statement(
-        f"SELECT result, ended, count(*) AS events FROM ({_chosen(given)}) AS chosen GROUP BY result, ended"
-    )
+    return Statement(f"WITH chosen AS ({_chosen(given)}) {_COUNTED}")
 
 
+# Two replays, or one and a worker, take the rows in one order: none of them waits for another that waits for it.
 @lru_cache(maxsize=64)
 def _due_again(given: frozenset[str]) -> Statement:
     return Statement(
-        f"""WITH chosen AS ({_chosen(given)}), due AS (UPDATE webhook_inbox SET due_at = now(), applied_at = NULL, tries = 0
-        WHERE id IN (SELECT id FROM chosen) RETURNING id)
-        SELECT result, ended, count(*) AS events FROM chosen WHERE id IN (SELECT id FROM due) GROUP BY result, ended""",
+        f"""WITH chosen AS ({_chosen(given)}),
+        held AS (SELECT id FROM webhook_inbox WHERE id IN (SELECT id FROM chosen) ORDER BY id FOR UPDATE),
+        due AS (UPDATE webhook_inbox SET due_at = now(), applied_at = NULL, tries = 0 WHERE id IN (SELECT id FROM held))
+        {_COUNTED}""",
         writes="replay",
     )
 
@@ -145,11 +159,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a replay takes, or has taken: how many events, by the result they had. ``more``: there were more than one call takes."""
+    """What a replay takes, or has taken: how many events, by the result they had.
+
+    ``after`` is the number of the last one, where there may be more than one call takes: that is where to go on.
+    """
 
     events: int
     by_result: Mapping[str, int]
-    more: bool
+    after: int | None
 
 
 class InboundLog:
@@ -174,19 +191,16 @@ class InboundLog:
         (found,) = await _SEALED.rows(self._pool, {"id": row["id"]})
         return found["sealed_body"], found["position"]
 
-    async def replay(self, wanted: Wanted, *, dry_run: bool) -> Replay:
-        """Make at most :data:`REPLAY_MAX` events due again, the oldest first; or only count them.
+    async def replay(self, wanted: Wanted, *, dry_run: bool, after: int | None = None) -> Replay:
+        """Make at most :data:`REPLAY_MAX` events due again, the oldest first; or only count them. ``after`` is the number to go on from.
 
         May be called again: what is due is due, and an event that says what is known changes nothing.
         """
-        statement = (_counts if dry_run else _due_again)(wanted.given())
-        rows = await statement.rows(self._pool, wanted.params() | {"limit": REPLAY_MAX})
-        events = sum(row["events"] for row in rows)
-        by_result: dict[str, int] = {}
-        for row in rows:
-            word = row["result"] or "not_applied_yet"
-            by_result[word] = by_result.get(word, 0) + row["events"]
-        return Replay(events, dict(sorted(by_result.items())), events == REPLAY_MAX)
+        statement = (_counts if dry_run else _due_again)(wanted.given(*(["after"] if after is not None else [])))
+        rows = await statement.rows(self._pool, wanted.params() | {"limit": REPLAY_MAX, "after": after})
+        by_result = {row["result"] or "not_applied_yet": row["events"] for row in rows}
+        events = sum(by_result.values())
+        return Replay(events, dict(sorted(by_result.items())), rows[0]["last"] if events >= REPLAY_MAX else None)
 
     async def refused(self, accounts: Sequence[str], limit: int, **filters: Any) -> list[Row]:
         """A page of what was refused, newest first; ``before`` is the number to go on from."""
@@ -251,6 +265,6 @@ def replay_object(replay: Replay, *, dry_run: bool) -> dict[str, Any]:
         "dry_run": dry_run,
         "events": replay.events,
         "by_result": dict(replay.by_result),
-        "more": replay.more,
+        "after": None if replay.after is None else numbered_id(INBOUND, replay.after),
         "detail": f"{replay.events} events {done} applied again; what is known already {known} nothing.",
     }

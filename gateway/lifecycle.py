@@ -622,6 +622,8 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
     match after.kind:
         case Kind.CAPTURE if undone:  # captured, and then the capture failed after all
             payment = replace(payment, amount_captured=payment.amount_captured - amount)
+            if payment.attempts[-1].status in _RELEASED:
+                return _released(payment)
             last = any(op.kind is Kind.CAPTURE and op.final and op.status is S.SUCCEEDED for op in payment.operations)
             # Another one that released the rest leaves nothing to capture, whichever of the two was heard first.
             return payment if last else replace(payment, status=Status.REQUIRES_CAPTURE)
@@ -887,23 +889,27 @@ def capture_opened(payment: Payment, operation: Operation, now: datetime) -> Cha
 
 def released(payment: Payment, attempt: Operation, *, lapsed: bool, now: datetime) -> Change | NoChange:
     """The provider has released the authorization by itself: it ran out (``lapsed``), or somebody canceled it there."""
-    if attempt.status is not S.AUTHORIZED or payment.status is not Status.REQUIRES_CAPTURE:
+    if attempt.status is not S.AUTHORIZED or payment.status not in {Status.REQUIRES_CAPTURE, Status.SUCCEEDED}:
         return NoChange(f"attempt is {attempt.status}, payment is {payment.status}")
     if payment.amount_capturing:
         return NoChange("a capture is on its way: what comes of it tells which was first")
-    changed = replace(payment, version=payment.version + 1, updated_at=now, capture_before=None)
-    why = "authorization_expired" if lapsed else "canceled_at_provider"
-    if payment.amount_captured:  # what was captured stays, and the rest is no longer held
-        return _change(payment, replace(changed, status=Status.SUCCEEDED), attempt, "Released", why)
     after = replace(attempt, status=S.EXPIRED if lapsed else S.VOIDED)
-    changed = replace(
-        changed,
-        status=Status.CANCELED,
-        cancellation_reason=why,
-        cancel_requested=False,
-        operations=_with(payment.operations, after),
-    )
-    return _change(payment, changed, after, "Released", why)
+    operations = _with(payment.operations, after)
+    changed = _released(replace(payment, version=payment.version + 1, updated_at=now, operations=operations))
+    return _change(payment, changed, after, "Released", _RELEASED[after.status])
+
+
+_RELEASED: Final[Mapping[S, str]] = {S.EXPIRED: "authorization_expired", S.VOIDED: "canceled_at_provider"}
+"""Why a payment holds nothing any more, by what became of its authorization."""
+
+
+def _released(payment: Payment) -> Payment:
+    """What is left of a payment whose authorization was released: what was captured of it stays, and without that it is canceled."""
+    payment = replace(payment, capture_before=None)
+    if payment.amount_captured:
+        return replace(payment, status=Status.SUCCEEDED)
+    why = _RELEASED[payment.attempts[-1].status]
+    return replace(payment, status=Status.CANCELED, cancellation_reason=why, cancel_requested=False)
 
 
 def increment_opened(payment: Payment, operation: Operation, now: datetime) -> Change:

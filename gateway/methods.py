@@ -128,6 +128,9 @@ def method_object(method: StoredMethod, verification: Payment | None) -> dict[st
     }
 
 
+ERASABLE: Final = ("billing_details", "metadata")
+"""What of the object may name a person, and is erased with them: an event is stored for longer, so it never says it."""
+
 _BLANK: Final = card_json(CardFacts()) or {}
 
 

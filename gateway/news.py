@@ -14,19 +14,18 @@ from typing import Final
 
 import structlog
 
-from gateway import lifecycle
+from gateway import lifecycle, tokens
 from gateway.books import Written
 from gateway.deps import Deps
-from gateway.disputes import ANSWERABLE, TAKEN, Dispute, shows_more, told
+from gateway.disputes import ANSWERABLE, TAKEN, Dispute, facts_in, shows_more, told
 from gateway.events import event as outbound
 from gateway.ids import DISPUTE, new_id
 from gateway.incidents import IncidentKind
 from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
-from gateway.methods import method_object
+from gateway.methods import ERASABLE, method_object
 from gateway.queries import StoredMethod
 from gateway.settle import DECISIONS_MAX, not_believed, record
 from gateway.sql import Pool, Statement
-from gateway.tokens import token_told
 from providers.contract import (
     ActionRequired,
     Approved,
@@ -55,7 +54,7 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
     if event.dispute is not None:
         return await _disputed(account, event, event.dispute, deps)
     if event.token is not None:
-        return await _token_told(account, event.token, deps, asked_for=event.provider_payment_id)
+        return await _token_told(account, event, event.token, deps)
     if event.notice is not None:
         return await _noticed(account, event, event.notice, deps)
     if event.outcome is None or event.kind is None:
@@ -67,6 +66,9 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         by_ours = event.operation_id is not None
         return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
     payment, operation = found
+    owner, terms = deps.accounts[account], payment.terms
+    if (terms.merchant_id, terms.livemode) != (owner.merchant, owner.livemode):
+        return Applied("operation_not_found")  # of its own merchant's: to this one it is not there, and never will be
     applied = await _told_of(payment, operation, event, event.outcome, account, deps)
     return replace(applied, payment_id=payment.terms.id)
 
@@ -77,14 +79,20 @@ def _not_found(wanted: str | None, kind: Kind | None = None) -> Applied:
 
 
 WAKE: Final = Statement(
-    """UPDATE webhook_inbox SET due_at = now() WHERE id IN (SELECT e.id FROM (SELECT id, account, waits_for, waits_kind
-    FROM webhook_inbox WHERE waits_for IS NOT NULL AND received_at > now() - make_interval(hours => :hours::int)
-    ORDER BY id DESC LIMIT :most) AS e WHERE EXISTS (SELECT FROM operation WHERE id = e.waits_for COLLATE "C" AND e.waits_kind IS NULL)
-    OR EXISTS (SELECT FROM operation WHERE provider_id = e.waits_for AND account = e.account AND kind = e.waits_kind))
-    AND (due_at IS NULL OR due_at > now()) RETURNING id""",
+    """WITH found AS (SELECT e.id FROM (SELECT id, account, waits_for, waits_kind
+        FROM webhook_inbox WHERE waits_for IS NOT NULL AND received_at > now() - make_interval(hours => :hours::int)
+        ORDER BY received_at DESC LIMIT :most) AS e
+        WHERE EXISTS (SELECT FROM operation WHERE id = e.waits_for COLLATE "C" AND e.waits_kind IS NULL)
+        OR EXISTS (SELECT FROM operation WHERE provider_id = e.waits_for AND account = e.account AND kind = e.waits_kind)),
+    held AS (SELECT id FROM webhook_inbox WHERE id IN (SELECT id FROM found) AND (due_at IS NULL OR due_at > now())
+        ORDER BY id FOR UPDATE SKIP LOCKED)
+    UPDATE webhook_inbox SET due_at = now() WHERE id IN (SELECT id FROM held) RETURNING id""",
     writes="wake",
 )
-"""Events whose operation has appeared meanwhile are due at once: two probes of an index for each of the newest that wait."""
+"""Events whose operation has appeared meanwhile are due at once: two probes of an index for each of the newest that wait.
+
+What another worker is at stays as it is: it is looked at again in a moment.
+"""
 
 
 async def wake(pool: Pool) -> int:
@@ -120,7 +128,9 @@ async def _recorded(payment: Payment, operation: Operation, outcome: Outcome, de
         return Applied("waits_for_void", again=True)
     if recorded.change is not None:
         return Applied("applied")
-    if isinstance(outcome, Declined) and lifecycle.refunded_since(recorded.payment, operation):
+    if isinstance(outcome, Declined) and lifecycle.refunded_since(
+        recorded.payment, recorded.payment.operation(operation.id)
+    ):
         # Both cannot be, unless the refund fails, too: until that is heard a person has to know.
         kind = IncidentKind.CONTRADICTION
         await not_believed(kind, recorded.payment, operation, outcome, operation.account, "webhook", deps)
@@ -143,7 +153,11 @@ async def _released_there(account: str, event: Event, deps: Deps) -> Applied:
         change = lifecycle.released(payment, attempt, lapsed=event.lapsed, now=deps.clock())
         if isinstance(change, NoChange):
             # A capture on its way tells which of the two was first; an open attempt, whether there was anything to release.
-            return Applied("no_news", again=payment.amount_capturing > 0 or attempt.status in OPEN, payment_id=about)
+            if payment.amount_capturing:
+                return Applied("waits_for_capture", again=True, payment_id=about)
+            if attempt.status in OPEN:
+                return Applied("waits_for_attempt", again=True, payment_id=about)
+            return Applied("no_news", payment_id=about)
         if await deps.books.write(payment, change, source="webhook") is Written.DONE:
             return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
@@ -168,13 +182,15 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
         # Read after the payment: whoever writes of the dispute from here on moves the payment's version, and we decide again.
         known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
+        if known is not None and (after is None or not shows_more(known, after)):
+            if after is not None and not await deps.news_books.dispute_heard(known, after):
+                continue
+            await _answers_told(payment, known, deps)
+            return Applied("no_news", payment_id=about)
         if after is None:
-            return Applied("no_news", payment_id=about)
-        if known is not None and not shows_more(known, after):
-            await deps.news_books.dispute_heard(after)
-            return Applied("no_news", payment_id=about)
+            raise AssertionError("the first that is heard of a dispute is news")
         change = lifecycle.disputed(payment, after.status, now)
-        if await deps.books.write(payment, change, source="webhook", dispute=after) is Written.DONE:
+        if await deps.books.write(payment, change, source="webhook", dispute=(known, after)) is Written.DONE:
             await _answers_told(change.payment, after, deps)
             return Applied("applied", payment_id=about)
     return Applied("not_recorded", again=True)
@@ -219,6 +235,7 @@ def _opened(payment: Payment, account: str, news: DisputeNews, at: datetime, now
         news_at=at,
         created_at=now,
         updated_at=now,
+        heard=dict.fromkeys((news.status.value, *facts_in(news)), at),
     )
 
 
@@ -243,37 +260,41 @@ async def _noticed(account: str, event: Event, notice: Notice, deps: Deps) -> Ap
     return Applied("applied" if new else "no_news", payment_id=payment)
 
 
-async def _token_told(account: str, news: TokenNews, deps: Deps, *, asked_for: str | None) -> Applied:
-    """What an account says of a token of its own, for every method that holds it.
+async def _token_told(account: str, event: Event, news: TokenNews, deps: Deps) -> Applied:
+    """What an account says of a token of its own, for every method that holds it or did.
 
-    One that was handed out just now belongs to the method of the payment that asked for it. A token that is dead may be one that we
-    are told of later: then it is looked for again.
+    One that was handed out just now belongs to the method of the payment that asked for it, too. A token that is dead may be one
+    that we are told of later: then it is looked for again.
     """
     owner, now, result = deps.accounts[account], deps.clock(), "no_news"
     methods = await deps.queries.methods_known_as(account, news.names, owner.merchant, livemode=owner.livemode)
-    if not methods and asked_for is not None:
-        methods = await _method_of(account, asked_for, deps)
+    asked_for = await _method_of(account, event.provider_payment_id, deps)
+    if asked_for is not None and asked_for.id not in {method.id for method in methods}:
+        methods.append(asked_for)
     for method in methods:
-        after = token_told(method, account, news, now)
+        after = tokens.token_told(method, account, news, event.occurred_at or now, now)
         if after is None:
             continue
-        told = await deps.queries.verifications([after])
-        shown = method_object(after, told.get(after.verification_id or ""))
-        said = outbound("payment_method.updated", shown, now, livemode=owner.livemode)
+        said = None
+        if tokens.shows_more(method, after):
+            verified = await deps.queries.verifications([after])
+            shown = method_object(after, verified.get(after.verification_id or ""))
+            told_of = {name: value for name, value in shown.items() if name not in ERASABLE}
+            said = outbound("payment_method.updated", told_of, now, livemode=owner.livemode)
+            result = "applied"
         if not await deps.news_books.token(method, after, said, owner.merchant, at=now):
             return Applied("not_recorded", again=True)
-        result = "applied"
     return Applied(result) if methods else Applied("token_not_found", again=not news.alive)
 
 
-async def _method_of(account: str, provider_payment_id: str, deps: Deps) -> list[StoredMethod]:
+async def _method_of(account: str, provider_payment_id: str | None, deps: Deps) -> StoredMethod | None:
     """The method of a payment that is kept to be charged again."""
-    found = await deps.queries.operation_at(account, provider_payment_id, Kind.AUTHORIZE)
-    if found is None or found[0].payment_method is None:
-        return []
+    found = provider_payment_id and await deps.queries.operation_at(account, provider_payment_id, Kind.AUTHORIZE)
+    if not found or found[0].payment_method is None:
+        return None
     terms = found[0].terms
     method = await deps.queries.method(found[0].payment_method, terms.merchant_id, livemode=terms.livemode)
-    return [method] if method is not None and method.reusable and method.deleted_at is None else []
+    return method if method is not None and method.reusable and method.deleted_at is None else None
 
 
 async def _find(account: str, event: Event, deps: Deps) -> tuple[Payment, Operation] | None:

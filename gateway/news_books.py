@@ -48,15 +48,16 @@ _NOTICE: Final = Statement(
     writes="notice",
 )
 _HEARD: Final = Statement(
-    "UPDATE dispute SET news_at = :at WHERE id = :id AND status = :status AND news_at < :at RETURNING id",
+    """UPDATE dispute SET news_at = :at, heard = :heard::jsonb WHERE id = :id AND status = :status AND news_at = :was_at
+    AND heard = :was::jsonb RETURNING id""",
     writes="dispute",
 )
-_TOKEN: Final = Statement(
-    f"""WITH written AS (UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
-        updated_at = :n_at WHERE id = :id AND deleted_at IS NULL AND updated_at IS NOT DISTINCT FROM :was_at::timestamptz
-        AND tokens = :was::jsonb RETURNING id), {_TELLING}""",
-    writes="token",
-)
+_METHOD: Final = """UPDATE payment_method SET tokens = :tokens::jsonb, dead_tokens = :dead::text[], card = :card::jsonb,
+    card_told_at = :told_at::timestamptz, updated_at = :at::timestamptz WHERE id = :id AND deleted_at IS NULL
+    AND updated_at IS NOT DISTINCT FROM :was_at::timestamptz AND card_told_at IS NOT DISTINCT FROM :was_told_at::timestamptz
+    AND dead_tokens IS NOT DISTINCT FROM :was_dead::text[] AND tokens = :was::jsonb RETURNING id"""
+_TOKEN: Final = Statement(f"WITH written AS ({_METHOD}), {_TELLING}", writes="token")
+_TOKEN_HEARD: Final = Statement(_METHOD, writes="token")
 
 
 class NewsBooks:
@@ -121,21 +122,31 @@ class NewsBooks:
         params |= telling([told], merchant_id, now, livemode=livemode, payment_id=payment_id)
         return await _NOTICE.row(self._pool, params) is not None
 
-    async def dispute_heard(self, dispute: Dispute) -> None:
-        """Note that a dispute stood the same at a later time of its provider's. It is nothing to tell."""
-        await _HEARD.row(self._pool, {"id": dispute.id, "status": dispute.status, "at": dispute.news_at})
+    async def dispute_heard(self, before: Dispute, after: Dispute) -> bool:
+        """Note what was heard of a dispute and leaves it as it stands: nothing is told. ``False`` where it has changed since it was read."""
+        params = {"id": before.id, "status": before.status, "was": before.heard, "was_at": before.news_at}
+        return await _HEARD.row(self._pool, params | {"heard": after.heard, "at": after.news_at}) is not None
 
     async def token(
-        self, before: StoredMethod, after: StoredMethod, told: Event, merchant_id: str, *, at: datetime
+        self, before: StoredMethod, after: StoredMethod, told: Event | None, merchant_id: str, *, at: datetime
     ) -> bool:
-        """Write what became of a method's token. ``False`` where the method was changed since it was read: read it again."""
+        """Write what became of a method's token, and tell it where there is something to tell.
+
+        ``False`` where the method was changed since it was read: read it again.
+        """
         params = {
             "id": before.id,
             "tokens": after.tokens,
-            "dead": list(after.dead_tokens or ()),
+            "dead": after.dead_tokens,
             "card": after.card,
+            "told_at": after.card_told_at,
+            "at": after.updated_at,
             "was": before.tokens,
+            "was_dead": before.dead_tokens,
+            "was_told_at": before.card_told_at,
             "was_at": before.updated_at,
         }
+        if told is None:
+            return await _TOKEN_HEARD.row(self._pool, params) is not None
         params |= telling([told], merchant_id, at, livemode=before.livemode)
         return await _TOKEN.row(self._pool, params) is not None

@@ -271,7 +271,8 @@ def events_page() -> str:
             "or for all of them with `*`. What you have just asked for is no event: you have its answer.\n"
         ),
         (
-            "`data` is the whole object as it stood then. `payment` names the payment it is about and `sequence` that payment's version:\n"
+            "`data` is the whole object as it stood then; of a payment method without `billing_details` and `metadata`, which may be\n"
+            "erased. `payment` names the payment it is about and `sequence` that payment's version:\n"
             "events may arrive in any order and more than once, so keep the one with the highest `sequence`, and drop an `id` that you\n"
             "have had. Events of one change share their `sequence`; an incident or a provider's notice about a payment has none.\n"
         ),

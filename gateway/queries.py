@@ -54,6 +54,8 @@ class StoredMethod:
     deleted_at: datetime | None = None
     dead_tokens: Sequence[str] | None = field(default=None, repr=False)
     """Tokens that their account charges no more."""
+    card_told_at: datetime | None = None
+    """When the provider told of the card what is known of it, by the provider's clock."""
 
     @property
     def billing_details(self) -> Mapping[str, Any]:
@@ -136,8 +138,8 @@ _CUSTOMER = Statement(
 _KEPT = f"""SELECT {columns(PaymentMethod)} FROM payment_method
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND reusable AND deleted_at IS NULL"""
 _KNOWN_AS = Statement(
-    f"""{_KEPT} AND tokens @> ANY(ARRAY(SELECT jsonb_build_object(:account::text, name) FROM unnest(:names::text[]) AS name))
-    ORDER BY id"""
+    f"""{_KEPT} AND (tokens @> ANY(ARRAY(SELECT jsonb_build_object(:account::text, name) FROM unnest(:names::text[]) AS name))
+    OR dead_tokens && :names::text[]) ORDER BY id"""
 )
 _CUSTOMERS = f"""SELECT {columns(Customer)} FROM customer
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND deleted_at IS NULL"""
@@ -248,7 +250,7 @@ class Queries:
     async def methods_known_as(
         self, account: str, names: Sequence[str], merchant_id: str, *, livemode: bool
     ) -> list[StoredMethod]:
-        """A merchant's kept methods that hold one of ``names`` as their token of ``account``."""
+        """A merchant's kept methods that hold one of ``names`` as their token of ``account``, or did until it died."""
         params = {"account": account, "names": list(names), "merchant_id": merchant_id, "livemode": livemode}
         return [_stored_method(row) for row in await _KNOWN_AS.rows(self._pool, params)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final
 
 from gateway.disputes import Dispute
@@ -146,6 +147,7 @@ DISPUTE_STATE: Final = (
     "respond_by",
     "news_at",
     "updated_at",
+    "heard",
 )
 """The columns of a dispute that change."""
 
@@ -163,7 +165,8 @@ def dispute_values(dispute: Dispute, payment: Payment) -> dict[str, Any]:
 def dispute_from(row: Mapping[str, Any]) -> Dispute:
     """The value that a dispute's row was written from."""
     told = {name: row[name] for name in Dispute.__dataclass_fields__}
-    return Dispute(**told | {"status": DisputeStatus(row["status"])})
+    heard = {name: datetime.fromisoformat(at) for name, at in row["heard"].items()}
+    return Dispute(**told | {"status": DisputeStatus(row["status"]), "heard": heard})
 
 
 def payment_from(row: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]) -> Payment:

@@ -336,14 +336,16 @@ def learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUse
     return settled_values(payment.payment_method, settled.account, outcome if use.learns else None, spent_at=spent_at)
 
 
-async def _dispute(change: Change, operation: Operation, outcome: Outcome, deps: Deps) -> Dispute | None:
-    """The dispute that ``outcome`` moves, after it: its provider has taken our answer."""
+async def _dispute(
+    change: Change, operation: Operation, outcome: Outcome, deps: Deps
+) -> tuple[Dispute, Dispute] | None:
+    """The dispute that ``outcome`` moves, before and after it: its provider has taken our answer."""
     if operation.kind not in lifecycle.ANSWERS_DISPUTE or not isinstance(outcome, Approved):
         return None
     dispute = await deps.queries.dispute((operation.metadata or {})["dispute"])
     if dispute is None or dispute.status not in ANSWERABLE:  # the provider has told more already
         return None
-    return answered(dispute, operation.kind, operation.created_at, change.payment.updated_at)
+    return dispute, answered(dispute, operation.kind, operation.created_at, change.payment.updated_at)
 
 
 def _disowned(payment: Payment, operation: Operation, outcome: Outcome, source: str) -> bool:
@@ -365,8 +367,9 @@ async def _watch(payment: Payment, operation: Operation, outcome: Outcome, sourc
         return
     before = operation.status
     held = payment.terms.capture_method == "manual" or operation.reason == lifecycle.FAILOVER
-    if before is OperationStatus.VOIDED and held and not outcome.captured:
-        return  # it is only older than our void
+    ran_out = before is OperationStatus.EXPIRED and operation.decline is None
+    if (before is OperationStatus.VOIDED or ran_out) and held and not outcome.captured:
+        return  # it is only older than its release
     if operation.decline is not None and operation.decline.code == FAILED_AFTER_ALL and _same(operation, outcome):
         return  # it is only older than its failure
     # A void of an attempt that another one followed says nothing of what was captured after it.

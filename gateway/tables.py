@@ -88,7 +88,7 @@ class PaymentMethod(SQLModel, table=True):
 
     What may be empty in a row of an older version may be empty here. A deleted row stays for the history of its payments, with
     nothing left in it that could be charged. ``dead_tokens`` are those that an account charges no more: told late, they do not
-    come back.
+    come back. ``card_told_at`` is when a provider told of the card what is known of it.
     """
 
     __tablename__ = "payment_method"
@@ -115,6 +115,7 @@ class PaymentMethod(SQLModel, table=True):
     updated_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     deleted_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     dead_tokens: list[str] | None = Field(default=None, sa_type=ARRAY(Text), nullable=True)
+    card_told_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
 
     __table_args__ = (
         Index(
@@ -123,6 +124,12 @@ class PaymentMethod(SQLModel, table=True):
             postgresql_using="gin",
             postgresql_ops={"tokens": "jsonb_path_ops"},
             postgresql_where=text("reusable"),
+        ),
+        Index(
+            "payment_method_by_dead_token",
+            "dead_tokens",
+            postgresql_using="gin",
+            postgresql_where=text("dead_tokens IS NOT NULL"),
         ),
         Index("payment_method_wipe", "wipe_at", postgresql_where=text("wipe_at IS NOT NULL")),
         Index("payment_method_sealed", "id", postgresql_where=text("sealed_card IS NOT NULL")),
@@ -263,7 +270,10 @@ class OperationRow(SQLModel, table=True):
 
 
 class DisputeRow(SQLModel, table=True):
-    """What a provider says of a dispute about a payment: its present state. ``news_at`` is when the provider said it."""
+    """What a provider says of a dispute about a payment: its present state. ``news_at`` is when the provider spoke of it last.
+
+    ``heard`` has the newest time at which each status, and each fact, was told.
+    """
 
     __tablename__ = "dispute"
 
@@ -283,6 +293,7 @@ class DisputeRow(SQLModel, table=True):
     news_at: datetime = Field(sa_type=INSTANT)
     created_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)
+    heard: dict[str, str] = Field(sa_type=JSONB, sa_column_kwargs={"server_default": text("'{}'")})
 
     __table_args__ = (
         UniqueConstraint("account", "provider_dispute_id", name="dispute_once"),

@@ -35,6 +35,8 @@ _LOOK_AT_DELIVERIES: Final = """SELECT (SELECT count(*) FROM (
     (SELECT due_at FROM delivery WHERE endpoint_id = w.id AND due_at IS NOT NULL AND tries = 0 ORDER BY due_at LIMIT 1) AS first
     WHERE w.status = 'enabled' AND w.failing_since IS NULL AND (w.paused_until IS NULL OR w.paused_until <= now())) AS overdue_s"""
 """So many are counted of each lane, and not one row more; what is overdue takes one step in the index for each endpoint that works."""
+_LOOK_AT_INBOX: Final = """SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS overdue_s
+    FROM webhook_inbox WHERE due_at <= now()"""
 
 log = structlog.get_logger()
 
@@ -86,6 +88,7 @@ class Watch:
         instruments.worker_silent.set(standing.worker_silent_s)
         instruments.overdue.set(standing.overdue)
         instruments.overdue_seconds.set(standing.overdue_s)
+        instruments.inbound_overdue_seconds.set(await self._pool.fetchval(_LOOK_AT_INBOX))
         waiting = await self._pool.fetchrow(_LOOK_AT_DELIVERIES, COUNTED_MAX)
         if waiting is not None:
             instruments.deliveries_pending.set(waiting["pending"])

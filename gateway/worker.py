@@ -125,11 +125,15 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
     A job's name is the path of the crash points that it passes.
     """
 
-    async def inbound() -> None:
-        await wake(pool)
+    async def apply_due() -> None:
         for _ in range(INBOX_BATCHES):
             if await inbox.apply_due(deps.accounts, INBOX_BATCH) < INBOX_BATCH:
                 return
+
+    async def inbound() -> None:
+        await apply_due()
+        if await wake(pool):
+            await apply_due()
 
     work: Mapping[str, tuple[str, Job]] = {
         "settle": (SETTLE_EVERY, lambda: sweep(deps)),

@@ -14,7 +14,7 @@ import jiter
 import structlog
 
 from providers.contract import Event, WebhookRefused
-from providers.registry import Account
+from providers.registry import Account, place
 
 LADDER_S: Final = (5, 30, 300, 3600, 21_600)
 """Seconds until an event that could not be applied is tried again; after the last it is kept as it is."""
@@ -82,13 +82,14 @@ WRITES: Final[Mapping[str, str]] = {_STORE: "receive", _DONE: "note", _DUE: "cla
 
 
 class Inbox:
-    """Stores and applies. Every method may be called again for the same webhook."""
+    """Stores and applies. Every method may be called again for the same webhook. ``counted`` is told what became of each event."""
 
-    def __init__(self, pool: Pool, seal: Seal, unseal: Seal, apply: Apply) -> None:
+    def __init__(self, pool: Pool, seal: Seal, unseal: Seal, apply: Apply, counted: Callable[[str], None]) -> None:
         self._pool = pool
         self._seal = seal
         self._open = unseal
         self._apply = apply
+        self._counted = counted
 
     async def receive(self, account: Account, headers: Mapping[str, str], body: bytes) -> Sequence[Received]:
         """Verify and store. What is returned is committed, and was not there before.
@@ -114,7 +115,13 @@ class Inbox:
         """Apply one stored event and note what became of it. Raises what the database raises; then it is due again."""
         applied = await self._apply(received.account, received.event)
         await self._note(received.id, applied, tries)
-        log.info("webhook_applied", account=received.account, type=received.event.type, result=applied.result)
+        log.info(
+            "webhook_applied",
+            inbox_id=received.id,
+            account=received.account,
+            type=received.event.type,
+            result=applied.result,
+        )
         return applied.result
 
     async def apply_due(self, accounts: Mapping[str, Account], limit: int) -> int:
@@ -123,13 +130,21 @@ class Inbox:
         for row in rows:
             account = accounts.get(row["account"])
             if account is None:
+                await self._note(row["id"], Applied("account_not_configured", again=True), row["tries"])
                 continue
             try:
                 body = self._open(row["sealed_body"], row["account"], "webhook")
                 event = account.provider.parse_webhook(body)[row["position"]]
                 await self.apply(Received(row["id"], row["account"], event), row["tries"])
             except Exception as error:  # one event's trouble must not keep the others waiting
-                log.error("webhook_apply_failed", account=row["account"], type=row["type"], error=type(error).__name__)
+                log.error(
+                    "webhook_apply_failed",
+                    inbox_id=row["id"],
+                    account=row["account"],
+                    type=row["type"],
+                    error=type(error).__name__,
+                    where=place(error),
+                )
                 await self._note(row["id"], Applied("failed", again=True), row["tries"])
         return len(rows)
 
@@ -137,6 +152,7 @@ class Inbox:
         delay = LADDER_S[tries] if applied.again and tries < len(LADDER_S) else None
         told = (applied.payment_id, applied.waits_for, applied.waits_kind)
         await self._pool.fetch(_DONE, event_id, applied.result, delay, *told)
+        self._counted(applied.result)
 
 
 def _strictly_read(account: Account, body: bytes) -> Sequence[Event]:

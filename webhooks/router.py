@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from providers.contract import WebhookRefused
-from providers.registry import Account
+from providers.registry import Account, place
 from webhooks.inbox import Inbox, Received
 from webhooks.refusals import REASONS, UNKNOWN, Refusals
 
@@ -85,7 +85,7 @@ class Webhooks:
         except Exception as error:  # whatever kept it from being stored: the provider sends it again
             self._counted(account.name, "not_stored")
             self._failed(error)
-            log.error("webhook_not_stored", account=account.name, error=type(error).__name__)
+            log.error("webhook_not_stored", account=account.name, error=type(error).__name__, where=place(error))
             return _problem(_TRY_AGAIN, "webhook_not_stored", "The webhook could not be stored. Send it again.")
         self._counted(account.name, "stored" if received else "duplicate")
         for item in received:
@@ -108,7 +108,14 @@ class Webhooks:
             async with self._at_once:
                 await self._inbox.apply(received)
         except Exception as error:  # it is stored and due: the worker takes it from here
-            log.warning("webhook_apply_failed", account=received.account, error=type(error).__name__)
+            log.warning(
+                "webhook_apply_failed",
+                inbox_id=received.id,
+                account=received.account,
+                type=received.event.type,
+                error=type(error).__name__,
+                where=place(error),
+            )
 
     async def drain(self) -> None:
         """Wait for what is being applied, and write what was counted."""

@@ -57,9 +57,9 @@ class InboxRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("account", "event_id", name="webhook_inbox_once"),
         Index("webhook_inbox_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
-        Index("webhook_inbox_by_account", "account", "id"),
-        Index("webhook_inbox_by_payment", "payment_id", "id", postgresql_where=text("payment_id IS NOT NULL")),
-        Index("webhook_inbox_waiting", "id", postgresql_where=text("waits_for IS NOT NULL")),
+        Index("webhook_inbox_by_account", "account", "received_at", "id"),
+        Index("webhook_inbox_by_payment", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
+        Index("webhook_inbox_waiting", "received_at", postgresql_where=text("waits_for IS NOT NULL")),
     )
 
 

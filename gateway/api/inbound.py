@@ -68,12 +68,13 @@ class InboundEvents(Desk):
         """``POST /v1/inbound_events/replay``: those that a filter names, or what that would be. May be asked any number of times."""
         who, raw = await self._asked_plainly(request)
         body = reading.validate(InboundReplay, raw)
-        said = body.model_dump(exclude={"dry_run", "created"})
+        said = body.model_dump(exclude={"dry_run", "created", "after"})
         said |= {"created[gte]": body.created.gte, "created[lt]": body.created.lt}
         asked = {name: value for name, value in said.items() if value is not None}
         if not asked:
             raise Problem("validation_failed", "Name what to replay, at least by account or created.")
-        replay = await self._log.replay(self._wanted(who, asked), dry_run=body.dry_run)
+        after = _number(body.after, INBOUND, "after", "the after of an answer")
+        replay = await self._log.replay(self._wanted(who, asked), dry_run=body.dry_run, after=after)
         log.info("inbound_replayed", merchant=who.merchant_id, events=replay.events, dry_run=body.dry_run)
         return asking.json(replay_object(replay, dry_run=body.dry_run))
 
@@ -136,12 +137,14 @@ def _one_of(query: Mapping[str, Any], name: str, words: Mapping[str, Any]) -> st
     return word
 
 
-def _number(cursor: str | None, prefix: str) -> int | None:
-    if cursor is None:
+def _number(
+    place: str | None, prefix: str, param: str = "cursor", what: str = "a next_cursor of this list"
+) -> int | None:
+    if place is None:
         return None
-    number = number_of(cursor, prefix)
+    number = number_of(place, prefix)
     if number is None:
-        raise Problem("validation_failed", "cursor must be a next_cursor of this list.", "cursor")
+        raise Problem("validation_failed", f"{param} must be {what}.", param)
     return number
 
 

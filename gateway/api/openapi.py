@@ -520,7 +520,7 @@ _REFUSED_EXAMPLE: Final[Mapping[str, Any]] = {
     "count": 12,
 }
 _AGAIN_EXAMPLE: Final[Mapping[str, Any]] = replay_object(
-    Replay(3, {"operation_not_found": 3}, more=False), dry_run=True
+    Replay(3, {"operation_not_found": 3}, after=None), dry_run=True
 )
 
 

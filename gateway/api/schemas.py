@@ -378,6 +378,9 @@ class InboundReplay(Body):
     status: Literal["applied", "waiting", "kept", "failed"] | None = None
     payment: PaymentId | None = Field(default=None, description="Only events about this payment.")
     created: CreatedRange = Field(default_factory=CreatedRange)
+    after: Short | None = Field(
+        default=None, description="Only events behind this one: the `after` of the last answer."
+    )
     dry_run: bool = Field(default=True, description="Only say what would be done.")
 
 

@@ -51,12 +51,7 @@ class Instruments:
         self._lines_dropped = 0
         self._gauges(registry)
         self._outbound(registry)
-        self.webhooks = Counter(
-            "interlock_webhooks",
-            "Inbound webhook events, by account and result.",
-            ["account", "result"],
-            registry=registry,
-        )
+        self._inbound(registry)
         self.no_news = Counter(
             "interlock_news_without_change",
             "News about an operation that changed nothing (duplicates and latecomers).",
@@ -108,6 +103,26 @@ class Instruments:
         self.overdue_seconds = Gauge(
             "interlock_operations_overdue_seconds",
             "How long the first of them has been waiting.",
+            registry=registry,
+        )
+
+    def _inbound(self, registry: CollectorRegistry) -> None:
+        """What providers tell us."""
+        self.webhooks = Counter(
+            "interlock_webhooks",
+            "Inbound webhook events, by account and result.",
+            ["account", "result"],
+            registry=registry,
+        )
+        self.inbound_events = Counter(
+            "interlock_inbound_events",
+            "Events of providers that were looked at, by what became of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.inbound_overdue_seconds = Gauge(
+            "interlock_inbound_events_overdue_seconds",
+            "How long the first event of a provider that is due has been waiting to be applied.",
             registry=registry,
         )
 

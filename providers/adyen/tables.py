@@ -209,8 +209,8 @@ CANCEL_OR_REFUND: Final = "CANCEL_OR_REFUND"
 ACTIONS: Final[Mapping[str, Kind]] = {"cancel": Kind.VOID, "refund": Kind.REFUND}
 """What a CANCEL_OR_REFUND did, by ``modification.action``. We never ask for one, so it was asked for in the Customer Area.
 
-The word is not signed, and can do no harm: a cancel is believed only of an authorization that nothing was captured of, which
-nothing but a cancel could release; a refund that is not ours changes nothing.
+The word is not signed, and can do no harm: a cancel ends an authorization that nothing was captured of, which nothing but a cancel
+could release, and what was captured stays captured; a refund that is not ours changes nothing.
 """
 
 # How our operation ids begin. A reference of another form is a payment that we did not make.

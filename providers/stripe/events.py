@@ -132,16 +132,14 @@ def translated(event: WebhookEvent) -> Event:
     if reader is None or event.data is None:
         return kept
     try:
-        told = reader(kept, event.data.object)
-        if event.type == DETACHED:
-            told = _detached(told, event.data)
+        told = reader(kept, event.data)
     except (UnreadableError, MoneyError):
         return kept
     return kept if isinstance(told.outcome, Unknown) else told  # a status we do not know is no news
 
 
-def _intent_event(kept: Event, body: msgspec.Raw) -> Event:
-    intent = read(body, Intent)
+def _intent_event(kept: Event, data: _EventObject) -> Event:
+    intent = read(data.object, Intent)
     kind, operation, outcome = _meant(intent)
     return replace(
         kept,
@@ -178,9 +176,9 @@ def _taken(intent: Intent) -> Money:
     return from_provider(min(own, intent.amount_received), intent.currency, UNITS)
 
 
-def _setup_event(kept: Event, body: msgspec.Raw) -> Event:
+def _setup_event(kept: Event, data: _EventObject) -> Event:
     """A SetupIntent has no currency: ours stands in its metadata."""
-    setup = read(body, Setup)
+    setup = read(data.object, Setup)
     if CURRENCY not in setup.metadata:
         return kept  # none of ours
     return replace(
@@ -193,8 +191,8 @@ def _setup_event(kept: Event, body: msgspec.Raw) -> Event:
     )
 
 
-def _refund_event(kept: Event, body: msgspec.Raw) -> Event:
-    refund = read(body, RefundObject)
+def _refund_event(kept: Event, data: _EventObject) -> Event:
+    refund = read(data.object, RefundObject)
     return replace(
         kept,
         kind=Kind.REFUND,
@@ -205,8 +203,8 @@ def _refund_event(kept: Event, body: msgspec.Raw) -> Event:
     )
 
 
-def _dispute_event(kept: Event, body: msgspec.Raw) -> Event:
-    dispute = read(body, DisputeObject)
+def _dispute_event(kept: Event, data: _EventObject) -> Event:
+    dispute = read(data.object, DisputeObject)
     status = DISPUTE_STATUSES.get(dispute.status)
     if status is None:
         return kept
@@ -222,47 +220,44 @@ def _dispute_event(kept: Event, body: msgspec.Raw) -> Event:
     return replace(kept, provider_id=dispute.id, provider_payment_id=dispute.payment_intent, dispute=news)
 
 
-def _method_event(kept: Event, body: msgspec.Raw) -> Event:
+def _method_event(kept: Event, data: _EventObject) -> Event:
     """A PaymentMethod that Stripe or the network has changed. One without a Customer was for one payment."""
-    method = read(body, MethodObject)
+    method = read(data.object, MethodObject)
     card = method.card.facts() if method.card else None
     return replace(kept, token=_token_news(method.customer, method.id, alive=True, card=card))
 
 
-DETACHED: Final = "payment_method.detached"
-
-
-def _detached(told: Event, data: _EventObject) -> Event:
+def _detached(kept: Event, data: _EventObject) -> Event:
     """It can never be charged again. Whose it was stands in what it was before."""
     owner = (data.previous_attributes or {}).get("customer")
     method = read(data.object, MethodObject)
-    return replace(told, token=_token_news(owner if isinstance(owner, str) else None, method.id, alive=False))
+    return replace(kept, token=_token_news(owner if isinstance(owner, str) else None, method.id, alive=False))
 
 
 def _token_news(owner: str | None, method: str, *, alive: bool, card: CardFacts | None = None) -> TokenNews:
     return TokenNews((f"{owner}/{method}", method) if owner else (method,), alive, card)
 
 
-def _warning_event(kept: Event, body: msgspec.Raw) -> Event:
-    warning = read(body, WarningObject)
+def _warning_event(kept: Event, data: _EventObject) -> Event:
+    warning = read(data.object, WarningObject)
     notice = Notice(NoticeKind.FRAUD_WARNING, warning.id, warning.fraud_type)
     return replace(kept, provider_payment_id=warning.payment_intent, notice=notice)
 
 
-def _review_event(kept: Event, body: msgspec.Raw) -> Event:
-    review = read(body, ReviewObject)
+def _review_event(kept: Event, data: _EventObject) -> Event:
+    review = read(data.object, ReviewObject)
     kind = NoticeKind.REVIEW_OPENED if review.closed_reason is None else NoticeKind.REVIEW_CLOSED
     notice = Notice(kind, review.id, review.closed_reason or review.reason)
     return replace(kept, provider_payment_id=review.payment_intent, notice=notice)
 
 
-def _report_event(kept: Event, body: msgspec.Raw) -> Event:
-    report = read(body, ReportObject)
+def _report_event(kept: Event, data: _EventObject) -> Event:
+    report = read(data.object, ReportObject)
     url = report.result.url if report.result else None
     return replace(kept, notice=Notice(NoticeKind.REPORT, report.id, report.report_type, report_url=url))
 
 
-_Reader = Callable[[Event, msgspec.Raw], Event]
+_Reader = Callable[[Event, _EventObject], Event]
 _READERS: Final[Mapping[str, _Reader]] = {
     "payment_intent.succeeded": _intent_event,
     "payment_intent.amount_capturable_updated": _intent_event,
@@ -286,7 +281,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "payment_method.attached": _method_event,
     "payment_method.automatically_updated": _method_event,
     "payment_method.updated": _method_event,
-    DETACHED: _method_event,
+    "payment_method.detached": _detached,
     "radar.early_fraud_warning.created": _warning_event,
     "radar.early_fraud_warning.updated": _warning_event,
     "review.opened": _review_event,

@@ -142,6 +142,27 @@ async def test_a_won_dispute_stays_won_although_the_answer_to_its_defense_was_lo
     assert replay.status_code == 200
 
 
+async def test_what_a_dispute_says_of_an_unknown_answer_is_not_lost_with_the_process_that_heard_it(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    """The dispute's new status is written; the process dies before it can write what that says about our answer."""
+    async with open_gateway(("stripe",), listening=True) as inside:
+        merchant = inside.merchant
+        _, dispute = await disputed(merchant, "stripe", flow)
+        psps.fault("stripe", "defend", "garbage")
+        await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
+        await reached(merchant, dispute["id"], "won", flow)
+        open_again = "UPDATE operation SET status = 'unknown', due_at = now() + interval '1 day' WHERE kind = 'defend'"
+        inside.database.rows(open_again)
+        inside.database.rows("UPDATE webhook_inbox SET due_at = now()")
+        await inside.house.inbox.apply_due(inside.house.deps.accounts, 100)
+        status = inside.database.value("SELECT status FROM operation WHERE kind = 'defend'")
+        told = inside.database.rows("SELECT result FROM webhook_inbox WHERE starts_with(type, 'charge.dispute.')")
+
+    assert {row["result"] for row in told} == {"no_news"}
+    assert status == "succeeded"
+
+
 async def test_what_is_accepted_is_lost_only_once_the_provider_has_taken_it_and_late_news_does_not_reopen_it(
     open_gateway: Open, psps: Psps, flow: type[Kit]
 ) -> None:

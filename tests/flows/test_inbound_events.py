@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import pytest
 
+from gateway import inbound
+from gateway.admin import replay_inbound
 from gateway.inbound import RESULTS, STATUSES
+from gateway.news import wake
 from providers.contract import fingerprint_of
 from webhooks.refusals import REASONS
 
 if TYPE_CHECKING:
-    from tests.conftest import Commands, Database, Inside, Kit, Merchant, Open, Processes, Psps
+    from tests.conftest import Commands, Configuration, Database, Inside, Kit, Merchant, Open, Processes, Psps
 
 ROOT: Final = Path(__file__).parent.parent.parent
 PATH: Final = "/v1/inbound_events"
@@ -228,10 +232,77 @@ async def test_several_are_replayed_after_they_were_counted(
         after = {event["provider_event_id"]: event["result"] for event in await listed(inside.merchant)}
 
     assert (dry["object"], dry["dry_run"], dry["events"]) == ("inbound_replay", True, 2)
-    assert (dry["by_result"], dry["more"]) == ({"failed": 2}, False)
+    assert (dry["by_result"], dry["after"]) == ({"failed": 2}, None)
     assert (len(untouched), none["events"], done["events"], len(waiting)) == (2, 0, 2, 2)
     assert done["dry_run"] is False
     assert after == {"evt_1": "no_news", "evt_2": "operation_not_found"}
+
+
+async def test_more_than_one_call_takes_is_taken_by_several(
+    open_gateway: Open, database: Database, flow: type[Kit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbound, "REPLAY_MAX", 2)
+    async with open_gateway() as inside:
+        for number in range(5):
+            await tell(inside, flow, "order-of-another-shop", str(number))
+        await all_looked_at(database, flow)
+        database.rows(
+            "UPDATE webhook_inbox SET received_at = '2026-11-01', applied_at = now(), due_at = NULL, tries = 6"
+        )
+        taken: list[tuple[bool, int, int]] = []
+        for dry_run in (True, False):
+            after = None
+            while not taken or after is not None or taken[-1][0] is not dry_run:
+                body = {"account": "stripe", "dry_run": dry_run, "after": after}
+                answer = (await inside.merchant.post(f"{PATH}/replay", body)).json()
+                after = answer["after"]
+                due = database.value("SELECT count(*) FROM webhook_inbox WHERE due_at IS NOT NULL")
+                taken.append((dry_run, answer["events"], due))
+        oldest = [event["id"] for event in reversed(await listed(inside.merchant))]
+        behind = {"account": "stripe", "after": oldest[2]}
+        rest = (await inside.merchant.post(f"{PATH}/replay", behind)).json()
+
+    assert taken == [(True, 2, 0), (True, 2, 0), (True, 1, 0), (False, 2, 2), (False, 2, 4), (False, 1, 5)]
+    assert (rest["events"], rest["after"]) == (2, oldest[4])
+
+
+async def test_the_command_line_goes_on_until_all_is_replayed(
+    open_gateway: Open,
+    configuration: Configuration,
+    database: Database,
+    flow: type[Kit],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbound, "REPLAY_MAX", 2)
+    for name, value in configuration.environment(configuration.accounts()).items():
+        monkeypatch.setenv(name, value)
+    async with open_gateway() as inside:
+        for number in range(5):
+            await tell(inside, flow, "order-of-another-shop", str(number))
+        await all_looked_at(database, flow)
+        database.rows("UPDATE webhook_inbox SET applied_at = now(), due_at = NULL, tries = 6")
+        said: list[str] = []
+        await replay_inbound(["stripe"], "1h", {}, said.append, dry_run=False)
+        due = database.value("SELECT count(*) FROM webhook_inbox WHERE due_at IS NOT NULL")
+
+    assert [line.partition(" ")[0] for line in said[:3]] == ["2", "4", "5"], said
+    assert said[3:] == ["  operation_not_found: 5"]
+    assert due == 5
+
+
+async def test_replays_and_a_worker_at_the_same_moment_take_turns(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        for number in range(20):
+            await tell(inside, flow, "att_" + "0" * 32, str(number))
+        await all_looked_at(database, flow)
+        log, wanted = inbound.InboundLog(inside.house.pool), inbound.Wanted(["stripe"])
+        for _ in range(5):
+            replays = asyncio.gather(*(log.replay(wanted, dry_run=False) for _ in range(6)))
+            wakes = asyncio.gather(*(wake(inside.house.pool) for _ in range(6)))
+            done, _, _ = await asyncio.gather(replays, inside.work(), wakes)
+            assert [each.events for each in done] == [20] * 6
 
 
 @pytest.mark.parametrize(
@@ -244,6 +315,8 @@ async def test_several_are_replayed_after_they_were_counted(
         ({"created": {"gte": "x"}}, "created[gte]"),
         ({"created": {"from": "x"}}, "created.from"),
         ({"dry_run": "no", "account": "stripe"}, "dry_run"),
+        ({"after": "iev_1", "account": "stripe"}, "after"),
+        ({"after": "iev_" + "0" * 32}, None),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -461,7 +461,7 @@ async def test_a_release_of_another_attempt_does_not_confirm_a_failovers_void(op
         event = Event("evt_1", "CANCELLATION", Kind.VOID, provider_payment_id="another", outcome=released)
         applied = await news.apply("adyen", event, inside.house.deps)
 
-    assert applied.result == "no_news"
+    assert applied.result == "waits_for_attempt"
     assert inside.database.value("SELECT status FROM operation WHERE kind = 'void'") == "pending"
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from gateway.disputes import Dispute, shows_more, told
+from gateway.disputes import Dispute, facts_in, shows_more, told
 from providers.contract import DisputeNews, DisputeStatus
 from providers.money import Money
 
@@ -32,7 +32,23 @@ COURSES: Final[dict[str, tuple[tuple[int, DisputeStatus], ...]]] = {
     "an answer before the chargeback": ((0, S.NEEDS_RESPONSE), (4, S.UNDER_REVIEW), (6, S.NEEDS_RESPONSE)),
     "an inquiry that came to nothing": ((0, S.INQUIRY), (4, S.UNDER_REVIEW), (6, S.CLOSED)),
     "all in one second": ((0, S.NEEDS_RESPONSE), (0, S.UNDER_REVIEW), (0, S.LOST)),
+    "won, and taken up again": ((0, S.NEEDS_RESPONSE), (5, S.UNDER_REVIEW), (7, S.WON), (9, S.UNDER_REVIEW)),
+    "won after it was taken up again": ((5, S.UNDER_REVIEW), (7, S.WON), (9, S.UNDER_REVIEW), (11, S.WON)),
+    "lost, won, and taken up again": ((5, S.LOST), (7, S.WON), (9, S.UNDER_REVIEW), (9, S.WON)),
 }
+ENDS: Final = (
+    S.WON,
+    S.LOST,
+    S.WON,
+    S.LOST,
+    S.NEEDS_RESPONSE,
+    S.CLOSED,
+    S.LOST,
+    S.UNDER_REVIEW,
+    S.WON,
+    S.WON,
+)
+"""Where each of them stands in the end."""
 
 
 def news(status: DisputeStatus, **facts: object) -> DisputeNews:
@@ -43,6 +59,7 @@ def opened(first: DisputeNews, at: datetime) -> Dispute:
     return Dispute(
         "dp_1", "pay_1", "a", "psp", first.dispute_id, first.status, first.amount.amount_minor, "EUR",
         first.reason, first.network_reason_code, first.respond_by, at, START, START,
+        dict.fromkeys((first.status.value, *facts_in(first)), at),
     )  # fmt: skip
 
 
@@ -57,23 +74,59 @@ def heard(tellings: Sequence[tuple[int, DisputeNews]]) -> Dispute:
 
 def test_every_order_of_every_course_leaves_the_same(proved: Callable[[str], None]) -> None:
     orders = 0
-    for name, course in COURSES.items():
+    for (name, course), end in zip(COURSES.items(), ENDS, strict=True):
         tellings = [(at, news(status)) for at, status in course]
-        left = set()
+        left = []
         for order in itertools.permutations(tellings):
-            left |= {heard(order), heard([*order, *order]), heard([*order, *reversed(order)])}
-            orders += 3
-        assert len(left) == 1, (name, left)
+            left += [heard(order), heard([*order, *order]), heard([*order, *reversed(order)])]
+        orders += len(left)
+        assert all(each == left[0] for each in left), name
+        assert left[0].status is end, name
     proved(f"orders of what is told of a dispute: {orders} of {len(COURSES)} courses, one end each")
 
 
 def test_random_courses_end_alike_however_they_are_shuffled() -> None:
     rng = random.Random(26)
-    for _ in range(500):
-        tellings = [(rng.randrange(6), news(rng.choice(list(S)))) for _ in range(rng.randrange(2, 7))]
-        shuffled = [rng.sample(tellings, len(tellings)) for _ in range(20)]
 
-        assert len({heard(each) for each in shuffled}) == 1, tellings
+    def said() -> DisputeNews:
+        facts = {
+            "amount": Money(rng.randrange(1, 4), "EUR"),
+            "reason": rng.choice([None, "fraudulent", "duplicate"]),
+            "network_reason_code": rng.choice([None, "10.4", "4837"]),
+            "respond_by": rng.choice([None, START, START + timedelta(days=1)]),
+        }
+        return news(rng.choice(list(S)), **facts)
+
+    for _ in range(500):
+        tellings = [(rng.randrange(6), said()) for _ in range(rng.randrange(2, 7))]
+        left = [heard(rng.sample(tellings, len(tellings))) for _ in range(20)]
+
+        assert all(each == left[0] for each in left), tellings
+
+
+def test_the_newest_telling_of_a_fact_stands_and_what_it_does_not_tell_stays() -> None:
+    due = START + timedelta(days=7)
+    first = news(S.NEEDS_RESPONSE, reason="fraudulent", respond_by=due)
+    last = news(S.NEEDS_RESPONSE, reason="duplicate", amount=Money(500, "EUR"))
+
+    for order in ([(0, first), (9, last)], [(9, last), (0, first)]):
+        left = heard(order)
+        assert (left.reason, left.amount, left.respond_by, left.news_at) == (
+            "duplicate",
+            500,
+            due,
+            START + timedelta(seconds=9),
+        )
+
+
+def test_a_dispute_that_a_version_before_has_written_goes_on() -> None:
+    written = replace(opened(news(S.WON), START), heard={})
+
+    assert told(written, news(S.UNDER_REVIEW), START - timedelta(seconds=1), START) is not None
+    assert (told(written, news(S.UNDER_REVIEW), START - timedelta(seconds=1), START) or written).status is S.WON
+    assert (
+        told(written, news(S.UNDER_REVIEW), START + timedelta(seconds=1), START) or written
+    ).status is S.UNDER_REVIEW
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -102,5 +155,6 @@ def test_what_stands_as_before_is_remembered_and_shows_nothing() -> None:
 
     assert later is not None
     assert not shows_more(known, later)
-    assert later == replace(known, news_at=START + timedelta(seconds=9))
+    assert later.news_at == START + timedelta(seconds=9)
+    assert set(later.heard.values()) == {START + timedelta(seconds=9)}
     assert told(later, news(S.NEEDS_RESPONSE), START, START) is None

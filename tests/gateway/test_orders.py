@@ -18,7 +18,8 @@ from providers.money import Money
 
 NOW: Final = datetime(2026, 11, 21, tzinfo=UTC)
 S: Final = OperationStatus
-News = tuple[str, Outcome]
+News = tuple[str, Outcome | None]
+"""An operation, and what is told of it; nothing where it is told that the provider has released it."""
 
 
 def operation(
@@ -71,16 +72,25 @@ def accepted(_: Payment, name: str) -> News:
     return name, Pending(f"psp-{name}")
 
 
+def released(_: Payment, name: str) -> News:
+    return name, None
+
+
 def heard(payment: Payment, news: Sequence[News]) -> Payment:
     """The payment once all of it was told, and what had to wait was told again, as the inbox does."""
     waiting = list(news)
     for _ in range(2):
         later: list[News] = []
         for name, outcome in waiting:
-            change = lifecycle.decide(payment, name, outcome, payment.plan({name: outcome}), driven=False, now=NOW)
+            if outcome is None:
+                change = lifecycle.released(payment, payment.operation(name), lapsed=True, now=NOW)
+            else:
+                change = lifecycle.decide(payment, name, outcome, payment.plan({name: outcome}), driven=False, now=NOW)
             if isinstance(change, Change):
                 payment = change.payment
-            elif isinstance(outcome, Declined) and lifecycle.refunded_since(payment, payment.operation(name)):
+            elif (outcome is None and payment.amount_capturing) or (
+                isinstance(outcome, Declined) and lifecycle.refunded_since(payment, payment.operation(name))
+            ):
                 later.append((name, outcome))
         waiting = later
     return replace(payment, version=0)
@@ -109,11 +119,40 @@ LIVES: Final = {
         paid(Status.REQUIRES_CAPTURE, TAKEN, replace(BACK, seq=3), captured=1000, refunding=700),
         ((happened, "attempt"), (happened, "taken"), (happened, "back"), (undone, "back"), (undone, "taken")),
     ),
+    "a capture fails after all, and the authorization runs out": (
+        paid(Status.REQUIRES_CAPTURE, TAKEN, captured=1000),
+        ((happened, "attempt"), (happened, "taken"), (undone, "taken"), (released, "attempt")),
+    ),
+    "the authorization runs out while a capture is open that fails after all": (
+        paid(Status.REQUIRES_CAPTURE, FIRST, capturing=1000),
+        ((happened, "attempt"), (happened, "first"), (undone, "first"), (released, "attempt")),
+    ),
+    "the last capture fails after all, and the authorization runs out": (
+        paid(Status.REQUIRES_CAPTURE, LAST, capturing=999),
+        ((happened, "attempt"), (happened, "last"), (undone, "last"), (released, "attempt")),
+    ),
+    "one of two captures fails after all, and the authorization runs out": (
+        paid(Status.REQUIRES_CAPTURE, FIRST, REST, capturing=1500),
+        ((happened, "first"), (undone, "first"), (happened, "rest"), (released, "attempt"), (happened, "attempt")),
+    ),
     "one of two refunds fails after all": (
         paid(Status.REQUIRES_CAPTURE, TAKEN, LAST, BACK, MORE, captured=1000, capturing=999, refunding=1000),
         ((happened, "last"), (happened, "back"), (undone, "back"), (happened, "more"), (happened, "taken")),
     ),
 }
+
+
+CANCELED: Final = [name for name in LIVES if "runs out" in name and "two captures" not in name]
+
+
+@pytest.mark.parametrize("name", CANCELED)
+def test_what_was_released_holds_nothing_once_its_capture_has_failed(name: str) -> None:
+    payment, told = LIVES[name]
+    for order in itertools.permutations(make(payment, about) for make, about in told):
+        left = heard(payment, order)
+
+        assert (left.status, left.cancellation_reason) == (Status.CANCELED, "authorization_expired")
+        assert (left.amount_capturable, left.amount_captured, left.attempts[0].status) == (0, 0, S.EXPIRED)
 
 
 @pytest.mark.parametrize("name", LIVES)

@@ -278,6 +278,28 @@ def test_a_notice_of_adyens(code: str, extra: Any, notice: Notice, at_adyen: Any
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "http://ca-test.adyen.com/reports/x.csv",
+        "https://adyen.com.evil.example/x.csv",
+        "https://evil.example/.adyen.com/x.csv",
+        "https://evil.example\\.adyen.com/x.csv",
+        "https://ca-test.adyen.com@evil.example/x.csv",
+        "https://user@ca-test.adyen.com/x.csv",
+        "https://evil-adyen.com/x.csv",
+        "https://ca-test.adyen.com",
+        "https://ca-test.adyen.com/x\n.csv",
+        "it is ready",
+        "",
+    ],
+)
+def test_a_report_lies_at_adyens_or_nobody_knows_where(address: str, at_adyen: Any, kit: Any) -> None:
+    told = told_by_adyen(at_adyen, adyen_item(kit, "REPORT_AVAILABLE", pspReference="x.csv", reason=address))
+
+    assert told.notice == Notice(NoticeKind.REPORT, "x.csv")
+
+
+@pytest.mark.parametrize(
     ("action", "kind"), [("cancel", Kind.VOID), ("refund", Kind.REFUND), ("cancelorrefund", None), (None, None)]
 )
 def test_a_cancel_or_refund_is_what_its_action_says(action: Any, kind: Any, at_adyen: Any, kit: Any) -> None:

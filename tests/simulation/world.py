@@ -274,7 +274,7 @@ class World:
         async def apply(account: str, event: Event) -> Applied:
             return await news.apply(account, event, deps)
 
-        inbox = Inbox(pool, KEYS.sealer.seal, KEYS.sealer.open, apply)
+        inbox = Inbox(pool, KEYS.sealer.seal, KEYS.sealer.open, apply, lambda _: None)
         outbox = Outbox(
             pool, Egress(), lambda *_: {}, endpoint_event, draw=self.nature.random
         )  # nobody is told in here

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import httpx
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.embedded import SUPERUSER, Postgres
+from gateway.inbound import status_of
+from gateway.watch import Watch
 from gateway.worker import jobs
+from webhooks.inbox import LADDER_S
 
 if TYPE_CHECKING:
     from tests.conftest import Database, Inside, Kit, Open, Processes, Psps
@@ -122,6 +128,73 @@ async def test_an_event_whose_tries_are_over_is_applied_too_when_its_payment_app
 
     assert too_old == "operation_not_found"
     assert inbox(database)["result"] == "applied"
+
+
+async def test_what_is_due_is_applied_although_nobody_can_look_for_what_others_wait_for(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        _, inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)["inbound"]
+        body = disputed("pi_1", "1").replace(b"charge.dispute.created", b"balance.available")
+        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        database.rows("UPDATE webhook_inbox SET due_at = now()")
+        database.rows("ALTER TABLE operation RENAME TO elsewhere")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await inbound()
+
+    assert database.value("SELECT result FROM webhook_inbox") == "kept"
+
+
+async def test_events_of_an_account_that_is_not_configured_are_given_up_and_say_what_to_do(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        body = disputed("pi_1", "1")
+        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        database.rows("UPDATE webhook_inbox SET account = 'gone'")
+        seen = []
+        for _ in range(len(LADDER_S) + 1):
+            await inside.work()
+            seen.append(inbox(database)["due_at"] is not None)
+
+    given_up = inbox(database)
+    assert seen == [*[True] * len(LADDER_S), False]
+    assert status_of(given_up["result"], ended=given_up["applied_at"] is not None) == "failed"
+    assert given_up["result"] == "account_not_configured"
+
+
+async def test_an_event_that_breaks_is_named_in_the_log_with_the_place_where_it_broke(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        body = disputed("pi_1", "1")
+        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        database.rows("UPDATE webhook_inbox SET sealed_body = 'nonsense'")
+        with capture_logs() as lines:
+            await inside.work()
+        count = inside.house.registry.get_sample_value("interlock_inbound_events_total", {"result": "failed"})
+
+    (line,) = [line for line in lines if line["event"] == "webhook_apply_failed"]
+    assert (line["inbox_id"], line["account"]) == (inbox(database)["id"], "stripe")
+    assert re.fullmatch(r"\w+\.py:\d+", line["where"])
+    assert count == 1
+
+
+async def test_the_watch_tells_how_long_what_is_due_has_waited(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        watch = Watch(inside.house.pool, inside.house.gate, inside.house.deps)
+        seen = []
+        body = disputed("pi_1", "1")
+        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        for due in ("now() + interval '1 hour'", "now() - interval '1 hour'", "NULL"):
+            database.rows(f"UPDATE webhook_inbox SET due_at = {due}")
+            await watch.look()
+            seen.append(inside.house.registry.get_sample_value("interlock_inbound_events_overdue_seconds"))
+
+    assert (seen[0], seen[2]) == (0, 0)
+    assert 3600 <= (seen[1] or 0) < 3700
 
 
 async def test_a_worker_applies_an_early_event_within_seconds_of_its_payment(

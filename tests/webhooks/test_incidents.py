@@ -133,6 +133,27 @@ async def test_an_account_that_speaks_of_anothers_operation_is_an_incident(
     )
 
 
+OTHERS: Final = (
+    '[accounts.other_stripe]\nmerchant = "mer_other"\nprovider = "stripe"\n'
+    'api_key_env = "FLOWS_STRIPE_API_KEY"\nwebhook_secret_env = "FLOWS_STRIPE_WEBHOOK_SECRET"\n'
+)
+
+
+async def test_a_merchants_account_that_speaks_of_anothers_operation_is_told_nothing_and_tells_nothing(
+    open_gateway: Open, psps: Psps, database: Database, flow: type[Kit]
+) -> None:
+    async with open_gateway(more=OTHERS) as inside:
+        payment, operation = await unknown(inside, psps, "stripe")
+        result = await hear(inside, "other_stripe", event("stripe", flow, operation))
+        woken = await news.wake(inside.house.pool)
+        after = await inside.merchant.payment(payment["id"])
+        found = await incidents(inside)
+
+    (row,) = database.rows("SELECT payment_id, due_at, applied_at IS NULL AS waits FROM webhook_inbox")
+    assert (result, woken, after["status"], found) == (["operation_not_found"], 0, "processing", [])
+    assert row == {"payment_id": None, "due_at": None, "waits": False}
+
+
 async def test_an_approval_of_what_had_ended_is_an_incident_once_however_often_it_is_heard(
     open_gateway: Open, flow: type[Kit]
 ) -> None:
@@ -177,6 +198,28 @@ async def test_a_capture_that_fails_after_it_was_refunded_waits_for_the_refund_a
     )
     assert (then.result, late.result) == ("applied", "applied")
     assert (after["status"], after["amount_received"], after["amount_refunded"]) == ("requires_capture", 0, 0)
+
+
+async def test_what_was_decided_meanwhile_is_what_a_capture_that_fails_after_its_refund_is_compared_with(
+    open_gateway: Open, psps: Psps, database: Database
+) -> None:
+    """The payment was read while its capture was open; by the time that its failure is written it is captured and refunded."""
+    async with open_gateway(("stripe",)) as inside:
+        merchant, deps = inside.merchant, inside.house.deps
+        payment = await merchant.charged(capture_method="manual")
+        psps.fault("stripe", "capture", "garbage")
+        await merchant.post(f"/v1/payments/{payment['id']}/capture")
+        capture = database.operations(payment["id"])[-1]["id"]
+        before = await deps.queries.operation(capture)
+        assert before is not None
+        taken = Approved(before[1].provider_id or "ch_1", Money(1999, "EUR"), captured=True)
+        await record(*before, taken, source="sweep", deps=deps)
+        await merchant.post("/v1/refunds", {"payment": payment["id"], "amount": 500})
+        applied = await news._recorded(*before, Declined(failed_after_all("reversed"), "ch_1"), deps)
+        found = await incidents(inside)
+
+    assert before[1].status == "unknown"
+    assert (applied.result, [each["kind"] for each in found]) == ("waits_for_refund", ["contradiction"])
 
 
 class Away:

@@ -8,16 +8,19 @@ import hashlib
 import hmac
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from psycopg.types.json import Jsonb
 
+from gateway import news as news_of_events
+from gateway.methods import ERASABLE
 from gateway.queries import StoredMethod
-from gateway.tokens import token_told
-from providers.contract import CardFacts, TokenNews
+from gateway.tokens import shows_more, token_told
+from providers.contract import CardFacts, Event, TokenNews
 from providers.sandbox.signatures import adyen_signature
 
 if TYPE_CHECKING:
@@ -43,48 +46,92 @@ def news(*, alive: bool = True, card: CardFacts | None = None, name: str = "cus_
     return TokenNews((name, name.rpartition("/")[2]), alive, card)
 
 
-def test_a_dead_token_is_removed_and_remembered_and_the_others_stay() -> None:
-    after = token_told(method(), "stripe", news(alive=False), NOW)
+def heard(stored: StoredMethod, said: TokenNews, at: datetime = NOW, *, account: str = "stripe") -> StoredMethod:
+    """The method once it was told."""
+    return token_told(stored, account, said, at, NOW) or stored
 
-    assert after is not None
-    assert (after.tokens, after.dead_tokens, after.updated_at) == ({"adyen": "T"}, ["cus_1/pm_1"], NOW)
+
+def test_a_dead_token_is_removed_and_remembered_and_the_others_stay() -> None:
+    after = heard(method(), news(alive=False))
+
+    assert (after.tokens, after.updated_at) == ({"adyen": "T"}, NOW)
+    assert after.dead_tokens == ["cus_1/pm_1", "pm_1"]
 
 
 def test_what_is_told_late_of_a_dead_token_brings_nothing_back() -> None:
-    dead = method(tokens={}, dead_tokens=["cus_1/pm_1"])
+    dead = heard(method(), news(alive=False))
 
-    assert token_told(dead, "stripe", news(card=NEWER), NOW) is None
-    assert token_told(dead, "stripe", news(alive=False), NOW) is None
+    assert heard(dead, news()) == dead
+    assert heard(dead, news(alive=False)) == dead
+
+
+def test_a_token_that_dies_before_it_was_handed_out_is_never_taken() -> None:
+    dead = heard(method(tokens={}), news(alive=False))
+
+    assert (shows_more(method(tokens={}), dead), dead.updated_at) == (False, None)
+    assert heard(dead, news()).tokens == {}
 
 
 def test_a_replaced_card_is_shown_as_it_is_now() -> None:
-    after = token_told(method(), "stripe", news(card=NEWER), NOW)
+    after = heard(method(), news(card=NEWER))
 
-    assert after is not None
     assert after.card == {**CARD, "exp_month": 2, "exp_year": 2032}
-    assert after.tokens == method().tokens
+    assert (after.tokens, after.card_told_at) == (method().tokens, NOW)
 
 
 def test_of_another_number_the_first_digits_are_not_known() -> None:
-    after = token_told(method(), "stripe", news(card=replace(NEWER, last4="1111")), NOW)
+    after = heard(method(), news(card=replace(NEWER, last4="1111")))
 
-    assert after is not None
     assert (after.card or {})["bin"] is None
     assert (after.card or {})["last4"] == "1111"
 
 
-def test_the_same_facts_are_no_news_and_a_sealed_card_stays_what_its_holder_brought() -> None:
+def test_the_same_facts_show_nothing_and_what_is_older_than_they_are_does_not_win_later() -> None:
     same = CardFacts(brand="visa", last4="4242", exp_month=1, exp_year=2027)
+    after = heard(method(), news(card=same))
 
-    assert token_told(method(), "stripe", news(card=same), NOW) is None
-    assert token_told(method(sealed_card=b"card"), "stripe", news(card=NEWER), NOW) is None
+    assert not shows_more(method(), after)
+    assert after.updated_at is None
+    assert heard(after, news(card=NEWER), NOW - timedelta(seconds=1)) == after
 
 
-def test_a_token_that_was_handed_out_just_now_is_taken() -> None:
-    after = token_told(method(tokens={"adyen": "T"}), "stripe", news(), NOW)
+def test_a_sealed_card_stays_what_its_holder_brought() -> None:
+    assert token_told(method(sealed_card=b"card"), "stripe", news(card=NEWER), NOW, NOW) is None
 
-    assert after is not None
-    assert after.tokens == {"adyen": "T", "stripe": "cus_1/pm_1"}
+
+def test_a_token_that_was_handed_out_just_now_is_taken_where_the_account_has_none() -> None:
+    assert heard(method(tokens={"adyen": "T"}), news()).tokens == {"adyen": "T", "stripe": "cus_1/pm_1"}
+    assert token_told(method(), "stripe", news(name="cus_1/pm_2", card=NEWER), NOW, NOW) is None
+
+
+OLD: Final = CardFacts(brand="visa", last4="4242", exp_month=1, exp_year=2027)
+REPLACED: Final = replace(NEWER, last4="1111", exp_year=2035)
+TOLD: Final = {
+    # seconds of the provider's clock, and what it said then
+    "stripe": (
+        (0, news(card=OLD)),
+        (1, news(card=NEWER)),
+        (1, news(card=REPLACED)),
+        (2, news(card=REPLACED)),
+        (3, news(alive=False)),
+    ),
+    "adyen": ((0, news(name="S/T")), (1, news(name="S/T")), (1, news(name="S/T")), (2, news(name="S/T", alive=False))),
+}
+
+
+@pytest.mark.parametrize("account", TOLD)
+def test_whatever_order_is_told_of_a_token_the_same_method_is_left(account: str, proved: Callable[[str], None]) -> None:
+    ends, orders = set(), 0
+    for order in itertools.permutations(TOLD[account]):
+        for said in (order, [*order, *order], [*order, *reversed(order)]):
+            stored = method(tokens={"stripe": "cus_1/pm_1"} if account == "stripe" else {})
+            for at, each in said:
+                stored = heard(stored, each, NOW + timedelta(seconds=at), account=account)
+            ends.add(str((stored.tokens, stored.dead_tokens, stored.card, stored.card_told_at)))
+            orders += 1
+
+    assert len(ends) == 1, ends
+    proved(f"orders of what {account} tells of a token: {orders}, one end")
 
 
 # --- In the house -------------------------------------------------------------------------------------------------------
@@ -155,6 +202,10 @@ async def shown(inside: Inside, method_id: str) -> dict[str, Any]:
     return found
 
 
+def without(shown: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in shown.items() if name not in names}
+
+
 def told(database: Database, type_: str) -> list[dict[str, Any]]:
     rows = database.rows("SELECT body FROM event WHERE type = %(type)s ORDER BY id", type=type_)
     return [json.loads(row["body"])["data"] for row in rows]
@@ -181,7 +232,7 @@ async def test_a_detached_method_is_charged_at_that_account_no_more(
         revived = await hear(inside, "stripe", late)
         after = [await shown(inside, each["id"]) for each in (both, bare, other)]
 
-    assert (first, again, revived) == ("applied", "token_not_found", "token_not_found")
+    assert (first, again, revived) == ("applied", "no_news", "no_news")
     assert [each["tokens"] for each in after] == [["adyen"], [], ["stripe"]]
     assert sorted(each["id"] for each in told(database, "payment_method.updated")) == sorted([both["id"], bare["id"]])
     assert told(database, "payment_method.updated")[0]["updated"] == after[0]["updated"] == after[1]["updated"]
@@ -214,7 +265,7 @@ async def test_the_network_replaces_a_card(open_gateway: Open, database: Databas
 
     assert results == ["applied", "no_news"]
     assert (after["card"]["last4"], after["card"]["exp_year"], after["tokens"]) == ("1111", 2033, ["stripe"])
-    assert told(database, "payment_method.updated") == [after]
+    assert told(database, "payment_method.updated") == [without(after, *ERASABLE)]
 
 
 async def test_a_token_that_the_answer_did_not_show_is_learned_from_its_webhook_and_never_after_its_end(
@@ -234,6 +285,59 @@ async def test_a_token_that_the_answer_did_not_show_is_learned_from_its_webhook_
 
     assert (created, disabled, late) == ("applied", "applied", "no_news")
     assert (learned["tokens"], after["tokens"]) == (["adyen"], [])
+
+
+@pytest.mark.parametrize("psp", TOLD)
+async def test_whatever_order_tokens_are_told_of_in_the_house_the_same_method_is_left(
+    psp: str, open_gateway: Open, database: Database, flow: type[Kit], proved: Callable[[str], None]
+) -> None:
+    async with open_gateway((psp,)) as inside:
+        deps = inside.house.deps
+        stored = (await inside.merchant.post("/v1/payment_methods", flow.card())).json()
+        charge = {"payment_method": stored["id"], "payment_method_data": None, "setup_future_usage": "off_session"}
+        there = (await inside.merchant.charged(**charge))["provider_payment_id"]
+        database.rows("UPDATE payment_method SET sealed_card = NULL, sealed_cvc = NULL")
+        tokens = {"stripe": "cus_1/pm_1"} if psp == "stripe" else {}
+        orders, ends = list(itertools.permutations(TOLD[psp][:1] + TOLD[psp][-3:])), set()
+        for order in orders:
+            database.rows(
+                "UPDATE payment_method SET tokens = %(tokens)s, card = %(card)s, dead_tokens = NULL, card_told_at = NULL",
+                tokens=Jsonb(tokens),
+                card=Jsonb(CARD),
+            )
+            for at, said in [*order, *order]:
+                event = Event(
+                    "evt", "X", provider_payment_id=there, occurred_at=NOW + timedelta(seconds=at), token=said
+                )
+                applied = await news_of_events.apply(psp, event, deps)
+                assert applied.result in {"applied", "no_news"}
+            ends.add(str(database.rows("SELECT tokens, dead_tokens, card, card_told_at FROM payment_method")))
+
+    assert len(ends) == 1, ends
+    proved(f"orders of what {psp} tells of a token, in the house: {len(orders)}, one end")
+
+
+async def test_erasing_a_customer_leaves_no_name_in_what_was_told(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    secrets = {"name": "Ada Lovelace", "email": "ada@example.com"}
+    async with open_gateway() as inside:
+        merchant = inside.merchant
+        customer = (await merchant.post("/v1/customers", {"name": secrets["name"]})).json()
+        fields = {"customer": customer["id"], "billing_details": secrets, "metadata": {"ring": "ada's bell"}}
+        answer = await merchant.post(
+            "/v1/payment_methods", {"type": "token", "tokens": {"stripe": "cus_1/pm_1"}} | fields
+        )
+        obj = {"id": "pm_1", "object": "payment_method", "customer": "cus_1", "card": {"brand": "visa", "last4": "1"}}
+        heard_of = await hear(inside, "stripe", by_stripe(flow, "payment_method.updated", obj))
+        await merchant.delete(f"/v1/customers/{customer['id']}")
+
+    assert (answer.status_code, heard_of) == (201, "applied"), answer.text
+    assert answer.json()["billing_details"]["name"] == secrets["name"]
+    (event,) = told(database, "payment_method.updated")
+    assert event.keys() == answer.json().keys() - set(ERASABLE)
+    rows = b"".join(bytes(row["body"]) for row in database.rows("SELECT body FROM event"))
+    assert not [word for word in (*secrets.values(), "ada's bell") if word.encode() in rows]
 
 
 async def test_another_merchants_methods_and_deleted_ones_are_left_alone(

@@ -446,7 +446,8 @@ async def test_a_release_that_is_heard_before_the_authorization_is_not_forgotten
         after = await merchant.payment(payment["id"])
 
     assert payment["status"] == "requires_action"
-    assert (early.again, held.result, again.result) == (True, "applied", "applied")
+    assert (early.result, early.again) == ("waits_for_attempt", True)
+    assert (held.result, again.result) == ("applied", "applied")
     assert (after["status"], after["cancellation_reason"]) == ("canceled", "authorization_expired")
 
 

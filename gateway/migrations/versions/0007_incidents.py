@@ -54,10 +54,14 @@ STATEMENTS: Final = (
     FOREIGN KEY (payment_id) REFERENCES payment (id)
 )""",
     "SET lock_timeout = '3s'",
-    "ALTER TABLE payment_method ADD COLUMN IF NOT EXISTS dead_tokens TEXT[]",
+    """ALTER TABLE payment_method ADD COLUMN IF NOT EXISTS dead_tokens TEXT[],
+    ADD COLUMN IF NOT EXISTS card_told_at TIMESTAMP WITH TIME ZONE""",
     "RESET lock_timeout",
     "DROP INDEX CONCURRENTLY IF EXISTS payment_method_by_token",  # one that was interrupted is there, and not valid
     "CREATE INDEX CONCURRENTLY payment_method_by_token ON payment_method USING gin (tokens jsonb_path_ops) WHERE reusable",
+    "DROP INDEX CONCURRENTLY IF EXISTS payment_method_by_dead_token",
+    """CREATE INDEX CONCURRENTLY payment_method_by_dead_token ON payment_method USING gin (dead_tokens)
+    WHERE dead_tokens IS NOT NULL""",
 )
 
 
