@@ -349,7 +349,12 @@ MUTANTS: Final = (
     Mutant("failover on unknown", failover_on_unknown, MONEY, SURPRISE | NOBODY_ELSE, (ONE_OPEN, ONE_LIVE)),
     Mutant("a fresh provider key per send", fresh_key_per_send, MONEY, SURPRISE | ONE_KEY),
     Mutant("5xx read as a decline", error_read_as_decline, MONEY),
-    Mutant("an attempt written after the call", written_after_the_call, MONEY, SURPRISE | {"intent before action"}),
+    Mutant(
+        "an attempt written after the call",
+        written_after_the_call,
+        MONEY,
+        SURPRISE | {"intent before action", "a decided answer stays"},
+    ),
     Mutant("Redis as the truth", redis_is_the_truth, MONEY),
     Mutant("a lookup's miss read as not executed", miss_read_as_not_executed, MONEY),
     Mutant(
