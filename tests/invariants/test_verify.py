@@ -330,7 +330,10 @@ INSERT INTO operation SELECT r.* FROM operation o, generate_series(%(first)s::in
     WHERE o.payment_id = {ORIGINAL};
 INSERT INTO change SELECT 'pay_z' || n, c.seq, c.at, c.source, c.news, c.from_status, c.to_status, c.reason, 'att_z' || n
     FROM change c, generate_series(%(first)s::int, %(last)s::int) n WHERE c.payment_id = {ORIGINAL};
-ANALYZE payment, operation, change
+INSERT INTO event SELECT r.* FROM event e, generate_series(%(first)s::int, %(last)s::int) n,
+    LATERAL jsonb_populate_record(e, jsonb_build_object('id', e.id || '_' || n, 'payment_id', 'pay_z' || n)) r
+    WHERE e.payment_id = {ORIGINAL};
+ANALYZE payment, operation, change, event
 """
 """Copies of the one payment that there is, with all of its rows but its key."""
 KEYS: Final = "COPY idempotency_key (merchant_id, livemode, key, fingerprint, payment_id, operation_id, status, answer, created_at) FROM STDIN"

@@ -355,7 +355,7 @@ MUTANTS: Final = (
         MONEY,
         SURPRISE | {"intent before action", "a decided answer stays"},
     ),
-    Mutant("Redis as the truth", redis_is_the_truth, MONEY),
+    Mutant("Redis as the truth", redis_is_the_truth, MONEY, SURPRISE | {"one key, one answer"}),
     Mutant("a lookup's miss read as not executed", miss_read_as_not_executed, MONEY),
     Mutant(
         "a refund without reservation",
