@@ -73,15 +73,10 @@ _COUNT: Final = Statement(
     """SELECT count(*) AS number FROM webhook_endpoint
     WHERE merchant_id = :merchant_id AND livemode = :livemode AND status <> 'deleted'"""
 )
-
-
-def _canceled(source: str) -> str:
-    """A part that cancels what is on its way. What is being written down just now holds its delivery, and waits for the endpoint that we hold."""
-    return f"""canceled AS (UPDATE delivery SET status = 'canceled', due_at = NULL FROM (SELECT d.endpoint_id, d.event_id
-    FROM {source} CROSS JOIN LATERAL {pending_of(f"{source}.id", str(CANCEL_MAX))} d) AS d
+# What is being written down just now is skipped: that statement holds its delivery, and waits for the endpoint that we hold.
+_CANCELED: Final = f"""canceled AS (UPDATE delivery SET status = 'canceled', due_at = NULL FROM (SELECT d.endpoint_id, d.event_id
+    FROM {{source}} CROSS JOIN LATERAL {pending_of("{source}.id", str(CANCEL_MAX))} d) AS d
     WHERE delivery.endpoint_id = d.endpoint_id AND delivery.event_id = d.event_id)"""
-
-
 _UPDATE: Final = Statement(
     f"""WITH endpoint AS (UPDATE webhook_endpoint SET url = coalesce(:url::text, url),
         description = CASE WHEN :describes::bool THEN :description::text ELSE description END,
@@ -96,14 +91,14 @@ _UPDATE: Final = Statement(
         paused_until = CASE WHEN :afresh THEN NULL ELSE paused_until END,
         updated_at = :at::timestamptz
         WHERE id = :id AND status <> 'deleted' RETURNING {columns(EndpointRow)}),
-    off AS (SELECT id FROM endpoint WHERE status = 'disabled'), {_canceled("off")}
+    off AS (SELECT id FROM endpoint WHERE status = 'disabled'), {_CANCELED.format(source="off")}
     SELECT * FROM endpoint""",
     writes="endpoint",
 )
 _DELETE: Final = Statement(
     f"""WITH gone AS (UPDATE webhook_endpoint SET status = 'deleted', sealed_secrets = NULL, failing_since = NULL,
         paused_until = NULL, updated_at = :at::timestamptz WHERE id = :id AND status <> 'deleted' RETURNING id),
-    {_canceled("gone")} SELECT id FROM gone""",
+    {_CANCELED.format(source="gone")} SELECT id FROM gone""",
     writes="endpoint",
 )
 _ROTATE: Final = Statement(

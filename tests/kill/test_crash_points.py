@@ -536,7 +536,7 @@ PIECES: Final = {
     *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     *(f"gateway/telling.py: {piece}" for piece in ("EVENTS", "DELIVERIES")),
     "gateway/method_books.py: SETTLED",
-    "gateway/news_books.py: _TELLING",
+    "gateway/news_books.py: _METHOD",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),
     "webhooks/refusals.py: _COUNT",
