@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import asyncpg
 import httpx
 import psycopg
@@ -235,19 +236,19 @@ async def away(postgres: Postgres, database: Database) -> AsyncIterator[None]:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
 
-async def insist(http: httpx.AsyncClient, body: bytes, flow: type[Kit]) -> int:
+async def insist(http: aiohttp.ClientSession, url: str, body: bytes, flow: type[Kit]) -> int:
     """Send a webhook until it is acknowledged, as a provider does. Says how often it was not."""
     refusals, deadline = 0, time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
-            answer = await http.post("/v1/webhooks/stripe", content=body, headers=flow.signed(body))
-            if answer.is_success:
-                return refusals
-            assert answer.status_code == 503, answer.text
-        except httpx.TransportError:
+            async with http.post(f"{url}/v1/webhooks/stripe", data=body, headers=flow.signed(body)) as answer:
+                if answer.ok:
+                    return refusals
+                assert answer.status == 503, await answer.text()
+        except (aiohttp.ClientError, TimeoutError):
             pass
         refusals += 1
-        await asyncio.sleep(min(0.5 * 2**refusals, 15))
+        await asyncio.sleep(min(0.5 * 2**refusals, 30))
     raise AssertionError("it was never taken")
 
 
@@ -256,8 +257,9 @@ async def _through_an_outage(
 ) -> int:
     """Webhooks come all the time while the database is away. Says how many sendings were not acknowledged."""
     server = processes.server().start()
-    processes.worker()
-    async with server.merchant() as merchant:
+    worker = processes.worker()
+    await flow.eventually(lambda: "worker_started" in worker.printed, "the worker has its database")
+    async with server.merchant() as merchant, aiohttp.ClientSession() as http:
         payments = []
         for _ in range(4):
             psps.fault("stripe", "authorize", "drop_webhook")
@@ -268,7 +270,7 @@ async def _through_an_outage(
 
         async def send_all() -> None:
             for body in bodies:
-                sending.append(asyncio.create_task(insist(merchant.http, body, flow)))
+                sending.append(asyncio.create_task(insist(http, server.url, body, flow)))
                 await asyncio.sleep(pause_s)
 
         sender = asyncio.create_task(send_all())
