@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from random import SystemRandom
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import orjson
@@ -129,33 +129,37 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             webhooks_allow_loopback=settings.webhooks_allow_loopback,
         )
 
-        async def apply(account: str, event: Event) -> Applied:
-            return await news.apply(account, event, deps)
-
-        inbox = Inbox(
-            pool,
-            keys.sealer.seal,
-            keys.sealer.open,
-            apply,
-            lambda result: instruments.inbound_events.labels(result).inc(),
-        )
-        outbox = Outbox(
-            pool,
-            egress,
-            lambda sealed, endpoint_id: keys.sealer.open_json(sealed, endpoint_id, "webhook_endpoint"),
-            endpoint_event,
-            draw=SystemRandom().random,
-            counted=Counted(
-                tried=lambda result: instruments.deliveries.labels(result).inc(),
-                waited=instruments.delivery_wait_seconds.observe,
-            ),
-        )
-        yield House(deps, inbox, outbox, pool, gate, registry, unproved)
+        yield House(deps, _inbox(pool, deps), _outbox(pool, egress, deps), pool, gate, registry, unproved)
     finally:
         await egress.aclose()
         await pool.close()
         await gate.aclose()
         await transport.aclose()
+
+
+def _inbox(pool: Pool, deps: Deps) -> Inbox:
+    sealer = deps.keys.sealer
+
+    async def apply(account: str, event: Event) -> Applied:
+        return await news.apply(account, event, deps)
+
+    def counted(result: str) -> None:
+        deps.instruments.inbound_events.labels(result).inc()
+
+    return Inbox(pool, sealer.seal, sealer.open, apply, counted)
+
+
+def _outbox(pool: Pool, egress: Egress, deps: Deps) -> Outbox:
+    sealer, instruments = deps.keys.sealer, deps.instruments
+
+    def open_secrets(sealed: bytes, endpoint_id: str) -> Any:
+        return sealer.open_json(sealed, endpoint_id, "webhook_endpoint")
+
+    counted = Counted(
+        tried=lambda result: instruments.deliveries.labels(result).inc(),
+        waited=instruments.delivery_wait_seconds.observe,
+    )
+    return Outbox(pool, egress, open_secrets, endpoint_event, draw=SystemRandom().random, counted=counted)
 
 
 async def check(house: House) -> None:
@@ -227,11 +231,6 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     authenticator = Authenticator(
         deps.queries, deps.keys, dev=settings.dev, lost=lambda: deps.instruments.stood_in("postgres_loss_api_key")
     )
-    payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
-    incidents = Incidents(deps, authenticator)
-    methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
-    inbound = InboundEvents(deps, authenticator, InboundLog(house.pool))
-    health = Health(house.gate, deps)
     webhooks = Webhooks(
         house.inbox,
         deps.accounts,
@@ -239,58 +238,59 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         lambda account, result: _count_webhook(house, account, result),
         lambda error: _count_loss(house, error),
     )
-
-    async def metrics(_: Request) -> Response:
-        deps.instruments.lines_dropped(logs.dropped())
-        return Response(generate_latest(house.registry), media_type=CONTENT_TYPE_LATEST)
-
-    app.router.routes.extend(
-        [
-            Route("/v1/payments", payments.create, methods=["POST"]),
-            Route("/v1/payments", payments.list, methods=["GET"]),
-            Route("/v1/payments/{id}", payments.retrieve, methods=["GET"]),
-            Route("/v1/payments/{id}/confirm", payments.confirm, methods=["POST"]),
-            Route("/v1/payments/{id}/capture", payments.capture, methods=["POST"]),
-            Route("/v1/payments/{id}/cancel", payments.cancel, methods=["POST"]),
-            Route("/v1/payments/{id}/increment", payments.increment, methods=["POST"]),
-            Route("/v1/payments/{id}/resolve", payments.resolve, methods=["POST"]),
-            Route("/v1/payments/{id}/details", payments.details, methods=["POST"]),
-            Route("/v1/return/{token}", Returns(deps).__call__, methods=["GET"]),
-            Route("/v1/refunds", payments.refund, methods=["POST"]),
-            Route("/v1/refunds/{id}", payments.retrieve_refund, methods=["GET"]),
-            Route("/v1/disputes", disputes.list, methods=["GET"]),
-            Route("/v1/disputes/{id}", disputes.retrieve, methods=["GET"]),
-            Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
-            Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
-            Route("/v1/incidents", incidents.list, methods=["GET"]),
-            Route("/v1/incidents/{id}", incidents.retrieve, methods=["GET"]),
-            Route("/v1/incidents/{id}/close", incidents.close, methods=["POST"]),
-            Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
-            Route("/v1/policies", Policies(deps, authenticator).list, methods=["GET"]),
-            Route("/v1/payment_methods", methods.create, methods=["POST"]),
-            Route("/v1/payment_methods", methods.list, methods=["GET"]),
-            Route("/v1/payment_methods/{id}", methods.retrieve, methods=["GET"]),
-            Route("/v1/payment_methods/{id}", methods.update, methods=["POST"]),
-            Route("/v1/payment_methods/{id}", methods.delete, methods=["DELETE"]),
-            Route("/v1/customers", customers.create, methods=["POST"]),
-            Route("/v1/customers", customers.list, methods=["GET"]),
-            Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
-            Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
-            *_told(deps, authenticator),
-            Route("/v1/inbound_events", inbound.list, methods=["GET"]),
-            Route("/v1/inbound_events/refused", inbound.refused, methods=["GET"]),
-            Route("/v1/inbound_events/replay", inbound.replay_many, methods=["POST"]),
-            Route("/v1/inbound_events/{id}", inbound.retrieve, methods=["GET"]),
-            Route("/v1/inbound_events/{id}/replay", inbound.replay, methods=["POST"]),
-            Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
-            Route("/healthz", health.live, methods=["GET"]),
-            Route("/readyz", health.ready, methods=["GET"]),
-            Route("/metrics", metrics, methods=["GET"]),
-            Route("/openapi.json", _openapi, methods=["GET"]),
-            Route("/docs", _docs, methods=["GET"]),
-        ]
-    )
+    app.router.routes += [
+        *_charged(deps, authenticator),
+        *_stored(deps, authenticator),
+        *_told(deps, authenticator),
+        *_heard(house, authenticator, webhooks),
+        *_served(house),
+    ]
     return webhooks
+
+
+def _charged(deps: Deps, authenticator: Authenticator) -> list[Route]:
+    """The routes of payments and of what comes of them."""
+    payments, disputes = Payments(deps, authenticator), Disputes(deps, authenticator)
+    incidents = Incidents(deps, authenticator)
+    return [
+        Route("/v1/payments", payments.create, methods=["POST"]),
+        Route("/v1/payments", payments.list, methods=["GET"]),
+        Route("/v1/payments/{id}", payments.retrieve, methods=["GET"]),
+        Route("/v1/payments/{id}/confirm", payments.confirm, methods=["POST"]),
+        Route("/v1/payments/{id}/capture", payments.capture, methods=["POST"]),
+        Route("/v1/payments/{id}/cancel", payments.cancel, methods=["POST"]),
+        Route("/v1/payments/{id}/increment", payments.increment, methods=["POST"]),
+        Route("/v1/payments/{id}/resolve", payments.resolve, methods=["POST"]),
+        Route("/v1/payments/{id}/details", payments.details, methods=["POST"]),
+        Route("/v1/return/{token}", Returns(deps).__call__, methods=["GET"]),
+        Route("/v1/refunds", payments.refund, methods=["POST"]),
+        Route("/v1/refunds/{id}", payments.retrieve_refund, methods=["GET"]),
+        Route("/v1/disputes", disputes.list, methods=["GET"]),
+        Route("/v1/disputes/{id}", disputes.retrieve, methods=["GET"]),
+        Route("/v1/disputes/{id}/evidence", disputes.evidence, methods=["POST"]),
+        Route("/v1/disputes/{id}/accept", disputes.accept, methods=["POST"]),
+        Route("/v1/incidents", incidents.list, methods=["GET"]),
+        Route("/v1/incidents/{id}", incidents.retrieve, methods=["GET"]),
+        Route("/v1/incidents/{id}/close", incidents.close, methods=["POST"]),
+    ]
+
+
+def _stored(deps: Deps, authenticator: Authenticator) -> list[Route]:
+    """The routes of what is kept to charge with, and of what is configured."""
+    methods, customers = PaymentMethods(deps, authenticator), Customers(deps, authenticator)
+    return [
+        Route("/v1/payment_methods", methods.create, methods=["POST"]),
+        Route("/v1/payment_methods", methods.list, methods=["GET"]),
+        Route("/v1/payment_methods/{id}", methods.retrieve, methods=["GET"]),
+        Route("/v1/payment_methods/{id}", methods.update, methods=["POST"]),
+        Route("/v1/payment_methods/{id}", methods.delete, methods=["DELETE"]),
+        Route("/v1/customers", customers.create, methods=["POST"]),
+        Route("/v1/customers", customers.list, methods=["GET"]),
+        Route("/v1/customers/{id}", customers.retrieve, methods=["GET"]),
+        Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
+        Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
+        Route("/v1/policies", Policies(deps, authenticator).list, methods=["GET"]),
+    ]
 
 
 def _told(deps: Deps, authenticator: Authenticator) -> list[Route]:
@@ -310,6 +310,36 @@ def _told(deps: Deps, authenticator: Authenticator) -> list[Route]:
         Route("/v1/events/{id}", events.retrieve, methods=["GET"]),
         Route("/v1/events/{id}/deliveries", events.deliveries, methods=["GET"]),
         Route("/v1/events/{id}/redeliver", events.redeliver, methods=["POST"]),
+    ]
+
+
+def _heard(house: House, authenticator: Authenticator, webhooks: Webhooks) -> list[Route]:
+    """The routes of what providers tell us: where they do, and where that is read and replayed."""
+    inbound = InboundEvents(house.deps, authenticator, InboundLog(house.pool))
+    return [
+        Route("/v1/webhooks/{account}", webhooks.__call__, methods=["POST"]),
+        Route("/v1/inbound_events", inbound.list, methods=["GET"]),
+        Route("/v1/inbound_events/refused", inbound.refused, methods=["GET"]),
+        Route("/v1/inbound_events/replay", inbound.replay_many, methods=["POST"]),
+        Route("/v1/inbound_events/{id}", inbound.retrieve, methods=["GET"]),
+        Route("/v1/inbound_events/{id}/replay", inbound.replay, methods=["POST"]),
+    ]
+
+
+def _served(house: House) -> list[Route]:
+    """The routes of the service itself."""
+    health = Health(house.gate, house.deps)
+
+    async def metrics(_: Request) -> Response:
+        house.deps.instruments.lines_dropped(logs.dropped())
+        return Response(generate_latest(house.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return [
+        Route("/healthz", health.live, methods=["GET"]),
+        Route("/readyz", health.ready, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/openapi.json", _openapi, methods=["GET"]),
+        Route("/docs", _docs, methods=["GET"]),
     ]
 
 

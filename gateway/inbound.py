@@ -95,14 +95,14 @@ def _page(given: frozenset[str]) -> Statement:
 
 
 def _chosen(given: Collection[str]) -> str:
-    return f"""SELECT e.id, e.result, row_number() OVER (ORDER BY e.received_at, e.id) AS place
+    return f"""SELECT e.id, e.result, e.received_at
         FROM unnest(:accounts::text[]) AS a(name) CROSS JOIN LATERAL (SELECT id, result, received_at FROM webhook_inbox
         WHERE account = a.name{_where(given)} ORDER BY received_at, id LIMIT :limit) AS e
         ORDER BY e.received_at, e.id LIMIT :limit"""
 
 
-_COUNTED: Final = """SELECT result, count(*) AS events, (SELECT id FROM chosen ORDER BY place DESC LIMIT 1) AS last
-    FROM chosen GROUP BY result"""
+_COUNTED: Final = """SELECT result, count(*) AS events, (SELECT id FROM chosen
+    ORDER BY received_at DESC, id DESC LIMIT 1) AS last FROM chosen GROUP BY result"""
 
 
 @lru_cache(maxsize=64)

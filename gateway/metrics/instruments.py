@@ -5,6 +5,8 @@ Labels are bounded by configuration (accounts) or by code (kinds, outcomes, poli
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway.policies import POLICIES
@@ -18,11 +20,19 @@ class Instruments:
     """The counters, gauges and histograms of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.outcomes = Counter(
+        self._charges(registry)
+        self._dependencies(registry)
+        self._unsettled(registry)
+        self._inbound(registry)
+        self._outbound(registry)
+
+    def _charges(self, registry: CollectorRegistry) -> None:
+        """What merchants ask for and what providers answer."""
+        counter = partial(Counter, registry=registry)
+        self.outcomes = counter(
             "interlock_operation_outcomes",
             "Outcomes of calls to providers, by account, kind and outcome.",
             ["account", "kind", "outcome"],
-            registry=registry,
         )
         self.provider_seconds = Histogram(
             "interlock_provider_call_seconds",
@@ -31,13 +41,13 @@ class Instruments:
             buckets=SECONDS,
             registry=registry,
         )
-        self.answers = Counter(
-            "interlock_answers",
-            "Answers to money-moving requests, by HTTP status.",
-            ["verb", "status"],
-            registry=registry,
+        self.answers = counter(
+            "interlock_answers", "Answers to money-moving requests, by HTTP status.", ["verb", "status"]
         )
-        self.replays = Counter("interlock_idempotent_replays", "Stored answers given once more.", registry=registry)
+        self.replays = counter("interlock_idempotent_replays", "Stored answers given once more.")
+
+    def _dependencies(self, registry: CollectorRegistry) -> None:
+        """What we stand on, and what stood in for it."""
         self.policies = Counter(
             "dependency_policy_applied",
             "How often a policy stood in for a lost dependency.",
@@ -49,76 +59,58 @@ class Instruments:
                 for policy in row.counted(choice):
                     self.policies.labels(row.dep, row.op, policy)
         self._lines_dropped = 0
-        self._gauges(registry)
-        self._outbound(registry)
-        self._inbound(registry)
-        self.no_news = Counter(
-            "interlock_news_without_change",
-            "News about an operation that changed nothing (duplicates and latecomers).",
-            ["source"],
-            registry=registry,
+        gauge = partial(Gauge, registry=registry)
+        self.clock_skew = gauge(
+            "interlock_clock_skew_seconds",
+            "How far this machine's clock certainly is from the database's; positive where it is ahead.",
         )
-        self.contradictions = Counter(
-            "interlock_contradictions",
-            "Approvals that deny what was recorded, of an ended attempt or of a void after the capture: a person has to look.",
-            ["account"],
-            registry=registry,
+        self.worker_silent = gauge(
+            "interlock_worker_silent_seconds", "Since when no worker has reported; +Inf where none is registered."
         )
-        self.incidents = Counter(
-            "interlock_incidents",
-            "What a provider said and was not believed, by account and kind: a person has to look.",
-            ["account", "kind"],
-            registry=registry,
+
+    def _unsettled(self, registry: CollectorRegistry) -> None:
+        """Operations whose end is not known, and what a person has to look at."""
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self.overdue = gauge(
+            "interlock_operations_overdue", "Operations that have waited for the worker for more than a minute."
         )
-        self.reviews = Counter(
+        self.overdue_seconds = gauge(
+            "interlock_operations_overdue_seconds", "How long the first of them has been waiting."
+        )
+        self.swept = counter(
+            "interlock_swept_operations", "Operations the worker looked at, by what became of them.", ["result"]
+        )
+        self.reviews = counter(
             "interlock_operations_put_in_review",
             "Operations whose outcome nobody could tell in time, by account and kind: a person has to find out.",
             ["account", "kind"],
-            registry=registry,
         )
-        self.swept = Counter(
-            "interlock_swept_operations",
-            "Operations the worker looked at, by what became of them.",
-            ["result"],
-            registry=registry,
+        self.contradictions = counter(
+            "interlock_contradictions",
+            "Approvals that deny what was recorded, of an ended attempt or of a void after the capture: a person has to look.",
+            ["account"],
         )
-
-    def _gauges(self, registry: CollectorRegistry) -> None:
-        """What the watch has seen last."""
-        self.clock_skew = Gauge(
-            "interlock_clock_skew_seconds",
-            "How far this machine's clock certainly is from the database's; positive where it is ahead.",
-            registry=registry,
-        )
-        self.worker_silent = Gauge(
-            "interlock_worker_silent_seconds",
-            "Since when no worker has reported; +Inf where none is registered.",
-            registry=registry,
-        )
-        self.overdue = Gauge(
-            "interlock_operations_overdue",
-            "Operations that have waited for the worker for more than a minute.",
-            registry=registry,
-        )
-        self.overdue_seconds = Gauge(
-            "interlock_operations_overdue_seconds",
-            "How long the first of them has been waiting.",
-            registry=registry,
+        self.incidents = counter(
+            "interlock_incidents",
+            "What a provider said and was not believed, by account and kind: a person has to look.",
+            ["account", "kind"],
         )
 
     def _inbound(self, registry: CollectorRegistry) -> None:
         """What providers tell us."""
-        self.webhooks = Counter(
-            "interlock_webhooks",
-            "Inbound webhook events, by account and result.",
-            ["account", "result"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        self.webhooks = counter(
+            "interlock_webhooks", "Inbound webhook events, by account and result.", ["account", "result"]
         )
-        self.inbound_events = Counter(
+        self.inbound_events = counter(
             "interlock_inbound_events",
             "Events of providers that were looked at, by what became of them.",
             ["result"],
-            registry=registry,
+        )
+        self.no_news = counter(
+            "interlock_news_without_change",
+            "News about an operation that changed nothing (duplicates and latecomers).",
+            ["source"],
         )
         self.inbound_overdue_seconds = Gauge(
             "interlock_inbound_events_overdue_seconds",
@@ -128,6 +120,7 @@ class Instruments:
 
     def _outbound(self, registry: CollectorRegistry) -> None:
         """What merchants are told."""
+        gauge = partial(Gauge, registry=registry)
         self.deliveries = Counter(
             "interlock_webhook_deliveries",
             "Tries to tell a merchant of an event, by what came of them.",
@@ -140,15 +133,13 @@ class Instruments:
             buckets=WAITS,
             registry=registry,
         )
-        self.deliveries_pending = Gauge(
+        self.deliveries_pending = gauge(
             "interlock_webhook_deliveries_pending",
             "Deliveries of events that have not ended; of new ones and of such that are tried again 10000 each are counted at most.",
-            registry=registry,
         )
-        self.deliveries_overdue_seconds = Gauge(
+        self.deliveries_overdue_seconds = gauge(
             "interlock_webhook_deliveries_overdue_seconds",
             "How long the first new delivery to an endpoint that works has been waiting.",
-            registry=registry,
         )
 
     def stood_in(self, name: str, policy: str | None = None, times: int = 1) -> None:

@@ -57,6 +57,11 @@ async def tell(http: httpx.AsyncClient, body: bytes, flow: type[Kit]) -> None:
     assert answer.status_code == 200, answer.text
 
 
+async def receive(inside: Inside, body: bytes, flow: type[Kit]) -> None:
+    """Store what Stripe tells, and leave it to the worker to apply it."""
+    await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+
+
 def forget_its_name(database: Database, payment_id: str) -> None:
     """As it is before the provider's answer has been written: nobody here knows yet what the payment is called there."""
     database.rows(
@@ -136,8 +141,7 @@ async def test_what_is_due_is_applied_although_nobody_can_look_for_what_others_w
 ) -> None:
     async with open_gateway() as inside:
         _, inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)["inbound"]
-        body = disputed("pi_1", "1").replace(b"charge.dispute.created", b"balance.available")
-        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        await receive(inside, disputed("pi_1", "1").replace(b"charge.dispute.created", b"balance.available"), flow)
         database.rows("UPDATE webhook_inbox SET due_at = now()")
         database.rows("ALTER TABLE operation RENAME TO elsewhere")
         with pytest.raises(asyncpg.UndefinedTableError):
@@ -150,8 +154,7 @@ async def test_events_of_an_account_that_is_not_configured_are_given_up_and_say_
     open_gateway: Open, database: Database, flow: type[Kit]
 ) -> None:
     async with open_gateway() as inside:
-        body = disputed("pi_1", "1")
-        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        await receive(inside, disputed("pi_1", "1"), flow)
         database.rows("UPDATE webhook_inbox SET account = 'gone'")
         seen = []
         for _ in range(len(LADDER_S) + 1):
@@ -168,8 +171,7 @@ async def test_an_event_that_breaks_is_named_in_the_log_with_the_place_where_it_
     open_gateway: Open, database: Database, flow: type[Kit]
 ) -> None:
     async with open_gateway() as inside:
-        body = disputed("pi_1", "1")
-        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        await receive(inside, disputed("pi_1", "1"), flow)
         database.rows("UPDATE webhook_inbox SET sealed_body = 'nonsense'")
         with capture_logs() as lines:
             await inside.work()
@@ -187,8 +189,7 @@ async def test_the_watch_tells_how_long_what_is_due_has_waited(
     async with open_gateway() as inside:
         watch = Watch(inside.house.pool, inside.house.gate, inside.house.deps)
         seen = []
-        body = disputed("pi_1", "1")
-        await inside.house.inbox.receive(inside.house.deps.accounts["stripe"], flow.signed(body), body)
+        await receive(inside, disputed("pi_1", "1"), flow)
         for due in ("now() + interval '1 hour'", "now() - interval '1 hour'", "NULL"):
             database.rows(f"UPDATE webhook_inbox SET due_at = {due}")
             await watch.look()
