@@ -115,15 +115,19 @@ def notice(failing_s: float, failed_events: int, given: int) -> Notice | None:
 # --- The statements ------------------------------------------------------------------------------------------------------
 
 
+FRESH: Final = "due_at IS NOT NULL AND tries = 0"
+AGAIN: Final = "due_at IS NOT NULL AND tries > 0"
+"""The two lanes of what is on its way, in the words of their indexes."""
+
+
 def pending_of(endpoint: str, most: str) -> str:
-    """What is on its way to an endpoint, at most so many of each lane: each lane has its index. Rows that are being written are skipped."""
+    """What is on its way to an endpoint, at most so many of each lane. Rows that are being written are skipped."""
     lanes = (
-        f"""(SELECT endpoint_id, event_id FROM delivery WHERE endpoint_id = {endpoint} AND due_at IS NOT NULL AND {tries}
-        LIMIT {most} FOR UPDATE SKIP LOCKED)"""
-        for tries in ("tries = 0", "tries > 0")
+        f"""SELECT * FROM (SELECT endpoint_id, event_id FROM delivery WHERE endpoint_id = {endpoint} AND {lane}
+        LIMIT {most} FOR UPDATE SKIP LOCKED) AS waiting"""
+        for lane in (FRESH, AGAIN)
     )
-    fresh, again = lanes
-    return f"(SELECT * FROM {fresh} AS fresh UNION ALL SELECT * FROM {again} AS again)"
+    return f"({' UNION ALL '.join(lanes)})"
 
 
 LEASE_S: Final = 6
@@ -137,16 +141,16 @@ FAILING_MAX: Final = 25
 """Tries in all, to endpoints that work and to such that do not: any number of the latter, each hanging for 15 s, cannot keep the former waiting."""
 
 
-def _lane(name: str, tries: str, most: int) -> str:
+def _lane(name: str, lane: str, most: int) -> str:
     """The deliveries of one lane that may be taken: endpoint by endpoint, each found by one step in the index.
 
     No more endpoints are looked at than there is room for tries: those with the fewest under way, and of these whichever comes. Were it
     the one that has waited longest, endpoints that hang would always be that one, and a later one would wait until they have nothing left.
     """
     return f"""{name}_endpoint AS (
-        (SELECT endpoint_id FROM delivery WHERE due_at IS NOT NULL AND {tries} ORDER BY endpoint_id LIMIT 1)
+        (SELECT endpoint_id FROM delivery WHERE {lane} ORDER BY endpoint_id LIMIT 1)
         UNION ALL
-        SELECT (SELECT d.endpoint_id FROM delivery d WHERE d.due_at IS NOT NULL AND {tries}
+        SELECT (SELECT d.endpoint_id FROM delivery d WHERE {lane}
             AND d.endpoint_id > e.endpoint_id ORDER BY d.endpoint_id LIMIT 1)
         FROM {name}_endpoint e WHERE e.endpoint_id IS NOT NULL
     ), {name}_turn AS (
@@ -158,19 +162,19 @@ def _lane(name: str, tries: str, most: int) -> str:
             AND (w.paused_until IS NULL OR w.paused_until <= now())
         LEFT JOIN unnest($1::text[], $2::int[], $3::int[]) AS held(id, fresh, again) ON held.id = w.id
         WHERE coalesce(held.{name}, 0) < {most}
-            AND EXISTS (SELECT FROM delivery d WHERE d.endpoint_id = w.id AND d.due_at <= now() AND {tries})
+            AND EXISTS (SELECT FROM delivery d WHERE d.endpoint_id = w.id AND d.due_at <= now() AND {lane})
     ), {name} AS (
         SELECT d.endpoint_id, d.event_id, d.due_at, t.failing,
             t.held + row_number() OVER (PARTITION BY d.endpoint_id ORDER BY d.due_at) AS turn
         FROM {name}_turn t CROSS JOIN LATERAL (SELECT d.endpoint_id, d.event_id, d.due_at FROM delivery d
-            WHERE d.endpoint_id = t.id AND d.due_at <= now() AND {tries} ORDER BY d.due_at
+            WHERE d.endpoint_id = t.id AND d.due_at <= now() AND {lane} ORDER BY d.due_at
             LIMIT t.free FOR UPDATE SKIP LOCKED) d
         WHERE t.place <= CASE WHEN t.failing THEN $4::int ELSE $5::int END
     )"""
 
 
-_CLAIM: Final = f"""WITH RECURSIVE {_lane("fresh", "tries = 0", FRESH_MAX)},
-    {_lane("again", "tries > 0", AGAIN_MAX)},
+_CLAIM: Final = f"""WITH RECURSIVE {_lane("fresh", FRESH, FRESH_MAX)},
+    {_lane("again", AGAIN, AGAIN_MAX)},
     due AS (SELECT *, row_number() OVER (PARTITION BY failing ORDER BY turn, random()) AS seat
         FROM (SELECT * FROM fresh UNION ALL SELECT * FROM again) AS lanes),
     claimed AS (SELECT * FROM due WHERE seat <= CASE WHEN failing THEN $4::int ELSE $5::int END)
@@ -183,9 +187,10 @@ _RENEW: Final = f"""UPDATE delivery SET due_at = now() + interval '{LEASE_S} sec
     FROM unnest($1::text[], $2::text[], $3::int[]) AS held(endpoint_id, event_id, tries)
     WHERE delivery.endpoint_id = held.endpoint_id AND delivery.event_id = held.event_id
     AND delivery.tries = held.tries AND delivery.status = 'pending' RETURNING delivery.event_id"""
-_TRIED: Final = """WITH mine AS (UPDATE delivery SET status = $4, tries = tries + 1,
-        due_at = now() + make_interval(secs => $5::float8),
+_TRIED: Final = """WITH mine AS (UPDATE delivery SET status = CASE WHEN moved THEN 'pending' ELSE $4 END, tries = tries + 1,
+        due_at = CASE WHEN moved THEN now() ELSE now() + make_interval(secs => $5::float8) END,
         delivered_at = CASE WHEN $4 = 'succeeded' THEN now() END
+        FROM (SELECT url <> $11 AND $4 <> 'succeeded' AS moved FROM webhook_endpoint WHERE id = $1) AS w
         WHERE endpoint_id = $1 AND event_id = $2 AND tries = $3 AND status = 'pending' RETURNING endpoint_id, event_id),
     attempt AS (INSERT INTO delivery_attempt (endpoint_id, event_id, at, status, error, excerpt, took_ms)
         SELECT endpoint_id, event_id, now(), $6::int, $7::text, $8::text, $9::int FROM mine),
@@ -196,6 +201,7 @@ _TRIED: Final = """WITH mine AS (UPDATE delivery SET status = $4, tries = tries 
         paused_until = greatest(w.paused_until, now() + make_interval(secs => $10::float8))
         FROM mine WHERE w.id = mine.endpoint_id AND w.url = $11 AND NOT ($4 = 'succeeded' AND w.failing_since IS NULL))
     SELECT endpoint_id FROM mine"""
+"""What an address could not take that was left meanwhile is due at once at the new one, and is not held against that."""
 _STANDING: Final = """id, merchant_id, livemode, url, description, wanted, status, disabled_reason, failing_since, failed_events, notices, created_at, now() AS at"""
 _PASSED: Final = " + ".join(f"(failing_since <= now() - interval '{days} days')::int" for days in NOTICE_DAYS)
 _FAILING: Final = f"""SELECT {_STANDING} FROM webhook_endpoint WHERE status = 'enabled' AND (notices < {_PASSED}

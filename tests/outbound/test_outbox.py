@@ -358,7 +358,7 @@ async def test_a_merchant_is_told_of_an_endpoint_that_fails_and_in_the_end_it_is
     assert post.database.value("SELECT count(*) FROM event WHERE type LIKE 'webhook_endpoint.%%'") == 4
 
 
-async def test_what_an_address_says_that_was_left_meanwhile_is_not_held_against_the_new_one(
+async def test_what_an_address_could_not_take_that_was_left_meanwhile_goes_to_the_new_one_at_once(
     sending: OpenSender, post: Post, receiver: Receiver, kitchen: type[Kitchen], flow: type[Kit]
 ) -> None:
     """Whoever moves away has the old address say that it is gone, or busy, while a try to it is under way."""
@@ -372,6 +372,7 @@ async def test_what_an_address_says_that_was_left_meanwhile_is_not_held_against_
         return answer
 
     receiver.answers |= {"/gone": late(410), "/busy": late(503, Retry_After="86400"), "/broken": late(500)}
+    receiver.answers["/new"] = kitchen.answering(200)
     endpoints = [post.endpoint(receiver.url(path)) for path in ("/gone", "/busy", "/broken")]
     event = post.event(*endpoints)
     async with sending() as sender:
@@ -380,12 +381,17 @@ async def test_what_an_address_says_that_was_left_meanwhile_is_not_held_against_
         post.database.rows("UPDATE webhook_endpoint SET url = %(url)s", url=receiver.url("/new"))
         moved.set()
         await sender.outbox.idle()
+        left = [post.status(each, event) for each in endpoints]
+        assert await sender.outbox.send_due() == 3
+        await sender.outbox.idle()
 
+    assert left == ["pending"] * 3
+    assert [post.status(each, event) for each in endpoints] == ["succeeded"] * 3
     standing = [post.standing(each) for each in endpoints]
     assert [(each["status"], each["paused_until"], each["failing_since"]) for each in standing] == [
         ("enabled", None, None)
     ] * 3
-    assert [len(post.tries(each, event)) for each in endpoints] == [1, 1, 1]
+    assert [len(post.tries(each, event)) for each in endpoints] == [2, 2, 2]
 
 
 async def test_endpoints_that_failed_long_ago_do_not_stand_before_one_of_which_a_notice_is_due(
