@@ -452,7 +452,9 @@ def _changes(payment: Payment) -> Iterator[tuple[Change, str]]:
             if isinstance(change, Change):
                 yield change, f"{operation.kind} {change.news}"
     ended = [lifecycle.given_up(payment, _NOW)]
-    ended += [lifecycle.lapsed(payment, attempt, _NOW) for attempt in payment.attempts]
+    for attempt in payment.attempts:
+        ended.append(lifecycle.lapsed(payment, attempt, _NOW))
+        ended.append(lifecycle.released(payment, attempt, lapsed=True, now=_NOW))
     yield from ((change, change.news) for change in ended if isinstance(change, Change))
     for verb in _verbs(payment):
         try:

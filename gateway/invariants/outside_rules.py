@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from gateway.invariants.facts import Arrival, Case, Entry, Moment, OperationRecord
-from gateway.invariants.rules import OPEN, PAID, UNPAID, in_review
+from gateway.invariants.rules import OPEN, PAID, RELEASED, UNPAID, in_review
 
 Sentences = Iterator[str]
 
@@ -112,6 +112,8 @@ def _is_known(case: Case, op: OperationRecord, entry: Entry) -> bool:
         return True  # worse than lost: told_failed_is_unpaid says it
     if entry.book == "captures" and op.kind == "authorize":
         return op.status == "captured"
+    if entry.book == "authorisations" and op.status in RELEASED and case.payment.amount_captured:
+        return True  # what was captured of it stays; a book need not say what became of the rest
     return op.status in PAID | {"succeeded"}
 
 

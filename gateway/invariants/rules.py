@@ -38,7 +38,9 @@ STEPS: Final[Mapping[str, frozenset[str]]] = {
         {"requires_payment_method", "requires_action", "requires_capture", "succeeded", "canceled", "failed"}
     ),
     "requires_capture": frozenset({"succeeded", "canceled"}),
-    "succeeded": frozenset({"requires_capture"}),  # a capture that the provider took back
+    "succeeded": frozenset(
+        {"requires_capture", "canceled"}
+    ),  # a capture that the provider took back; nothing is held without it
     "canceled": frozenset(),
     "failed": frozenset(),
 }
@@ -47,6 +49,8 @@ FIRST: Final = frozenset({"requires_payment_method", "requires_confirmation", "p
 UNPAID: Final = frozenset({"requires_payment_method", "canceled", "failed"})
 """Statuses that tell the merchant that no money is held."""
 HELD: Final = frozenset({"requires_capture", "succeeded"})
+RELEASED: Final = frozenset({"expired", "voided"})
+"""What an authorization is that its provider holds no more."""
 PARKED_S: Final = 15 * 60
 """How long a payment waits for its key to be sent again."""
 SAME_S: Final = 0.001
@@ -126,7 +130,7 @@ def status_agrees(case: Case) -> Sentences:
     p, attempts = case.payment, case.attempts
     paid = [op for op in attempts if op.status in PAID]
     waiting = [op for op in attempts if op.status in OPEN]
-    if p.status in HELD and not paid:
+    if p.status in HELD and not paid and not _rest_released(case):
         yield f"it is {p.status}, and no authorization of it is live"
     if p.status == "requires_capture" and any(op.status == "captured" for op in paid):
         yield "it is requires_capture, and its authorization is captured"
@@ -138,6 +142,12 @@ def status_agrees(case: Case) -> Sentences:
         yield f"it is {p.status}, and {waiting[0].id} is {waiting[0].status}"
     if p.status == "processing" and not waiting and p.processing_reason != "awaiting_retry":
         yield "it is processing, and nothing of it is open"
+
+
+def _rest_released(case: Case) -> bool:
+    """Whether the provider let go of what was not captured of it. What was captured stays."""
+    p = case.payment
+    return p.status == "succeeded" and p.amount_captured > 0 and any(op.status in RELEASED for op in case.attempts)
 
 
 def history_is_whole(case: Case) -> Sentences:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from gateway import news
 from gateway.invariants import Outside
 from gateway.verify import Wanted, run
+from providers.contract import Approved, Event, Kind
+from providers.money import Money
 
 if TYPE_CHECKING:
     from tests.conftest import Configuration, Database, Databases, Inside, Kit, Psps
@@ -97,6 +100,7 @@ class Maker:
         for psp in self.psps.REAL:
             await self._captured_and_refunded(psp)
             await self._released(psp)
+            await self._lapsed(psp)
             await self._challenged(psp)
             await self._unknown(psp)
             await merchant.charge(payment_method_data=flow.card(DECLINED), routing={"account": psp})
@@ -155,6 +159,24 @@ class Maker:
         await merchant.charged(capture_method="manual", routing={"account": psp}, reference=f"held-{psp}")
         held = await merchant.charged(capture_method="manual", routing={"account": psp})
         await self._verb(f"/v1/payments/{held['id']}/cancel", {})
+
+    async def _lapsed(self, psp: str) -> None:
+        """A part was captured, and the rest ran out."""
+        merchant, deps = self.inside.merchant, self.inside.house.deps
+        held = await merchant.charged(capture_method="manual", routing={"account": psp})
+        await self._verb(f"/v1/payments/{held['id']}/capture", {"amount": 700, "final": False})
+        there = held["provider_payment_id"]
+        gone = Event(
+            "gone-1",
+            "EXPIRE",
+            Kind.VOID,
+            lapsed=True,
+            provider_payment_id=there,
+            outcome=Approved(there, Money(1299, "EUR")),
+        )
+        applied = await news.apply(psp, gone, deps)
+        after = await merchant.payment(held["id"])
+        assert (applied.result, after["status"], after["amount_received"]) == ("applied", "succeeded", 700)
 
     async def _challenged(self, psp: str) -> None:
         merchant = self.inside.merchant
