@@ -270,6 +270,11 @@ class Payment:
         return next((attempt for attempt in self.attempts if attempt.status in OPEN), None)
 
     @property
+    def voidable(self) -> Operation:
+        """The authorization that a void is about: the one that is open, or the last."""
+        return self.open_attempt or self.attempts[-1]
+
+    @property
     def in_review(self) -> bool:
         """Whether one of its operations waits for a person."""
         return any(operation.in_review for operation in self.operations)

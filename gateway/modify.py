@@ -298,7 +298,7 @@ def compose(payment: Payment, operation: Operation, deps: Deps, command: FollowU
         case Kind.CAPTURE:
             ask = Capture(*asked, at, final=operation.final)
         case Kind.VOID:
-            attempt = payment.open_attempt or payment.attempts[-1]
+            attempt = payment.voidable
             unfinished = attempt.status is OperationStatus.REQUIRES_ACTION
             ask = Void(*asked, attempt.id, payment.provider_payment_id, unfinished=unfinished)
         case Kind.REFUND:

@@ -138,6 +138,7 @@ async def send(
 
 def call_of(payment: Payment, operation: Operation, request: Mapping[str, Any]) -> Call:
     """The operation on its way to its PSP."""
+    about = payment.voidable if operation.kind is Kind.VOID else operation
     return Call(
         operation_id=operation.id,
         kind=operation.kind,
@@ -145,7 +146,7 @@ def call_of(payment: Payment, operation: Operation, request: Mapping[str, Any]) 
         key=operation.provider_key,
         amount=Money(operation.amount, payment.terms.currency),
         provider_id=operation.provider_id,
-        opened_at=operation.created_at,
+        opened_at=about.created_at,
     )
 
 

@@ -371,7 +371,10 @@ class Call:
     amount: Money
     provider_id: str | None = None
     opened_at: datetime | None = None
-    """When the operation was opened, by our clock: never later than it was first sent, and mostly a moment before."""
+    """When the operation was opened, by our clock: never later than it was first sent, and mostly a moment before.
+
+    Of a void, when the authorization was that it is to release: that may have to be found first.
+    """
 
 
 Keep = Callable[[Mapping[str, Any]], Awaitable[None]]

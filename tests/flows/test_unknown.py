@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import generate_latest
 
+from gateway.lifecycle import OperationStatus
+from gateway.settle import call_of
 from providers.contract import Unknown
 
 if TYPE_CHECKING:
@@ -398,6 +400,22 @@ async def test_a_void_that_is_confirmed_by_webhook_lets_the_clients_retry_go_on(
     assert (first.status_code, meanwhile.status_code) == (202, 202)
     assert (answer.status_code, answer.json()["account"]) == (201, "stripe")
     assert [entry["status"] for entry in psps.charges()] == ["authorised", "voided"]
+
+
+async def test_what_is_voided_is_looked_for_at_the_time_of_the_attempt(open_gateway: Open, psps: Psps) -> None:
+    """A busy account has thousands of payments between an attempt and its void."""
+    async with open_gateway(**FAILOVER) as inside:
+        _mute(psps, "stripe")
+        answer = await inside.merchant.charge(key="order-1", capture_method="manual")
+        payment = await inside.house.deps.queries.payment(answer.json()["id"])
+
+    assert payment is not None
+    attempt, void, _ = payment.operations
+    earlier = dataclasses.replace(attempt, status=OperationStatus.UNKNOWN)
+    before = dataclasses.replace(payment, operations=(earlier, void))
+    assert attempt.created_at is not None
+    assert void.created_at is not None
+    assert call_of(before, void, {}).opened_at == attempt.created_at < void.created_at
 
 
 async def test_a_void_that_fails_leaves_the_attempt_to_be_settled(open_gateway: Open, psps: Psps) -> None:
