@@ -148,7 +148,9 @@ def _print_doubts(findings: Findings) -> None:
 
 
 def _print_webhooks(found: dict[str, WebhookFigures]) -> None:
-    print("\nWebhooks, accepted and applied: CPU of server and worker; the time to the acknowledgement at half load\n")
+    print(
+        "\nWebhooks, accepted and applied: CPU of server and worker; the time to the acknowledgement at half of webhooks/s/core\n"
+    )
     heading = ["", "bytes", "CPU ms/webhook", "webhooks/s/core", "accepted/s", "Postgres ms", "p50 ms", "p99 ms"]
     table = [heading]
     for name, it in found.items():
