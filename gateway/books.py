@@ -192,18 +192,24 @@ _PIECES: Final[Mapping[str, str]] = {
     "learned": method_books.SETTLED,
 }
 
-_GUARD: Final = "SELECT id FROM payment WHERE id = :p_id AND version = :g_version FOR UPDATE"
+_GUARD: Final = "SELECT id FROM payment WHERE id = :p_id AND version = :g_version{also} FOR UPDATE"
 _FENCED: Final = """SELECT payment.id FROM payment JOIN operation ON operation.id = :s_id AND operation.epoch = :s_epoch
-    WHERE payment.id = :p_id AND payment.version = :g_version FOR UPDATE"""
+    WHERE payment.id = :p_id AND payment.version = :g_version{also} FOR UPDATE"""
 """Settling is fenced: whoever lost the operation's lease finds the epoch gone, and must look again before it writes."""
+_KNOWN: Final = "SELECT id FROM dispute WHERE id = :d_id AND heard = :g_heard::jsonb FOR UPDATE"
+"""A dispute is told on from all that was heard of it. What shows nothing is heard of it beside the payment's versions."""
 
 
 @lru_cache(maxsize=128)
-def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Statement:
-    """One statement: ``guard`` locks the payment at its version, ``claim`` takes the key, every piece hangs on both."""
-    parts = []
+def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool, known: bool = False) -> Statement:
+    """One statement: ``guard`` locks the payment at its version, and a ``known`` dispute as it was; ``claim`` takes the key.
+
+    Every piece hangs on both.
+    """
+    parts = [f"known AS ({_KNOWN})"] if known else []
     if guarded:
-        parts.append(f"guard AS ({_FENCED if 'settle' in pieces else _GUARD})")
+        guard = _FENCED if "settle" in pieces else _GUARD
+        parts.append(f"guard AS ({guard.format(also=' AND EXISTS (SELECT FROM known)' if known else '')})")
     if keyed:
         source = "guard" if guarded else "(SELECT) AS nothing"
         parts.append(f"claim AS ({_KEY.format(source=source)})")
@@ -213,10 +219,10 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
             # The next attempt waits for the last one to be settled: an index allows one open attempt at any instant.
             after_settle = name == "operation" and "settle" in pieces
             parts.append(f"{name}_ AS ({sql.format(source='settle_' if after_settle else source)})")
-    guard = "EXISTS (SELECT FROM guard)" if guarded else "true"
+    done = "EXISTS (SELECT FROM guard)" if guarded else "true"
     claim = "EXISTS (SELECT FROM claim)" if keyed else "true"
     return Statement(
-        f"WITH {', '.join(parts)} SELECT {guard} AS guarded, {claim} AS claimed", writes=_deed(pieces, keyed=keyed)
+        f"WITH {', '.join(parts)} SELECT {done} AS guarded, {claim} AS claimed", writes=_deed(pieces, keyed=keyed)
     )
 
 
@@ -400,12 +406,14 @@ class Books:
             params |= values_
         if key is not None:
             params |= self._key(key, payment)
+        known = dispute and dispute[0]
+        if known is not None:
+            params["g_heard"] = known.heard
         wanted = {"state", "change", *(name for name, given in pieces.items() if given)}
         if "events" in wanted:
             wanted.add("deliveries")
-        return _written(
-            await _statement(frozenset(wanted), guarded=True, keyed=key is not None).row(self._pool, params)
-        )
+        statement = _statement(frozenset(wanted), guarded=True, keyed=key is not None, known=known is not None)
+        return _written(await statement.row(self._pool, params))
 
     async def answer(self, key: Key, status: int, sealed: bytes) -> bool:
         """Decide a key's answer afterwards. ``False`` where it was decided already: then that answer stands."""

@@ -8,6 +8,7 @@ wants to have said, goes its own way.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -66,11 +67,16 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         by_ours = event.operation_id is not None
         return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
     payment, operation = found
-    owner, terms = deps.accounts[account], payment.terms
-    if (terms.merchant_id, terms.livemode) != (owner.merchant, owner.livemode):
-        return Applied("operation_not_found")  # of its own merchant's: to this one it is not there, and never will be
+    if not _its_own(payment, account, deps):
+        return Applied("operation_not_found")  # and never will be
     applied = await _told_of(payment, operation, event, event.outcome, account, deps)
     return replace(applied, payment_id=payment.terms.id)
+
+
+def _its_own(payment: Payment, account: str, deps: Deps) -> bool:
+    """Whether a payment is of the merchant whose account this is by now. To any other it is not there."""
+    owner, terms = deps.accounts[account], payment.terms
+    return (terms.merchant_id, terms.livemode) == (owner.merchant, owner.livemode)
 
 
 def _not_found(wanted: str | None, kind: Kind | None = None) -> Applied:
@@ -91,7 +97,7 @@ WAKE: Final = Statement(
 )
 """Events whose operation has appeared meanwhile are due at once: two probes of an index for each of the newest that wait.
 
-What another worker is at stays as it is: it is looked at again in a moment.
+One that another worker has just taken may be applied twice, which changes nothing.
 """
 
 
@@ -167,7 +173,8 @@ async def _authorization(account: str, event: Event, deps: Deps) -> tuple[Paymen
     """The attempt that an event's payment at the provider is."""
     if event.provider_payment_id is None:
         return None
-    return await deps.queries.operation_at(account, event.provider_payment_id, Kind.AUTHORIZE)
+    found = await deps.queries.operation_at(account, event.provider_payment_id, Kind.AUTHORIZE)
+    return found if found is not None and _its_own(found[0], account, deps) else None
 
 
 async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -> Applied:
@@ -179,7 +186,8 @@ async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -
         if payment is None:
             return _not_found(event.provider_payment_id, Kind.AUTHORIZE)
         about = payment.terms.id
-        # Read after the payment: whoever writes of the dispute from here on moves the payment's version, and we decide again.
+        # Read after the payment: whoever writes of the dispute from here on moves the payment's version or what was heard of the
+        # dispute, and we decide again.
         known = await deps.queries.dispute_at(account, news.dispute_id)
         after = _opened(payment, account, news, at, now) if known is None else told(known, news, at, now)
         if known is not None and (after is None or not shows_more(known, after)):
@@ -214,7 +222,8 @@ async def _answers_told(payment: Payment, dispute: Dispute, deps: Deps) -> None:
 async def _disputed_payment(account: str, event: Event, news: DisputeNews, deps: Deps) -> Payment | None:
     known = await deps.queries.dispute_at(account, news.dispute_id)
     if known is not None:
-        return await deps.queries.payment(known.payment_id)
+        payment = await deps.queries.payment(known.payment_id)
+        return payment if payment is not None and _its_own(payment, account, deps) else None
     found = await _authorization(account, event, deps)
     return None if found is None else found[0]
 
@@ -268,8 +277,8 @@ async def _token_told(account: str, event: Event, news: TokenNews, deps: Deps) -
     """
     owner, now, result = deps.accounts[account], deps.clock(), "no_news"
     methods = await deps.queries.methods_known_as(account, news.names, owner.merchant, livemode=owner.livemode)
-    asked_for = await _method_of(account, event.provider_payment_id, deps)
-    if asked_for is not None and asked_for.id not in {method.id for method in methods}:
+    asked_for = await _asked_for(account, event, {method.id for method in methods}, deps)
+    if asked_for is not None:
         methods.append(asked_for)
     for method in methods:
         after = tokens.token_told(method, account, news, event.occurred_at or now, now)
@@ -287,10 +296,10 @@ async def _token_told(account: str, event: Event, news: TokenNews, deps: Deps) -
     return Applied(result) if methods else Applied("token_not_found", again=not news.alive)
 
 
-async def _method_of(account: str, provider_payment_id: str | None, deps: Deps) -> StoredMethod | None:
-    """The method of a payment that is kept to be charged again."""
-    found = provider_payment_id and await deps.queries.operation_at(account, provider_payment_id, Kind.AUTHORIZE)
-    if not found or found[0].payment_method is None:
+async def _asked_for(account: str, event: Event, known: Collection[str], deps: Deps) -> StoredMethod | None:
+    """The method of the payment that asked for the token, where it is kept to be charged again and is none of the ``known``."""
+    found = await _authorization(account, event, deps)
+    if found is None or found[0].payment_method is None or found[0].payment_method in known:
         return None
     terms = found[0].terms
     method = await deps.queries.method(found[0].payment_method, terms.merchant_id, livemode=terms.livemode)

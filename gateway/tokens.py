@@ -2,7 +2,7 @@
 
 It is told in any order and more than once. A token that was told dead never comes back: what is told late was true before. Of what is
 told of a card the newest telling by the provider's own clock wins, and of two that bear the same time the one that sorts last. A token
-that was handed out is taken where the account has none yet. So whatever order the tellings come in, the same method is left.
+that was handed out is taken where the account has none yet. So whatever order the tellings of one token come in, the same method is left.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 import pytest
 
 from gateway import news
@@ -18,6 +19,7 @@ from providers.contract import DisputeNews, DisputeStatus, Event
 from providers.money import Money
 
 if TYPE_CHECKING:
+    from gateway.deps import Deps
     from tests.conftest import Kit, Merchant, Open, Psps
 
 at_each = pytest.mark.parametrize("psp", ["stripe", "adyen"])
@@ -69,6 +71,15 @@ async def reached(merchant: Merchant, dispute_id: str, status: str, flow: type[K
 
     await flow.eventually(there, f"the dispute is {status}")
     return shown
+
+
+async def won_untold(merchant: Merchant, psps: Psps, flow: type[Kit]) -> tuple[dict[str, Any], httpx.Response]:
+    """A dispute that is won by a defense whose answer we never got, and what the merchant was answered."""
+    _, dispute = await disputed(merchant, "stripe", flow)
+    psps.fault("stripe", "defend", "garbage")
+    answer = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
+    await reached(merchant, dispute["id"], "won", flow)
+    return dispute, answer
 
 
 @at_each
@@ -129,10 +140,7 @@ async def test_a_won_dispute_stays_won_although_the_answer_to_its_defense_was_lo
 ) -> None:
     async with open_gateway(("stripe",), listening=True) as inside:
         merchant = inside.merchant
-        _, dispute = await disputed(merchant, "stripe", flow)
-        psps.fault("stripe", "defend", "garbage")
-        answer = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
-        await reached(merchant, dispute["id"], "won", flow)
+        dispute, answer = await won_untold(merchant, psps, flow)
         await inside.work()
         after = (await merchant.get(f"/v1/disputes/{dispute['id']}")).json()
         replay = await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
@@ -148,10 +156,7 @@ async def test_what_a_dispute_says_of_an_unknown_answer_is_not_lost_with_the_pro
     """The dispute's new status is written; the process dies before it can write what that says about our answer."""
     async with open_gateway(("stripe",), listening=True) as inside:
         merchant = inside.merchant
-        _, dispute = await disputed(merchant, "stripe", flow)
-        psps.fault("stripe", "defend", "garbage")
-        await merchant.post(f"/v1/disputes/{dispute['id']}/evidence", EVIDENCE["stripe"], key="defend-1")
-        await reached(merchant, dispute["id"], "won", flow)
+        await won_untold(merchant, psps, flow)
         open_again = "UPDATE operation SET status = 'unknown', due_at = now() + interval '1 day' WHERE kind = 'defend'"
         inside.database.rows(open_again)
         inside.database.rows("UPDATE webhook_inbox SET due_at = now()")
@@ -231,6 +236,30 @@ async def test_two_tellings_of_a_dispute_at_once_are_one_dispute_that_never_move
     assert {event["data"]["id"] for event in told} == {dispute["id"]}
     # Heard of first when it is lost, it begins and ends in one change.
     assert sorted(event["type"] for event in told) == ["dispute.closed", "dispute.created"]
+
+
+async def test_what_was_heard_meanwhile_and_shows_nothing_counts_all_the_same(open_gateway: Open) -> None:
+    """It moves no version of the payment: whoever has read the dispute before it must read again."""
+    async with open_gateway(("adyen",)) as inside:
+        payment = await inside.merchant.charged()
+        began, deps = datetime.now(UTC), inside.house.deps
+
+        async def tell(status: DisputeStatus, after_s: int, by: Deps = deps) -> str:
+            said = DisputeNews("D1", status, Money(1999, "EUR"))
+            at, there = began + timedelta(seconds=after_s), payment["provider_payment_id"]
+            event = Event(status, "CHARGEBACK", provider_payment_id=there, occurred_at=at, dispute=said)
+            return (await news.apply("adyen", event, by)).result
+
+        await tell(DisputeStatus.NEEDS_RESPONSE, 1)
+
+        async def again() -> None:
+            assert await tell(DisputeStatus.NEEDS_RESPONSE, 9) == "no_news"
+
+        late = dataclasses.replace(deps, queries=Interrupted(inside.house.pool, again))
+        result = await tell(DisputeStatus.UNDER_REVIEW, 5, late)
+        (dispute,) = (await inside.merchant.get("/v1/disputes")).json()["data"]
+
+    assert (result, dispute["status"]) == ("no_news", "needs_response")
 
 
 async def test_an_answer_that_stays_unknown_does_not_use_up_the_time_to_answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import hashlib
 import hmac
 import itertools
@@ -20,7 +21,18 @@ from gateway import news as news_of_events
 from gateway.methods import ERASABLE
 from gateway.queries import StoredMethod
 from gateway.tokens import shows_more, token_told
-from providers.contract import CardFacts, Event, TokenNews
+from providers.contract import (
+    Approved,
+    CardFacts,
+    DisputeNews,
+    DisputeStatus,
+    Event,
+    Kind,
+    Notice,
+    NoticeKind,
+    TokenNews,
+)
+from providers.money import Money
 from providers.sandbox.signatures import adyen_signature
 
 if TYPE_CHECKING:
@@ -426,6 +438,32 @@ async def test_a_warning_about_a_payment_that_is_not_known_waits_for_it(
     assert early == "operation_not_found"
     assert database.value("SELECT due_at IS NOT NULL FROM webhook_inbox")
     assert (database.value("SELECT count(*) FROM notice"), told(database, "payment.fraud_warning")) == (0, [])
+
+
+async def test_an_account_that_was_given_to_another_merchant_tells_it_nothing_of_what_was_before(
+    open_gateway: Open, database: Database
+) -> None:
+    """Old payments of the account stay their own merchant's, and so does what becomes of them."""
+    async with open_gateway(("stripe",)) as inside:
+        payment = await inside.merchant.charged(capture_method="manual")
+        at, deps = payment["provider_payment_id"], inside.house.deps
+        account = copy.copy(deps.accounts["stripe"])
+        account.merchant = "mer_other"
+        given = replace(deps, accounts={"stripe": account})
+        about: list[dict[str, Any]] = [
+            {"notice": Notice(NoticeKind.FRAUD_WARNING, "issfr_1", reason="fraud")},
+            {"dispute": DisputeNews("du_1", DisputeStatus.NEEDS_RESPONSE, Money(1999, "EUR"))},
+            {"kind": Kind.VOID, "outcome": Approved(at, Money(1999, "EUR")), "provider_id": at},
+        ]
+        results = [
+            (await news_of_events.apply("stripe", Event(f"e{n}", "told", provider_payment_id=at, **said), given)).result
+            for n, said in enumerate(about)
+        ]
+        after = await inside.merchant.payment(payment["id"])
+
+    assert results == ["operation_not_found"] * 3
+    assert after["status"] == "requires_capture"
+    assert database.value("SELECT count(*) FROM event WHERE merchant_id = 'mer_other'") == 0
 
 
 async def test_a_report_is_kept_with_where_it_lies(open_gateway: Open, database: Database, flow: type[Kit]) -> None:
