@@ -49,7 +49,7 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     # The state of things.
     "request_in_progress": Sort(409, "The same request is being worked on", retryable=True, retry_after_s=2),
     "payment_state": Sort(409, "The payment's state forbids this", retry_after_s=2),
-    "not_deliverable": Sort(409, "No endpoint takes this event", retry_after_s=2),
+    "not_deliverable": Sort(409, "Nothing is delivered there", retry_after_s=2),
     "payment_changed": Sort(409, "The payment changed meanwhile", retryable=True, retry_after_s=1),
     # Nothing happened.
     "provider_unavailable": Sort(503, "No provider could be reached", retryable=True, retry_after_s=5),

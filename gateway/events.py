@@ -99,13 +99,13 @@ def _of_payment(before: Payment, after: Payment) -> list[str]:
 
 
 def _refused(before: Payment, after: Payment) -> bool:
-    """Whether a cancel or an increment has failed by this change. The void that a failover asks for is nobody's but ours."""
+    """Whether a cancel or an increment has failed by this change. A void that nobody but us has asked for is none of these."""
     open_before = {operation.id for operation in before.operations if operation.status is not S.FAILED}
     return any(
         operation.kind in _ASKED
         and operation.status is S.FAILED
         and operation.id in open_before
-        and not operation.releases_unknown
+        and (operation.kind is Kind.INCREMENT or (before.cancel_requested and not operation.releases_unknown))
         for operation in after.operations
     )
 

@@ -88,7 +88,11 @@ class Events(Desk):
         if not endpoints:
             which = "No endpoint" if body.endpoint is None else "The endpoint is disabled or deleted, or it"
             wants = "of yours is enabled and wants" if body.endpoint is None else "does not want"
-            raise Problem("not_deliverable", f"{which} {wants} events of this type.", body.endpoint and "endpoint")
+            raise Problem(
+                "not_deliverable",
+                f"{which} {wants} events of this type, or the event is about to be removed.",
+                body.endpoint and "endpoint",
+            )
         return await self._delivered(event)
 
     async def _delivered(self, event: Event) -> Response:

@@ -38,7 +38,7 @@ class SandboxConfig:
 
     webhook_delay_s: float = 0.2
     webhook_attempts_max: int = 10
-    """With the doubling pause of ``webhook_pause_s`` this is eight minutes at most per event. Real providers go on for days."""
+    """With the doubling pause of ``webhook_pause_s`` the last try comes after four minutes. Real providers go on for days."""
     webhook_pause_s: float = 0.5
 
     refund_settles_after_s: float = 1.0

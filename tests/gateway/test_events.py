@@ -106,6 +106,11 @@ STEPS: Final[dict[str, tuple[Payment, Payment, list[str]]]] = {
     "more authorized": (HELD, replace(HELD, amount_authorized=150), ["payment.updated"]),
     "an increment refused": (INCREASING, ended(INCREASING, S.FAILED), ["payment.updated"]),
     "a cancel refused": (CANCELING, ended(CANCELING, S.FAILED, cancel_requested=False), ["payment.updated"]),
+    "a void that nobody asked for refused": (
+        replace(CANCELING, cancel_requested=False),
+        ended(CANCELING, S.FAILED, cancel_requested=False),
+        [],
+    ),
     "a failover's void refused": (RELEASING, ended(RELEASING, S.FAILED), []),
     "a capture asked for": (HELD, CAPTURING, []),
     "a capture accepted": (CAPTURING, ended(CAPTURING, S.PENDING), ["capture.pending"]),
