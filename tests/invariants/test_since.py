@@ -36,8 +36,7 @@ async def test_newer_keys_and_events_are_read_once_each_whatever_the_page(page: 
         for table, column in (spread | {"payment": "created_at"}).items():
             count = mixed.database.value(f"SELECT count(*) FROM {table} WHERE {column} >= '{since.isoformat()}'")
             assert report.rows.get(table, 0) == count, (table, hours)
-            assert count or table not in spread
-    assert report.rows["payment"] == mixed.payments
+            assert count or (table, hours) == ("payment", 0)
 
 
 async def test_nothing_is_told_otherwise_because_older_ones_are_left_out(mixed: Mixed, flow: type[Kit]) -> None:
