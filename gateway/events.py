@@ -150,7 +150,9 @@ def event(type_: str, shown: Mapping[str, Any], at: datetime, *, livemode: bool,
     """One event about ``shown``, in the form of the Standard Webhooks: https://www.standardwebhooks.com, payload structure."""
     if type_ not in EVENTS:
         raise ValueError(f"{type_} is not in the catalogue")
-    event_id = derived_id(EVENT, at, shown["id"], str(sequence), type_)
+    # An id knows milliseconds: what has no sequence is told apart by the microsecond.
+    which = at.isoformat() if sequence is None else str(sequence)
+    event_id = derived_id(EVENT, at, shown["id"], which, type_)
     body = {
         "id": event_id,
         "object": "event",

@@ -224,6 +224,16 @@ def test_a_dispute_is_told_beside_its_payment(
     assert types(PAID, PAID, (None if before is None else replace(after, status=before), after)) == expected
 
 
+def test_what_has_no_sequence_is_told_apart_within_a_millisecond() -> None:
+    """A stored method may be told twice of in one."""
+    shown = {"id": "pm_1", "object": "payment_method"}
+    ids = {
+        event("payment_method.updated", shown, NOW + timedelta(microseconds=us), livemode=False).id for us in range(3)
+    }
+
+    assert len(ids) == 3
+
+
 def test_a_word_that_is_not_in_the_catalogue_is_refused() -> None:
     with pytest.raises(ValueError, match="catalogue"):
         event("payment.lost", {"id": "pay_1", "object": "payment"}, NOW, livemode=False)
