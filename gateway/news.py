@@ -50,8 +50,19 @@ WAITING_MAX: Final = 1_000
 log = structlog.get_logger()
 
 
+class _AnothersError(Exception):
+    """What an event is about is of another merchant than the account is by now: to this one it is not there."""
+
+
 async def apply(account: str, event: Event, deps: Deps) -> Applied:
     """Apply one event. May be called any number of times: the second time it is no news."""
+    try:
+        return await _applied(account, event, deps)
+    except _AnothersError:
+        return Applied("operation_not_found")  # and never will be: it waits for nothing
+
+
+async def _applied(account: str, event: Event, deps: Deps) -> Applied:
     if event.dispute is not None:
         return await _disputed(account, event, event.dispute, deps)
     if event.token is not None:
@@ -67,16 +78,16 @@ async def apply(account: str, event: Event, deps: Deps) -> Applied:
         by_ours = event.operation_id is not None
         return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
     payment, operation = found
-    if not _its_own(payment, account, deps):
-        return Applied("operation_not_found")  # and never will be
+    _belongs(payment, account, deps)
     applied = await _told_of(payment, operation, event, event.outcome, account, deps)
     return replace(applied, payment_id=payment.terms.id)
 
 
-def _its_own(payment: Payment, account: str, deps: Deps) -> bool:
-    """Whether a payment is of the merchant whose account this is by now. To any other it is not there."""
+def _belongs(payment: Payment, account: str, deps: Deps) -> None:
+    """Raises :class:`_AnothersError` where a payment is not of the merchant whose account this is by now."""
     owner, terms = deps.accounts[account], payment.terms
-    return (terms.merchant_id, terms.livemode) == (owner.merchant, owner.livemode)
+    if (terms.merchant_id, terms.livemode) != (owner.merchant, owner.livemode):
+        raise _AnothersError
 
 
 def _not_found(wanted: str | None, kind: Kind | None = None) -> Applied:
@@ -174,7 +185,9 @@ async def _authorization(account: str, event: Event, deps: Deps) -> tuple[Paymen
     if event.provider_payment_id is None:
         return None
     found = await deps.queries.operation_at(account, event.provider_payment_id, Kind.AUTHORIZE)
-    return found if found is not None and _its_own(found[0], account, deps) else None
+    if found is not None:
+        _belongs(found[0], account, deps)
+    return found
 
 
 async def _disputed(account: str, event: Event, news: DisputeNews, deps: Deps) -> Applied:
@@ -223,7 +236,9 @@ async def _disputed_payment(account: str, event: Event, news: DisputeNews, deps:
     known = await deps.queries.dispute_at(account, news.dispute_id)
     if known is not None:
         payment = await deps.queries.payment(known.payment_id)
-        return payment if payment is not None and _its_own(payment, account, deps) else None
+        if payment is not None:
+            _belongs(payment, account, deps)
+        return payment
     found = await _authorization(account, event, deps)
     return None if found is None else found[0]
 
@@ -298,7 +313,10 @@ async def _token_told(account: str, event: Event, news: TokenNews, deps: Deps) -
 
 async def _asked_for(account: str, event: Event, known: Collection[str], deps: Deps) -> StoredMethod | None:
     """The method of the payment that asked for the token, where it is kept to be charged again and is none of the ``known``."""
-    found = await _authorization(account, event, deps)
+    try:
+        found = await _authorization(account, event, deps)
+    except _AnothersError:
+        return None
     if found is None or found[0].payment_method is None or found[0].payment_method in known:
         return None
     terms = found[0].terms

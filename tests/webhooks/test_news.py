@@ -34,6 +34,7 @@ from providers.contract import (
 )
 from providers.money import Money
 from providers.sandbox.signatures import adyen_signature
+from webhooks.inbox import Applied
 
 if TYPE_CHECKING:
     from tests.conftest import Database, Inside, Kit, Open
@@ -456,12 +457,12 @@ async def test_an_account_that_was_given_to_another_merchant_tells_it_nothing_of
             {"kind": Kind.VOID, "outcome": Approved(at, Money(1999, "EUR")), "provider_id": at},
         ]
         results = [
-            (await news_of_events.apply("stripe", Event(f"e{n}", "told", provider_payment_id=at, **said), given)).result
+            await news_of_events.apply("stripe", Event(f"e{n}", "told", provider_payment_id=at, **said), given)
             for n, said in enumerate(about)
         ]
         after = await inside.merchant.payment(payment["id"])
 
-    assert results == ["operation_not_found"] * 3
+    assert results == [Applied("operation_not_found")] * 3, "it waits for nothing: that payment will never be there"
     assert after["status"] == "requires_capture"
     assert database.value("SELECT count(*) FROM event WHERE merchant_id = 'mer_other'") == 0
 
