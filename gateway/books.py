@@ -201,11 +201,12 @@ _KNOWN: Final = "SELECT id FROM dispute WHERE id = :d_id AND heard = :g_heard::j
 
 
 @lru_cache(maxsize=128)
-def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool, known: bool = False) -> Statement:
+def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Statement:
     """One statement: ``guard`` locks the payment at its version, and a ``known`` dispute as it was; ``claim`` takes the key.
 
     Every piece hangs on both.
     """
+    known = "known" in pieces
     parts = [f"known AS ({_KNOWN})"] if known else []
     if guarded:
         guard = _FENCED if "settle" in pieces else _GUARD
@@ -374,7 +375,7 @@ class Books:
         was, and as it stands from now on. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
         What the merchant is told of it, and to which endpoints it goes, is part of the same commit.
         """
-        payment = change.payment
+        payment, (known, stands) = change.payment, dispute or (None, None)
         ended = _newly_ended(before, payment, settled)
         pieces: dict[str, Any] = {
             "settle": settled and _settle_values(settled, payment.updated_at),
@@ -386,7 +387,8 @@ class Books:
             "drive": driven_by and _drive_values(driven_by),
             "returned": returned and _returned_values(*returned),
             "reviewed": reviewed and _reviewed_values(reviewed),
-            "dispute": dispute and dispute_values(dispute[1], payment),
+            "known": known and {"g_heard": known.heard},
+            "dispute": stands and dispute_values(stands, payment),
             "events": telling(
                 told(before, payment, dispute),
                 payment.terms.merchant_id,
@@ -406,14 +408,12 @@ class Books:
             params |= values_
         if key is not None:
             params |= self._key(key, payment)
-        known = dispute and dispute[0]
-        if known is not None:
-            params["g_heard"] = known.heard
         wanted = {"state", "change", *(name for name, given in pieces.items() if given)}
         if "events" in wanted:
             wanted.add("deliveries")
-        statement = _statement(frozenset(wanted), guarded=True, keyed=key is not None, known=known is not None)
-        return _written(await statement.row(self._pool, params))
+        return _written(
+            await _statement(frozenset(wanted), guarded=True, keyed=key is not None).row(self._pool, params)
+        )
 
     async def answer(self, key: Key, status: int, sealed: bytes) -> bool:
         """Decide a key's answer afterwards. ``False`` where it was decided already: then that answer stands."""

@@ -38,9 +38,8 @@ STEPS: Final[Mapping[str, frozenset[str]]] = {
         {"requires_payment_method", "requires_action", "requires_capture", "succeeded", "canceled", "failed"}
     ),
     "requires_capture": frozenset({"succeeded", "canceled"}),
-    "succeeded": frozenset(
-        {"requires_capture", "canceled"}
-    ),  # a capture that the provider took back; nothing is held without it
+    # A capture that the provider took back; without one nothing is held where the authorization ran out meanwhile.
+    "succeeded": frozenset({"requires_capture", "canceled"}),
     "canceled": frozenset(),
     "failed": frozenset(),
 }

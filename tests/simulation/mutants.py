@@ -219,8 +219,8 @@ def history_outside_the_transaction(world: World) -> Iterator[None]:
             return row
 
     @lru_cache(maxsize=64)
-    def apart(pieces: frozenset[str], **more: bool) -> Any:
-        statement = together(pieces - {"change"}, **more)
+    def apart(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Any:
+        statement = together(pieces - {"change"}, guarded=guarded, keyed=keyed)
         return Apart(statement) if "change" in pieces else statement
 
     with put(gateway.books, "_statement", apart):
