@@ -30,7 +30,7 @@ check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages
 	$(MAKE) --no-print-directory test
 
 nightly: $(VENV)/dev.stamp ## Run the long proofs: simulations, full matrices (hours)
-	@$(BIN)/python -m pytest -m nightly $(ARGS)
+	@$(BIN)/python -m pytest -m nightly --timeout 0 $(ARGS)
 
 bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a plain endpoint, and its webhooks
 	@$(BIN)/python -m bench.run $(ARGS)

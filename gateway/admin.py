@@ -172,4 +172,4 @@ async def _database() -> AsyncIterator[tuple[Pool, Settings]]:
     try:
         yield pool, settings
     finally:
-        await pool.close()
+        pool.close()

@@ -132,7 +132,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         yield House(deps, _inbox(pool, deps), _outbox(pool, egress, deps), pool, gate, registry, unproved)
     finally:
         await egress.aclose()
-        await pool.close()
+        pool.close()
         await gate.aclose()
         await transport.aclose()
 

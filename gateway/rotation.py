@@ -114,7 +114,7 @@ async def open_vault() -> AsyncIterator[Vault]:
     try:
         yield Vault(Sealer(*settings.vault_keys), Queries(pool), Books(pool), MethodBooks(pool))
     finally:
-        await pool.close()
+        pool.close()
 
 
 async def status(say: Say) -> bool:

@@ -129,11 +129,13 @@ class Pool:
         row = await self.fetchrow(query, *args)
         return None if row is None else next(iter(row.values()))
 
-    async def close(self) -> None:
-        """Close the connections."""
-        while self._at_hand:
-            await self._pool.release(self._at_hand.pop())
-        await self._pool.close()
+    def close(self) -> None:
+        """Cut every connection off. Whoever still waits for an answer is :class:`InDoubt`; whoever asks now, :class:`DatabaseAway`.
+
+        To part politely would wait for each statement under way, and for a frozen server without end.
+        """
+        self._at_hand.clear()
+        self._pool.terminate()
 
 
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")

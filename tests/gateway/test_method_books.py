@@ -60,7 +60,7 @@ async def settle(database: Database, outcome: Outcome | None, *, spent_at: datet
     try:
         await PIECE.row(pool, settled_values("pm_1", "second", outcome, spent_at=spent_at) | {"p_updated_at": LATER})
     finally:
-        await pool.close()
+        pool.close()
     (row,) = database.rows("SELECT * FROM payment_method")
     return row
 

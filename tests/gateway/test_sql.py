@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 async def pool(server: Postgres) -> AsyncIterator[Pool]:
     opened = await connect(server.create_database("connections"))
     yield opened
-    await opened.close()
+    opened.close()
 
 
 async def test_a_frozen_server_leaves_the_statement_in_doubt_and_the_pool_usable(pool: Pool) -> None:
@@ -80,7 +80,26 @@ async def test_a_server_that_only_reads_has_written_nothing(server: Postgres) ->
     with pytest.raises(DatabaseAway, match="ReadOnlySQLTransactionError"):
         await pool.fetch("CREATE TABLE refused (id int)")
 
-    await pool.close()
+    pool.close()
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["at work", "frozen"])
+async def test_a_pool_is_closed_at_once_though_a_statement_is_on_its_way(pool: Pool, *, frozen: bool) -> None:
+    process = await pool.fetchval("SELECT pg_backend_pid()")
+    waiting = asyncio.create_task(pool.fetch("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0.2)
+    if frozen:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        pool.close()
+
+        with pytest.raises(InDoubt):
+            await asyncio.wait_for(waiting, 1)
+        with pytest.raises(DatabaseAway):
+            await pool.fetch("SELECT 1")
+    finally:
+        if frozen:
+            os.kill(process, signal.SIGCONT)
 
 
 async def test_a_server_that_does_not_let_us_in_is_named(server: Postgres) -> None:

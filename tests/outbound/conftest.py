@@ -243,7 +243,7 @@ def sending(database: Database, flow: type[Kit]) -> OpenSender:
             yield Sender(outbox, pool, tried, waited)
         finally:
             await egress.aclose()
-            await pool.close()
+            pool.close()
 
     return opened
 
