@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -54,6 +53,7 @@ from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
+from gateway.stopping import stopped
 from gateway.vault import Keyring
 from gateway.watch import Watch
 from idempotency.once import GateClosed, GatePolicy, Once
@@ -209,9 +209,7 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
                 gc.set_threshold(50_000, 50, 100)
                 watching = asyncio.create_task(watch.run())
                 yield
-                watching.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watching
+                await stopped([watching])
                 await webhooks.drain()
         finally:  # uvicorn ends the process with the signal that stopped it, so that nothing runs at its exit
             await asyncio.to_thread(logs.flush)

@@ -21,6 +21,7 @@ from gateway.deps import Deps
 from gateway.news import wake
 from gateway.settings import Settings
 from gateway.sql import Pool
+from gateway.stopping import stopped
 from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, sweep, wipe
 from webhooks.inbox import Inbox
 from webhooks.outbox import Outbox
@@ -71,9 +72,7 @@ async def _send(outbox: Outbox, stop: asyncio.Event) -> None:
     await asyncio.wait({sending, told}, return_when=asyncio.FIRST_COMPLETED)
     outbox.stop()
     await asyncio.wait({sending}, timeout=2 * STOP_S)  # a Postgres that is frozen must not keep the process
-    for task in (sending, told):
-        task.cancel()
-    for result in await asyncio.gather(sending, told, return_exceptions=True):
+    for result in await stopped([sending, told]):
         if isinstance(result, Exception):
             log.error("sending_failed", error=type(result).__name__)
 
@@ -88,9 +87,7 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        told.cancel()
-        working.cancel()
-        for result in await asyncio.gather(working, told, return_exceptions=True):
+        for result in await stopped([working, told]):
             if isinstance(result, Exception):
                 log.error("worker_failed", error=type(result).__name__)
 

@@ -346,6 +346,7 @@ class Outbox:
                     await asyncio.wait_for(self._ended.wait(), POLL_S)
                     await asyncio.sleep(GATHER_S)
         finally:
+            self._stopped = True
             if self._trying:
                 await asyncio.wait(self._trying, timeout=STOP_S)
             left = [renewing, *self._trying]
@@ -475,7 +476,7 @@ class Outbox:
         return bool(rows)
 
     async def _renew_always(self) -> None:
-        while True:
+        while not self._stopped:
             await asyncio.sleep(RENEW_S)
             await self._seen(self._renew)
 
