@@ -83,8 +83,8 @@ _KEY: Final = {
     "opened": "k.payment_id",
     "repeated": """EXISTS (SELECT FROM idempotency_key s WHERE s.merchant_id = k.merchant_id AND s.livemode = k.livemode
         AND s.key = k.key AND s.ctid <> k.ctid)""",
-    "target_merchant": "coalesce(p.merchant_id, m.merchant_id, u.merchant_id)",
-    "target_livemode": "coalesce(p.livemode, m.livemode, u.livemode)",
+    "target_merchant": "coalesce(p.merchant_id, m.merchant_id, u.merchant_id, w.merchant_id)",
+    "target_livemode": "coalesce(p.livemode, m.livemode, u.livemode, w.livemode)",
     "target_status": "p.status",
     "target_round": "p.round",
     "op_payment": "o.payment_id",
@@ -100,6 +100,7 @@ _KEY_FACTS: Final = f"""SELECT {_KEY_COLUMNS}, extract(epoch FROM now())::float8
     LEFT JOIN payment p ON p.id = k.payment_id
     LEFT JOIN payment_method m ON m.id = k.payment_id
     LEFT JOIN customer u ON u.id = k.payment_id
+    LEFT JOIN webhook_endpoint w ON w.id = k.payment_id
     LEFT JOIN operation o ON o.id = k.operation_id"""
 KEYS: Final = f"""WITH page AS (SELECT *, ctid FROM idempotency_key
     WHERE (merchant_id, livemode, key) > ($1, $2, $3)

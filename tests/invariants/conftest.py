@@ -112,6 +112,10 @@ class Maker:
         assert stored.status_code == 201, stored.text
         customer = await merchant.post("/v1/customers", {"reference": "shopper-7"})
         assert customer.status_code == 201, customer.text
+        hook = {"url": "https://shop.example/hooks", "events": ["report.available"]}
+        kept, gone = [await merchant.post("/v1/webhook_endpoints", hook) for _ in range(2)]
+        assert (kept.status_code, gone.status_code) == (201, 201), gone.text
+        await merchant.delete(f"/v1/webhook_endpoints/{gone.json()['id']}")
 
     async def settled(self) -> None:
         """Wait until nothing is on its way any more."""
