@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from gateway.embedded import SUPERUSER, Postgres
-from gateway.sql import POOL_MAX, DatabaseAway, InDoubt, Pool, connect
+from gateway.sql import COMMAND_TIMEOUT_S, POOL_MAX, DatabaseAway, InDoubt, Pool, connect
 from providers.registry import ConfigError
 
 
@@ -94,7 +94,7 @@ async def test_a_pool_is_closed_at_once_though_a_statement_is_on_its_way(pool: P
         pool.close()
 
         with pytest.raises(InDoubt):
-            await asyncio.wait_for(waiting, 1)
+            await asyncio.wait_for(waiting, COMMAND_TIMEOUT_S - 1)  # sooner than it would give up by itself
         with pytest.raises(DatabaseAway):
             await pool.fetch("SELECT 1")
     finally:
