@@ -16,7 +16,7 @@ from typing import Any, Final, TypeGuard
 
 import structlog
 
-from gateway import lifecycle
+from gateway import lifecycle, routes
 from gateway.answers import Answer, charge_answer
 from gateway.books import KeyUse, Method, Request, Written
 from gateway.deps import Deps
@@ -155,7 +155,7 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     status = lifecycle.Status.REQUIRES_CONFIRMATION if command.wallet else lifecycle.Status.REQUIRES_PAYMENT_METHOD
     payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.card))
     wallet = command.wallet if command.confirm else None
-    route = () if wallet is None else _route(terms, wallet, deps)
+    route = () if wallet is None else routes.route(terms, wallet, deps)
     refusal = command.unusable if wallet is None else _refusal(command, route, deps)
     if refusal is not None:
         if await deps.queries.used_key(command.key) is not None:
@@ -212,7 +212,7 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
     # The customer is that of the method, where none was named.
     terms = replace(lifecycle.with_shopper(payment), customer=command.terms.customer)
     command = replace(command, terms=terms)
-    route = _route(terms, wallet, deps)
+    route = routes.route(terms, wallet, deps)
     refusal = _refusal(command, route, deps)
     if refusal is not None:
         raise refusal
@@ -234,52 +234,11 @@ def _display(card: Mapping[str, Any] | None) -> CardFacts | None:
     return None if card is None else CardFacts(**card)
 
 
-def _route(terms: Terms, wallet: Wallet, deps: Deps) -> tuple[str, ...]:
-    """The merchant's accounts that may take this payment, in the order of the configuration."""
-    return tuple(name for name, reason in _eligibility(terms, wallet, deps).items() if reason is None)
-
-
-def _eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | None]:
-    """Each account of the merchant with the reason why it cannot take the payment, or ``None``."""
-    money, needs, has_card = Money(terms.amount, terms.currency), _needs(terms), wallet.card is not None
-    # An account that remembers the card itself knows its first payment, too.
-    remembered = needs - {Capability.NETWORK_TRANSACTION_ID}
-    reasons = {}
-    for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode):
-        if terms.pinned_account in {None, account.name}:
-            has_token = account.name in wallet.tokens
-            asked = remembered if has_token else needs
-            reasons[account.name] = account.eligible(money, has_token=has_token, has_card=has_card, needs=asked)
-    return reasons
-
-
-def _needs(terms: Terms) -> frozenset[Capability]:
-    """What an account must be able to do for these terms."""
-    wanted = {
-        Capability.VERIFICATION: terms.amount == 0,
-        Capability.MANUAL_CAPTURE: terms.capture_method == "manual",
-        Capability.STORED_CREDENTIALS: terms.setup_future_usage is not None,
-        Capability.MERCHANT_INITIATED: terms.off_session,
-        Capability.INCREMENT: bool(terms.adjustable),
-        Capability.REDIRECT: terms.three_d_secure == "required",
-        Capability.NETWORK_TRANSACTION_ID: terms.network_transaction_id is not None,
-    }
-    return frozenset(capability for capability, needed in wanted.items() if needed)
-
-
 def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | None:
     """Why nobody can be asked for this charge, or ``None``."""
     if command.unusable is not None or route:
         return command.unusable or refuses_new(deps)
-    terms = command.terms
-    reasons = _eligibility(terms, command.wallet or Wallet(), deps)
-    if terms.pinned_account is not None and not reasons:
-        return Problem("no_eligible_account", "There is no account of that name.", "routing.account")
-    param = "routing.account" if terms.pinned_account is not None else None
-    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no account is configured"
-    return Problem(
-        "no_eligible_account", f"No account can take this payment ({why}).", param, extra={"accounts": reasons}
-    )
+    return routes.refusal(command.terms, command.wallet or Wallet(), deps)
 
 
 def _compose(
@@ -471,7 +430,7 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
     route = payment.route
     if plan.verdict is Verdict.NOT_SENT or (_alone(deps) and _reached_nobody(payment)):
         # Nothing happened anywhere: start over with the accounts there are now.
-        route, round_ = _route(payment.terms, command.wallet, deps), payment.round + 1
+        route, round_ = routes.route(payment.terms, command.wallet, deps), payment.round + 1
         plan = Plan.start(route)
     if not _may_ask(plan.account, command.wallet, deadline, deps):
         return await _present(command, payment, deps)
