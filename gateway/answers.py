@@ -15,7 +15,7 @@ import orjson
 from gateway.disputes import Dispute
 from gateway.errors import MEDIA_TYPE, Problem
 from gateway.incidents import Incident
-from gateway.lifecycle import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status
+from gateway.payment import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status
 from gateway.rows import card_json, three_d_secure_json
 from gateway.vault import Keyring
 from providers.contract import Kind

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal
 from gateway import method_books
 from gateway.disputes import Dispute
 from gateway.events import told
-from gateway.lifecycle import IN_FLIGHT, OPEN, Change, Operation, OperationStatus, Payment
+from gateway.lifecycle import Change
+from gateway.payment import IN_FLIGHT, OPEN, Operation, OperationStatus, Payment
 from gateway.rows import (
     DISPUTE_STATE,
     STATE,

@@ -23,8 +23,9 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
-from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Reason, Terms
+from gateway.lifecycle import Change
 from gateway.modify import void_unknown
+from gateway.payment import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import Stance
 from gateway.queries import UsedKey
 from gateway.settle import (
@@ -152,7 +153,7 @@ async def _open_or_resume(command: Charge, claim: Claim, deps: Deps) -> Work | A
 async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     """A new payment in one commit. ``None`` where the key is there already: then nothing was written."""
     terms, now = command.terms, command.terms.created_at
-    status = lifecycle.Status.REQUIRES_CONFIRMATION if command.wallet else lifecycle.Status.REQUIRES_PAYMENT_METHOD
+    status = Status.REQUIRES_CONFIRMATION if command.wallet else Status.REQUIRES_PAYMENT_METHOD
     payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.card))
     wallet = command.wallet if command.confirm else None
     route = () if wallet is None else routes.route(terms, wallet, deps)

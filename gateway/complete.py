@@ -19,8 +19,9 @@ from gateway import lifecycle
 from gateway.books import ABANDONED_S, Request, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
-from gateway.lifecycle import Change, Operation, OperationStatus, Payment
+from gateway.lifecycle import Change
 from gateway.modify import carry_out, open_operation
+from gateway.payment import Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, call_of, open_certainly, read, record, send
 from providers.contract import ActionRequired, Capability, DetailsRefused, Kind, Outcome, Unknown
 

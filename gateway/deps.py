@@ -12,10 +12,10 @@ import structlog
 
 from gateway.books import Books
 from gateway.endpoint_books import EndpointBooks
-from gateway.lifecycle import Operation
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
+from gateway.payment import Operation
 from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
 from gateway.vault import Keyring

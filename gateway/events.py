@@ -16,7 +16,7 @@ import orjson
 from gateway.answers import attempt_object, capture_object, dispute_object, instant, payment_facts, refund_object
 from gateway.disputes import Dispute
 from gateway.ids import EVENT, derived_id
-from gateway.lifecycle import Operation, OperationStatus, Payment, Reason, Status
+from gateway.payment import Operation, OperationStatus, Payment, Reason, Status
 from gateway.settings import VERSIONS
 from providers.contract import DisputeStatus, Kind
 from webhooks.catalog import EVENTS

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.ids import INCIDENT, derived_id
-from gateway.lifecycle import Operation, Payment
+from gateway.payment import Operation, Payment
 from providers.contract import Approved, Outcome
 
 

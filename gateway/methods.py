@@ -22,8 +22,8 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import CUSTOMER, is_id
 from gateway.keys import in_progress, seal_answer, stored_answer
-from gateway.lifecycle import Payment, Status, Terms
 from gateway.method_books import handed_out
+from gateway.payment import Payment, Status, Terms
 from gateway.queries import StoredCustomer, StoredMethod
 from gateway.rows import card_json
 from gateway.settle import MethodUse

@@ -21,7 +21,8 @@ from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.errors import Problem
 from gateway.ids import ACCEPTANCE, CAPTURE, DEFENSE, INCREMENT, REFUND, VOID, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
-from gateway.lifecycle import IN_FLIGHT, Change, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import Change
+from gateway.payment import ANSWERS_DISPUTE, FAILOVER, IN_FLIGHT, Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
 from gateway.settle import DECISIONS_MAX, look, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
@@ -240,7 +241,7 @@ def open_operation(
 def _possible(payment: Payment, operation: Operation, command: FollowUp, deps: Deps) -> None:
     """Refuse what the account cannot do, before it is asked. Raises :class:`Problem` naming account and capability."""
     account = deps.accounts[operation.account]
-    if operation.kind not in lifecycle.ANSWERS_DISPUTE:
+    if operation.kind not in ANSWERS_DISPUTE:
         why = account.provider.refuses(Money(operation.amount, payment.terms.currency))
         if why is not None:
             raise Problem("validation_failed", f"The account {account.name} cannot carry this amount: {why}.", "amount")
@@ -345,7 +346,7 @@ async def void_unknown(payment: Payment, attempt: Operation, deps: Deps) -> Paym
     if attempt.kind is not Kind.AUTHORIZE or attempt.account not in deps.accounts:
         return None
     try:
-        void = open_operation(payment, Kind.VOID, payment.terms.amount, deps, metadata={"purpose": lifecycle.FAILOVER})
+        void = open_operation(payment, Kind.VOID, payment.terms.amount, deps, metadata={"purpose": FAILOVER})
         change = lifecycle.failover_opened(payment, attempt, void, deps.clock())
     except lifecycle.Refused:
         return None

@@ -22,8 +22,9 @@ from gateway.disputes import ANSWERABLE, TAKEN, Dispute, facts_in, shows_more, t
 from gateway.events import event as outbound
 from gateway.ids import DISPUTE, new_id
 from gateway.incidents import IncidentKind
-from gateway.lifecycle import OPEN, NoChange, Operation, OperationStatus, Payment
+from gateway.lifecycle import NoChange
 from gateway.methods import ERASABLE, method_object
+from gateway.payment import ANSWERS_DISPUTE, OPEN, Operation, OperationStatus, Payment
 from gateway.queries import StoredMethod
 from gateway.settle import DECISIONS_MAX, not_believed, record
 from gateway.sql import Pool, Statement
@@ -222,7 +223,7 @@ async def _answers_told(payment: Payment, dispute: Dispute, deps: Deps) -> None:
     if dispute.status in ANSWERABLE:
         return
     for op in payment.operations:
-        ours = op.kind in lifecycle.ANSWERS_DISPUTE and (op.metadata or {}).get("dispute") == dispute.id
+        ours = op.kind in ANSWERS_DISPUTE and (op.metadata or {}).get("dispute") == dispute.id
         if not ours or op.status is not OperationStatus.UNKNOWN:
             continue
         amount = Money(op.amount, payment.terms.currency)

@@ -24,7 +24,8 @@ from gateway import crash, lifecycle
 from gateway.answers import NEEDS_REVIEW
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.invariants import INVARIANTS, Entry
-from gateway.lifecycle import TRANSITIONS, Change, Operation, OperationStatus, Payment, Reason, Refused, Status, Terms
+from gateway.lifecycle import TRANSITIONS, Change, Refused
+from gateway.payment import Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import POLICIES, Policy, variable_of
 from gateway.settings import Settings
 from providers.contract import (

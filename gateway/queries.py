@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.disputes import Dispute
 from gateway.incidents import Incident
-from gateway.lifecycle import Operation, Payment
+from gateway.payment import Operation, Payment
 from gateway.rows import dispute_from, incident_from, payment_from
 from gateway.sql import Pool, Row, Statement, columns
 from gateway.tables import ApiKey, ChangeRow, Customer, DisputeRow, IncidentRow, OperationRow, PaymentMethod, PaymentRow

@@ -17,7 +17,8 @@ from gateway.books import KeyUse, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.keys import in_progress, seal_answer, stored_answer
-from gateway.lifecycle import NoChange, Operation, Payment
+from gateway.lifecycle import NoChange
+from gateway.payment import Operation, Payment
 from gateway.settle import NEWS_FROM_OUTSIDE, learned, look_up, open_certainly, read, record, take_over
 from idempotency.key import Key
 from providers.contract import Approved, Declined, Kind, Outcome, Pending, Unknown

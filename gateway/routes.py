@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.deps import Deps
 from gateway.errors import Problem
-from gateway.lifecycle import Terms
+from gateway.payment import Terms
 from gateway.vault import Wallet
 from providers.contract import Capability
 from providers.money import Money

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.disputes import Dispute
 from gateway.incidents import Incident, IncidentKind
-from gateway.lifecycle import Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.payment import Operation, OperationStatus, Payment, Reason, Status, Terms
 from providers.contract import CardFacts, DisputeStatus, Kind, ThreeDSecure
 from providers.declines import Action, Advice, Decline
 

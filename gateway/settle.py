@@ -20,8 +20,9 @@ from gateway.books import LeaseLost, Request, Written
 from gateway.deps import Deps
 from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.incidents import IncidentKind, incident
-from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment
+from gateway.lifecycle import Change, NoChange
 from gateway.method_books import settled_values
+from gateway.payment import ANSWERS_DISPUTE, FAILOVER, Operation, OperationStatus, Payment, Reason, Status
 from gateway.sql import DATABASE_LOST, InDoubt
 from gateway.vault import SealBroken
 from idempotency.key import Key
@@ -330,7 +331,7 @@ async def _record(
 def learned(change: Change, settled: Operation, outcome: Outcome, use: MethodUse) -> dict[str, Any] | None:
     """What the outcome of an attempt says about the payment's method, for the books, where there is anything to write about it."""
     payment = change.payment
-    ended = payment.status is not lifecycle.Status.PROCESSING
+    ended = payment.status is not Status.PROCESSING
     spent_at = payment.terms.created_at if use.spent and ended else None
     if payment.payment_method is None or (spent_at is None and not use.learns):
         return None
@@ -341,7 +342,7 @@ async def _dispute(
     change: Change, operation: Operation, outcome: Outcome, deps: Deps
 ) -> tuple[Dispute, Dispute] | None:
     """The dispute that ``outcome`` moves, before and after it: its provider has taken our answer."""
-    if operation.kind not in lifecycle.ANSWERS_DISPUTE or not isinstance(outcome, Approved):
+    if operation.kind not in ANSWERS_DISPUTE or not isinstance(outcome, Approved):
         return None
     dispute = await deps.queries.dispute((operation.metadata or {})["dispute"])
     if dispute is None or dispute.status not in ANSWERABLE:  # the provider has told more already
@@ -367,7 +368,7 @@ async def _watch(payment: Payment, operation: Operation, outcome: Outcome, sourc
     if not isinstance(outcome, Approved):
         return
     before = operation.status
-    held = payment.terms.capture_method == "manual" or operation.reason == lifecycle.FAILOVER
+    held = payment.terms.capture_method == "manual" or operation.reason == FAILOVER
     ran_out = before is OperationStatus.EXPIRED and operation.decline is None
     if (before is OperationStatus.VOIDED or ran_out) and held and not outcome.captured:
         return  # it is only older than its release
@@ -490,4 +491,4 @@ async def read(payment_id: str, deps: Deps) -> Payment:
 
 def unrecorded(payment: Payment) -> Payment:
     """What can be said of a payment whose outcome could not be written: it is not known yet."""
-    return replace(payment, status=lifecycle.Status.PROCESSING, processing_reason=lifecycle.Reason.OUTCOME_UNKNOWN)
+    return replace(payment, status=Status.PROCESSING, processing_reason=Reason.OUTCOME_UNKNOWN)

@@ -16,8 +16,9 @@ import structlog
 from gateway import complete, lifecycle
 from gateway.books import Written
 from gateway.deps import Deps
-from gateway.lifecycle import Change, NoChange, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import Change, NoChange
 from gateway.modify import carry_out, open_operation, void_unknown
+from gateway.payment import Operation, OperationStatus, Payment, Status
 from gateway.settle import Looked, Taken, age, look, read, record, take_over
 from providers.contract import Kind
 from routing.plan import OnUnknown

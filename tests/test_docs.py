@@ -10,7 +10,7 @@ import pytest
 
 from gateway import printed
 from gateway.errors import PROBLEMS
-from gateway.lifecycle import OperationStatus, Reason, Status
+from gateway.payment import OperationStatus, Reason, Status
 from gateway.policies import POLICIES, variable_of
 from gateway.settings import Settings
 

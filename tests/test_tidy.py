@@ -26,13 +26,16 @@ PURE: Final = frozenset(
         "routing/plan",
         "idempotency/key",
         "gateway/lifecycle",
+        "gateway/payment",
         "gateway/answers",
         "gateway/rows",
         "gateway/errors",
         "gateway/policies",
     )
 )
-MONEY: Final = frozenset({"providers/money.py", "gateway/lifecycle.py", "gateway/books.py", "gateway/answers.py"})
+MONEY: Final = frozenset(
+    {"providers/money.py", "gateway/lifecycle.py", "gateway/payment.py", "gateway/books.py", "gateway/answers.py"}
+)
 
 EXCEPTIONS: Final[dict[tuple[str, str], str]] = {
     (

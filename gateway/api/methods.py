@@ -17,7 +17,6 @@ from gateway.api.schemas import Body, CustomerCreate, PaymentMethodCreate, Payme
 from gateway.books import Method
 from gateway.errors import Problem
 from gateway.ids import CUSTOMER, PAYMENT, PAYMENT_METHOD, new_id
-from gateway.lifecycle import Terms
 from gateway.methods import (
     card_from,
     card_method,
@@ -28,6 +27,7 @@ from gateway.methods import (
     unknown_customer,
     verify_method,
 )
+from gateway.payment import Terms
 from gateway.queries import StoredCustomer, StoredMethod
 from idempotency.key import fingerprint
 from providers.contract import Card

@@ -38,9 +38,9 @@ from gateway.charge import Charge, charge
 from gateway.complete import complete
 from gateway.errors import Problem
 from gateway.ids import PAYMENT, PAYMENT_METHOD, REFUND, is_id, new_id
-from gateway.lifecycle import Payment, Status, Terms
 from gateway.methods import card_from, card_method, unknown_customer
 from gateway.modify import FollowUp, modify
+from gateway.payment import Payment, Status, Terms
 from gateway.queries import StoredMethod
 from gateway.resolve import Resolution, resolve
 from gateway.settle import MethodUse

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from gateway.lifecycle import Operation, Payment
+    from gateway.payment import Operation, Payment
     from tests.conftest import Checked, Database, Inside, Kit, Open, Processes, Psps
 
 LOST = "UPDATE operation SET lease_until = now(), due_at = now()"

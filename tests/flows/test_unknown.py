@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import generate_latest
 
-from gateway.lifecycle import OperationStatus
+from gateway.payment import OperationStatus
 from gateway.settle import call_of
 from providers.contract import Unknown
 

@@ -23,7 +23,8 @@ from gateway.answers import (
     shown_status,
 )
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
-from gateway.lifecycle import TRANSITIONS, Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.lifecycle import TRANSITIONS
+from gateway.payment import Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.vault import Keyring
 from providers.contract import CardFacts, Kind
 from providers.declines import MESSAGES, Action, Decline, load

@@ -12,7 +12,7 @@ import pytest
 from gateway.disputes import Dispute
 from gateway.events import event, told
 from gateway.ids import EVENT, is_id
-from gateway.lifecycle import FAILOVER, Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.payment import FAILOVER, Operation, OperationStatus, Payment, Reason, Status, Terms
 from providers.contract import DisputeStatus, Kind
 from webhooks.catalog import EVENTS
 

@@ -14,22 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway import lifecycle
-from gateway.lifecycle import (
-    IN_FLIGHT,
-    OPEN,
-    ROUNDS_MAX,
-    TRANSITIONS,
-    Change,
-    NoChange,
-    Operation,
-    OperationStatus,
-    Payment,
-    Reason,
-    Refused,
-    Status,
-    Terms,
-)
-from gateway.lifecycle import OperationStatus as S
+from gateway.lifecycle import ROUNDS_MAX, TRANSITIONS, Change, NoChange, Refused
+from gateway.payment import FAILOVER, IN_FLIGHT, OPEN, Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.payment import OperationStatus as S
 from providers.contract import (
     ActionRequired,
     Approved,
@@ -150,7 +137,7 @@ def unknown() -> Payment:
 
 def voiding(payment: Payment) -> Payment:
     """The payment while its attempt of unknown outcome is voided, so that another account may be asked."""
-    void = replace(operation(Kind.VOID, S.SENT, seq=2), metadata={"purpose": lifecycle.FAILOVER})
+    void = replace(operation(Kind.VOID, S.SENT, seq=2), metadata={"purpose": FAILOVER})
     return lifecycle.failover_opened(payment, payment.operations[0], void, NOW).payment
 
 
@@ -846,7 +833,7 @@ class Life(RuleBasedStateMachine):
     def void_the_unknown(self) -> None:
         attempt = self.payment.open_attempt
         assert attempt is not None
-        void = replace(self.next(Kind.VOID), metadata={"purpose": lifecycle.FAILOVER})
+        void = replace(self.next(Kind.VOID), metadata={"purpose": FAILOVER})
         self.ask(lambda: lifecycle.failover_opened(self.payment, attempt, void, NOW))
 
     @precondition(lambda self: self.payment.operations)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from gateway.books import Method
-from gateway.lifecycle import Payment, Reason, Status, Terms
 from gateway.methods import method_object, stored, verified_answer
+from gateway.payment import Payment, Reason, Status, Terms
 from gateway.vault import Keyring
 from providers.contract import CardFacts
 from providers.declines import Action, Decline

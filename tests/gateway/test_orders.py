@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from gateway import lifecycle
-from gateway.lifecycle import Change, Operation, OperationStatus, Payment, Status, Terms
+from gateway.lifecycle import Change
+from gateway.payment import Operation, OperationStatus, Payment, Status, Terms
 from providers.contract import Approved, Declined, Kind, Outcome, Pending
 from providers.declines import failed_after_all
 from providers.money import Money

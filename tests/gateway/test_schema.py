@@ -25,8 +25,8 @@ import gateway.tables
 import idempotency.tables
 import webhooks.tables
 from gateway.embedded import APP_ROLE, OWNER_ROLE, SUPERUSER, Postgres
-from gateway.lifecycle import OPEN, Status
 from gateway.migrate import LOCK, migrate
+from gateway.payment import OPEN, Status
 from gateway.settings import Settings
 from gateway.tables import OPEN_SQL
 from providers.registry import ConfigError

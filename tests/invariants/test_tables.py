@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gateway.invariants import INVARIANTS, rules
 from gateway.invariants.queries import ONE_PAYMENT
-from gateway.lifecycle import FAILOVER, IN_FLIGHT, OPEN, TRANSITIONS, OperationStatus, Status
+from gateway.lifecycle import TRANSITIONS
+from gateway.payment import FAILOVER, IN_FLIGHT, OPEN, OperationStatus, Status
 from gateway.printed import ENTRY, payment_steps
 from gateway.sweep import PARKED_S
 

@@ -25,7 +25,8 @@ from gateway.answers import Answer
 from gateway.books import Written
 from gateway.deps import Deps
 from gateway.ids import PAYMENT, new_id
-from gateway.lifecycle import Change, Operation, OperationStatus, Payment, Status
+from gateway.lifecycle import Change
+from gateway.payment import Operation, OperationStatus, Payment, Status
 from gateway.queries import UsedKey
 from gateway.sql import InDoubt, Statement
 from idempotency.key import Key
