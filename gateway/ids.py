@@ -27,6 +27,8 @@ INBOUND: Final = "iev"
 REFUSED: Final = "rfs"
 INCIDENT: Final = "in"
 NOTICE: Final = "nt"
+ROUTING_VERSION: Final = "rt"
+PUBLICATION: Final = "rp"
 
 _VERSION_7: Final = 7 << 76
 _VERSION_MASK: Final = ~(0xF << 76)

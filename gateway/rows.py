@@ -134,6 +134,7 @@ def operation_values(operation: Operation, payment: Payment) -> dict[str, Any]:
         "o_metadata": operation.metadata,
         "o_challenged": operation.challenged,
         "o_epoch": operation.epoch,
+        "o_decision": None,
         "o_created_at": operation.created_at,
         "o_updated_at": payment.updated_at,
     }

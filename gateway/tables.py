@@ -212,7 +212,10 @@ class PaymentRow(SQLModel, table=True):
 
 
 class OperationRow(SQLModel, table=True):
-    """Everything we ask of a PSP, committed before it is sent. ``lease_until`` is on the database's clock."""
+    """Everything we ask of a PSP, committed before it is sent. ``lease_until`` is on the database's clock.
+
+    ``decision`` is how its account was chosen, as :class:`routing.decision.Decision` records it.
+    """
 
     __tablename__ = "operation"
 
@@ -241,6 +244,7 @@ class OperationRow(SQLModel, table=True):
     tries: int = Field(sa_type=Integer)
     review_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     evidence: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    decision: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
     due_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     created_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)
@@ -364,3 +368,74 @@ class ChangeRow(SQLModel, table=True):
     to_status: str = Field(sa_type=Text)
     reason: str = Field(sa_type=Text)
     operation_id: str | None = Field(default=None, sa_type=ID, nullable=True)
+
+
+class RoutingVersionRow(SQLModel, table=True):
+    """A routing document as it was made. It never changes: who wants it otherwise makes another version.
+
+    ``number`` counts a merchant's versions in one mode, ``hash`` names the document's content, and ``parent`` is the version that was
+    in force when this one was made. ``created_by`` is the id of the API key.
+    """
+
+    __tablename__ = "routing_version"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    number: int = Field(sa_type=Integer)
+    name: str = Field(sa_type=Text)
+    document: dict[str, Any] = Field(sa_type=JSONB)
+    hash: str = Field(sa_type=Text)
+    parent: str | None = Field(
+        default=None, sa_type=ID, sa_column_args=[ForeignKey("routing_version.id")], nullable=True
+    )
+    note: str | None = Field(default=None, sa_type=Text, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    created_by: str = Field(sa_type=ID)
+
+    __table_args__ = (
+        UniqueConstraint("merchant_id", "livemode", "number", name="routing_version_number"),
+        Index("routing_version_by_merchant", "merchant_id", "livemode", "id"),
+    )
+
+
+class RoutingPublicationRow(SQLModel, table=True):
+    """What was done about the version in force: the append-only history, ordered by ``sequence`` in a merchant and mode.
+
+    What is in force follows from these rows alone (``routing.publications``). A ``request`` waits for a second person; its approval is
+    the ``publish`` whose ``target`` it is. A ``withdraw`` takes its ``target`` out. A ``rollback`` puts ``version_id`` in force for all
+    payments, or the order of the configuration where that is empty. ``published_by`` and ``approved_by`` are ids of API keys.
+    """
+
+    __tablename__ = "routing_publication"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    sequence: int = Field(sa_type=Integer)
+    kind: str = Field(sa_type=Text)
+    version_id: str | None = Field(
+        default=None, sa_type=ID, sa_column_args=[ForeignKey("routing_version.id")], nullable=True
+    )
+    percent: int = Field(sa_type=Integer)
+    shadow: bool = Field(default=False, sa_type=Boolean, sa_column_kwargs={"server_default": text("false")})
+    starts_at: datetime = Field(sa_type=INSTANT)
+    target: str | None = Field(
+        default=None, sa_type=ID, sa_column_args=[ForeignKey("routing_publication.id")], nullable=True
+    )
+    reason: str = Field(sa_type=Text)
+    published_at: datetime = Field(sa_type=INSTANT)
+    published_by: str = Field(sa_type=ID)
+    approved_by: str | None = Field(default=None, sa_type=ID, nullable=True)
+
+    __table_args__ = (
+        UniqueConstraint("merchant_id", "livemode", "sequence", name="routing_publication_sequence"),
+        CheckConstraint("kind IN ('request', 'publish', 'rollback', 'withdraw')", name="routing_publication_kind"),
+        CheckConstraint("percent BETWEEN 1 AND 100", name="routing_publication_percent"),
+        CheckConstraint("reason <> ''", name="routing_publication_reason"),
+        CheckConstraint("version_id IS NOT NULL OR kind = 'rollback'", name="routing_publication_version"),
+        CheckConstraint(
+            "(target IS NOT NULL) = (kind = 'withdraw' OR approved_by IS NOT NULL)", name="routing_publication_target"
+        ),
+        CheckConstraint("approved_by <> published_by", name="routing_publication_two_persons"),
+    )

@@ -150,6 +150,38 @@ def tell(connection: Connection, seq: int = 1) -> None:
     insert(connection, "change", plain | {"reason": "created"})
 
 
+def version(connection: Connection, number: int = 1) -> None:
+    plain: dict[str, Any] = {
+        "id": f"rt_{number}",
+        "merchant_id": "mer_1",
+        "livemode": False,
+        "number": number,
+        "name": "first",
+        "document": Jsonb({}),
+        "hash": "h",
+        "created_at": NOW,
+        "created_by": "key_1",
+    }
+    insert(connection, "routing_version", plain)
+
+
+def publication(connection: Connection, sequence: int = 1, **changes: Any) -> None:
+    plain: dict[str, Any] = {
+        "id": f"rp_{sequence}",
+        "merchant_id": "mer_1",
+        "livemode": False,
+        "sequence": sequence,
+        "kind": "publish",
+        "version_id": "rt_1",
+        "percent": 100,
+        "starts_at": NOW,
+        "reason": "a reason",
+        "published_at": NOW,
+        "published_by": "key_1",
+    }
+    insert(connection, "routing_publication", plain | changes)
+
+
 # --- The migrations and the tables ------------------------------------------------------------------------------------
 
 
@@ -496,13 +528,21 @@ def test_an_event_of_a_provider_is_stored_once(application: Connection) -> None:
 
 # --- History ----------------------------------------------------------------------------------------------------------
 
-REWRITES: Final = (b"UPDATE change SET reason = 'other'", b"DELETE FROM change", b"TRUNCATE change")
+HISTORIES: Final = {"change": "reason", "routing_publication": "reason", "routing_version": "name"}
+"""What nobody rewrites, and a column that somebody might like to."""
+REWRITES: Final = tuple(
+    rewrite.encode()
+    for table, column in HISTORIES.items()
+    for rewrite in (f"UPDATE {table} SET {column} = 'other'", f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE")
+)
 
 
 @pytest.mark.parametrize("rewrite", REWRITES)
 def test_the_application_may_not_rewrite_history(application: Connection, rewrite: bytes) -> None:
     pay(application)
     tell(application)
+    version(application)
+    publication(application)
 
     with pytest.raises(errors.InsufficientPrivilege):
         application.execute(rewrite)
@@ -512,6 +552,8 @@ def test_the_application_may_not_rewrite_history(application: Connection, rewrit
 def test_not_even_the_owner_rewrites_history(owner: Connection, rewrite: bytes) -> None:
     pay(owner)
     tell(owner)
+    version(owner)
+    publication(owner)
 
     with pytest.raises(errors.RaiseException, match=APPEND_ONLY):
         owner.execute(rewrite)
@@ -523,6 +565,37 @@ def test_a_step_of_the_history_is_written_once(application: Connection) -> None:
 
     with pytest.raises(errors.UniqueViolation):
         tell(application)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused_by"),
+    [
+        ({"kind": "force"}, "routing_publication_kind"),
+        ({"percent": 0}, "routing_publication_percent"),
+        ({"percent": 101}, "routing_publication_percent"),
+        ({"reason": ""}, "routing_publication_reason"),
+        ({"version_id": None}, "routing_publication_version"),
+        ({"approved_by": "key_2"}, "routing_publication_target"),
+        ({"kind": "withdraw"}, "routing_publication_target"),
+        ({"target": "rp_1", "approved_by": "key_1"}, "routing_publication_two_persons"),
+    ],
+)
+def test_a_publication_that_says_too_little_is_refused_by_the_database_itself(
+    application: Connection, changes: dict[str, Any], refused_by: str
+) -> None:
+    version(application)
+    publication(application)
+
+    with pytest.raises(errors.CheckViolation, match=refused_by):
+        publication(application, 2, **changes)
+
+
+def test_two_publications_never_have_the_same_place_in_the_history(application: Connection) -> None:
+    version(application)
+    publication(application)
+
+    with pytest.raises(errors.UniqueViolation, match="routing_publication_sequence"):
+        publication(application, 1, id="rp_other")
 
 
 KEPT_FOR_A_TIME: Final = frozenset({"event", "delivery", "delivery_attempt", "webhook_refusal"})
