@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check nightly bench bench-transport format lock docs clean
+.PHONY: help run test check nightly bench bench-transport bench-routing format lock docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a pla
 
 bench-transport: $(VENV)/dev.stamp ## Measure what one call through each SDK costs over each transport
 	@$(BIN)/python -m bench.transport $(ARGS)
+
+bench-routing: $(VENV)/dev.stamp ## Measure what routing strategies gain: make bench-routing ARGS="--only adaptive --seeds 1-4"
+	@$(BIN)/python -m bench.routing $(ARGS)
 
 format: $(VENV)/dev.stamp ## Format, and mend what the linter can
 	$(BIN)/ruff check --fix .
