@@ -24,6 +24,10 @@ PURE: Final = frozenset(
         "providers/contract",
         "providers/declines",
         "routing/plan",
+        "routing/strategies/policy",
+        "routing/strategies/breaker",
+        "routing/strategies/beliefs",
+        "routing/strategies/preferences",  # guarded.py draws, from dice that it is handed
         "idempotency/key",
         "gateway/lifecycle",
         "gateway/payment",

@@ -1,0 +1,354 @@
+"""What stands around every strategy: breakers, limits on exploration, shares, and the beliefs they all explain themselves with.
+
+A strategy proper is a :class:`Preference`: the probability with which each account is to come first, and the order of the rest.
+:class:`Guarded` makes a policy of it in the same way for all: accounts with an open breaker get probes alone, exploration is capped,
+shares are held, and one draw decides. The probability it is drawn with is the one that is told.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from routing.strategies import breaker
+from routing.strategies.beliefs import Beliefs, sigmoid
+from routing.strategies.policy import (
+    APPROVED,
+    DECLINED_CUSTOMER,
+    OUTCOMES,
+    STRATEGIES,
+    TECHNICAL,
+    Chosen,
+    Constraints,
+    Explained,
+    Ranked,
+)
+
+FORM: Final = 1
+"""Of the snapshots. One of another form is refused: its owner starts from the evidence again."""
+COMMON_MEMORY: Final = 80
+"""Outcomes over which the other accounts are compared with what was expected of them."""
+SHARE_SLACK: Final = 20.0
+"""Attempts by which a share may be off before the account gets nothing, or everything, until it is right again."""
+Z95: Final = 1.96
+
+
+@dataclass(slots=True)
+class View:
+    """What a preference decides on: one payment, and its accounts whose breakers are closed, in the order they were given."""
+
+    context: Mapping[str, str]
+    segment: str
+    accounts: list[str]
+    means: list[float]
+    """Log-odds of each account, without what the segment shares."""
+    variances: list[float]
+    base: float
+    """Log-odds that the segment shares."""
+
+
+class Preference(Protocol):
+    """A strategy proper."""
+
+    name: str
+    explores: bool
+    """Whether probability on another than the first of the order is exploration, which is capped."""
+
+    def prefer(self, view: View) -> tuple[list[float], list[int]]:
+        """Each account's probability of coming first (sum 1), and the order (indexes, best first)."""
+        ...
+
+    def learn(self, segment: str, account: str, *, approved: bool) -> None:
+        """Take in one outcome that counts."""
+        ...
+
+    def forget(self, segment: str) -> None:
+        """Give up what is known of a segment alone."""
+        ...
+
+    def detail(self, context: Mapping[str, str], account: str, rate: float) -> str | None:
+        """A sentence for :class:`~routing.strategies.policy.Explained`."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """What it has learned beside the beliefs."""
+        ...
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take it back."""
+        ...
+
+
+class Guarded:
+    """A policy made of a preference. See :class:`~routing.strategies.policy.Policy` for the contract of each method."""
+
+    def __init__(
+        self,
+        preference: Preference,
+        accounts: Sequence[str],
+        settings: Mapping[str, Any],
+        prior: Mapping[str, Any] | None = None,
+    ) -> None:
+        value = {setting.name: setting.default for setting in STRATEGIES[preference.name]} | dict(settings)
+        self.preference = preference
+        self.accounts = tuple(accounts)
+        self.constraints = Constraints.read(settings.get("constraints", {}))
+        self.beliefs = Beliefs(accounts, prior)
+        self._segments_max = max(1, int(value["cells_max"]) // max(len(self.accounts), 1))
+        self._keys: tuple[str, ...] = tuple(value["segment_by"])
+        self._trip = breaker.Trip(
+            threshold=value["breaker_threshold"],
+            drop=value["breaker_drop"],
+            close=value["breaker_close"],
+            technical=value["technical_threshold"],
+        )
+        self._probe = value["probe_share"] / 100
+        self._hint_s = float(value["hint_s"])
+        self._share_keep = 1 - 1 / value["share_window"]
+        self._breakers: dict[str, list[float]] = {}
+        self._segments: dict[str, dict[str, list[float]]] = {}  # least lately used first; of each, its cells' breakers
+        self._common: dict[str, list[float]] = {}
+        self._sent: dict[str, float] = {}
+        self._hints: list[tuple[str, str, str, float]] = []
+
+    def segment(self, context: Mapping[str, str]) -> str:
+        """The name of a payment's segment."""
+        return "|".join([context.get(key, "") for key in self._keys])
+
+    def rank(
+        self, context: Mapping[str, str], candidates: Sequence[str], rng: random.Random, now: float
+    ) -> list[tuple[str, float, float]]:
+        """See :meth:`Policy.rank <routing.strategies.policy.Policy.rank>`."""
+        return list(self.choose(context, candidates, rng, now).ranking)
+
+    def choose(self, context: Mapping[str, str], candidates: Sequence[str], rng: random.Random, now: float) -> Chosen:
+        """See :meth:`Policy.choose <routing.strategies.policy.Policy.choose>`."""
+        draw = rng.random()
+        names = list(dict.fromkeys(candidates))
+        if not names:
+            return Chosen([], "exploit")
+        segment = self.segment(context)
+        opened = [name for name in names if self._is_open(segment, name, now)]
+        if len(opened) == len(names):
+            opened = []  # with every breaker open, there is nothing to prefer: they are ignored
+        closed = [name for name in names if name not in opened] if opened else names
+        base, _ = self.beliefs.base(segment)
+        believed = [self.beliefs.believed(segment, name) for name in closed]
+        view = View(
+            context, segment, closed, [mean for mean, _, _ in believed], [variance for _, variance, _ in believed], base
+        )
+        wanted, order = self.preference.prefer(view)
+        first = order[0]
+        may_explore = self.constraints.may_explore(context)
+        if self.preference.explores:
+            wanted = self._capped(wanted, first, may_explore=may_explore)
+        chances, constraint = self._held(closed, wanted, order)
+        probe = min(self._probe, 0.5 / len(opened)) if opened and may_explore else 0.0
+        rest = 1 - probe * len(opened)
+        places = [(closed[index], chances[index] * rest) for index in order] + [(name, probe) for name in opened]
+        taken = _drawn(places, draw)
+        name, chance = places.pop(taken)
+        places.insert(0, (name, chance))
+        ranking = [
+            Ranked(name, sigmoid(base + self.beliefs.believed(segment, name)[0]), chance) for name, chance in places
+        ]
+        return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint)
+
+    def _mode(self, taken: int, order: list[int], wanted: list[float], chances: list[float]) -> str:
+        if taken >= len(order):
+            return "probe"
+        index = order[taken]
+        if chances[index] > wanted[index] and taken:
+            return "forced"
+        if not self.preference.explores and max(wanted) < 1:
+            return "split"
+        return "explore" if taken else "exploit"
+
+    def _capped(self, wanted: list[float], first: int, *, may_explore: bool) -> list[float]:
+        """The probabilities with exploration held under its cap."""
+        most = self.constraints.explore_max if may_explore else 0.0
+        exploring = 1 - wanted[first]
+        if most is None or exploring <= most:
+            return wanted
+        keep = most / exploring
+        capped = [chance * keep for chance in wanted]
+        capped[first] = 1 - most
+        return capped
+
+    def _held(self, names: list[str], wanted: list[float], order: list[int]) -> tuple[list[float], str | None]:
+        """The probabilities moved into the shares, and what moved them. What no share has room for goes by preference."""
+        least, most = self.constraints.least, self.constraints.most
+        if not least and not most:
+            return wanted, None
+        total = sum(self._sent.values())
+        floors, roofs = [], []
+        for name in names:
+            off = self._sent.get(name, 0.0)
+            low, high = least.get(name, 0.0), most.get(name, 1.0)
+            floors.append(_clip(low + (low * total - off) / SHARE_SLACK, 0.0, 1.0) if low else 0.0)
+            roofs.append(_clip(high - (off - high * total) / SHARE_SLACK, 0.0, 1.0) if high < 1 else 1.0)
+        held = [_clip(chance, low, max(low, high)) for chance, low, high in zip(wanted, floors, roofs, strict=True)]
+        missing = 1 - sum(held)
+        for index in order if missing > 0 else reversed(order):
+            room = max(0.0, roofs[index] - held[index]) if missing > 0 else floors[index] - held[index]
+            step = min(missing, room) if missing > 0 else max(missing, room)
+            held[index] += step
+            missing -= step
+        if missing > 1e-12:
+            held[order[0]] += missing
+        elif missing < -1e-12:
+            total_held = sum(held)
+            held = [chance / total_held for chance in held]
+        moved = [
+            (abs(new - old), name) for new, old, name in zip(held, wanted, names, strict=True) if abs(new - old) > 1e-9
+        ]
+        return held, f"shares of {', '.join(sorted(name for _, name in moved))}" if moved else None
+
+    def update(self, context: Mapping[str, str], account: str, outcome: str, now: float) -> None:
+        """See :meth:`Policy.update <routing.strategies.policy.Policy.update>`."""
+        if outcome not in OUTCOMES:
+            raise ValueError(f"{outcome!r} is not an outcome: use one of {', '.join(OUTCOMES)}")
+        segment = self.segment(context)
+        keep = self._share_keep
+        for name in self._sent:
+            self._sent[name] *= keep
+        self._sent[account] = self._sent.get(account, 0.0) + 1
+        cells = self._used(segment)
+        of_account = self._breakers.setdefault(account, breaker.fresh())
+        of_cell = cells.setdefault(account, breaker.fresh())
+        expected = self.beliefs.expected(segment, account)
+        usual = expected * self._common_factor(account)
+        was_open = breaker.is_open(of_account) or breaker.is_open(of_cell)
+        self._trip.move(of_account, outcome, usual)
+        self._trip.move(of_cell, outcome, usual)
+        if outcome in {TECHNICAL, DECLINED_CUSTOMER}:
+            return
+        approved = outcome == APPROVED
+        common = self._common.setdefault(account, [0.0, 0.0])
+        common[0] += approved - common[0] / COMMON_MEMORY
+        common[1] += expected - common[1] / COMMON_MEMORY
+        if not was_open:  # what comes of an outage is no evidence of an ordinary day
+            self.beliefs.learn(segment, account, approved=approved)
+            self.preference.learn(segment, account, approved=approved)
+
+    def _used(self, segment: str) -> dict[str, list[float]]:
+        """The breakers of a segment's cells. Makes room for a new one by forgetting the one that was used longest ago."""
+        cells = self._segments.pop(segment, None)
+        if cells is None:
+            cells = {}
+            while len(self._segments) >= self._segments_max:
+                oldest = next(iter(self._segments))
+                del self._segments[oldest]
+                self.beliefs.forget(oldest)
+                self.preference.forget(oldest)
+        self._segments[segment] = cells
+        return cells
+
+    def _common_factor(self, account: str) -> float:
+        """How the other accounts do against what was expected of them; 1 where too little is known."""
+        seen = hoped = 20.0  # as much as this is taken for ordinary, so that a few outcomes do not decide it
+        for name, (approved, expected) in self._common.items():
+            if name != account and not breaker.is_open(self._breakers[name]):
+                seen += approved
+                hoped += expected
+        return min(1.0, seen / hoped)
+
+    def _is_open(self, segment: str, account: str, now: float) -> bool:
+        of_account = self._breakers.get(account)
+        of_cell = self._segments.get(segment, {}).get(account)
+        if self._hints:
+            of_account, of_cell = self._overlaid(segment, account, now)
+        return (of_account is not None and breaker.is_open(of_account)) or (
+            of_cell is not None and breaker.is_open(of_cell)
+        )
+
+    def _overlaid(self, segment: str, account: str, now: float) -> tuple[list[float], list[float]]:
+        """The breakers as they are with the hints that have not been taken back."""
+        of_account = list(self._breakers.get(account) or breaker.fresh())
+        of_cell = list(self._segments.get(segment, {}).get(account) or breaker.fresh())
+        factor = self._common_factor(account)
+        for name, hinted, outcome, at in self._hints:
+            if name == account and now - at <= self._hint_s:
+                usual = self.beliefs.expected(hinted, account) * factor
+                self._trip.move(of_account, outcome, usual)
+                if hinted == segment:
+                    self._trip.move(of_cell, outcome, usual)
+        return of_account, of_cell
+
+    def hint(self, account: str, context: Mapping[str, str], outcome: str, now: float) -> None:
+        """See :meth:`Policy.hint <routing.strategies.policy.Policy.hint>`."""
+        if outcome not in OUTCOMES:
+            raise ValueError(f"{outcome!r} is not an outcome: use one of {', '.join(OUTCOMES)}")
+        self._hints = [hint for hint in self._hints if now - hint[3] <= self._hint_s]
+        self._hints.append((account, self.segment(context), outcome, now))
+
+    def unhint(self, account: str, context: Mapping[str, str], outcome: str, now: float) -> None:
+        """See :meth:`Policy.unhint <routing.strategies.policy.Policy.unhint>`."""
+        wanted = (account, self.segment(context), outcome)
+        for index, hint in enumerate(self._hints):
+            if hint[:3] == wanted:
+                del self._hints[index]
+                return
+
+    def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
+        """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
+        segment = self.segment(context)
+        base, base_variance = self.beliefs.base(segment)
+        mean, variance, attempts = self.beliefs.believed(segment, account)
+        spread = Z95 * math.sqrt(base_variance + variance)
+        of_account, of_cell = self._overlaid(segment, account, now)
+        worse = of_account if breaker.is_open(of_account) else of_cell
+        rate = sigmoid(base + mean)
+        low, high = sigmoid(base + mean - spread), sigmoid(base + mean + spread)
+        return Explained(rate, low, high, breaker.word(worse), attempts, self.preference.detail(context, account, rate))
+
+    def snapshot(self) -> dict[str, Any]:
+        """See :meth:`Policy.snapshot <routing.strategies.policy.Policy.snapshot>`."""
+        return {
+            "form": FORM,
+            "strategy": self.preference.name,
+            "beliefs": self.beliefs.snapshot(),
+            "breakers": {name: list(state) for name, state in self._breakers.items()},
+            "segments": [
+                [segment, {name: list(state) for name, state in cells.items()}]
+                for segment, cells in self._segments.items()
+            ],
+            "common": {name: list(state) for name, state in self._common.items()},
+            "sent": dict(self._sent),
+            "preference": self.preference.snapshot(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """See :meth:`Policy.restore <routing.strategies.policy.Policy.restore>`."""
+        if snapshot.get("form") != FORM or snapshot.get("strategy") != self.preference.name:
+            raise ValueError(
+                f"not a snapshot of form {FORM} of {self.preference.name}: fold the evidence again from its start"
+            )
+        self.beliefs.restore(snapshot["beliefs"])
+        self._breakers = {name: list(state) for name, state in snapshot["breakers"].items()}
+        self._segments = {
+            segment: {name: list(state) for name, state in cells.items()} for segment, cells in snapshot["segments"]
+        }
+        self._common = {name: list(state) for name, state in snapshot["common"].items()}
+        self._sent = dict(snapshot["sent"])
+        self._hints = []
+        self.preference.restore(snapshot["preference"])
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
+
+
+def _drawn(places: list[tuple[str, float]], draw: float) -> int:
+    """The place that ``draw`` (0..1) falls on; the last with any chance where rounding leaves it beyond all."""
+    last = 0
+    for place, (_, chance) in enumerate(places):
+        if chance > 0:
+            last = place
+            draw -= chance
+            if draw < 0:
+                return place
+    return last

@@ -1,0 +1,397 @@
+"""What every strategy promises, whatever it is asked and told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from routing.strategies import OUTCOMES, STRATEGIES, AdaptivePolicy, Policy, faults, make
+
+ACCOUNTS: Final = ["north", "south", "west"]
+SEGMENTS: Final = [{"currency": currency, "brand": brand} for currency in ("EUR", "USD") for brand in ("visa", "amex")]
+FEES: Final = {"fees": {"north": {"fixed": 30, "basis_points": 290}, "south": {"fixed": 10, "basis_points": 120}}}
+
+events = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(sorted(OUTCOMES))), min_size=0, max_size=300
+)
+
+
+def told(policy: Policy, history: list[tuple[int, int, str]]) -> None:
+    for at, (segment, account, outcome) in enumerate(history):
+        policy.update(SEGMENTS[segment], ACCOUNTS[account], outcome, float(at))
+
+
+def lived(policy: Policy, rates: Mapping[str, float], payments: int, seed: int = 1) -> Counter[str]:
+    """Route and learn ``payments`` times, and count who came first."""
+    rng, first = random.Random(seed), Counter[str]()
+    for at in range(payments):
+        context = SEGMENTS[rng.randrange(4)]
+        account = policy.rank(context, ACCOUNTS, rng, float(at))[0][0]
+        first[account] += 1
+        policy.update(context, account, "approved" if rng.random() < rates[account] else "declined_provider", float(at))
+    return first
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(history=events, seed=st.integers(0, 99), subset=st.sets(st.sampled_from(ACCOUNTS), min_size=1))
+@effort(max_examples=40, deadline=None)
+def test_a_ranking_names_each_candidate_once_and_its_chances_come_to_one(
+    name: str, history: list[tuple[int, int, str]], seed: int, subset: set[str]
+) -> None:
+    policy = make(name, ACCOUNTS)
+    told(policy, history)
+
+    ranking = policy.rank(SEGMENTS[0], sorted(subset), random.Random(seed), 1e3)
+
+    assert sorted(account for account, _, _ in ranking) == sorted(subset)
+    assert sum(chance for _, _, chance in ranking) == pytest.approx(1)
+    assert all(0 < score < 1 and 0 <= chance <= 1 for _, score, chance in ranking)
+    assert ranking[0][2] > 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_nothing_to_choose_from_is_an_empty_ranking(name: str) -> None:
+    assert make(name, ACCOUNTS).rank({}, [], random.Random(1), 0.0) == []
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(history=events)
+@effort(max_examples=25, deadline=None)
+def test_a_restored_policy_decides_and_goes_on_learning_as_the_one_it_was_taken_from(
+    name: str, history: list[tuple[int, int, str]]
+) -> None:
+    before, after = make(name, ACCOUNTS), make(name, ACCOUNTS)
+    told(before, history)
+    after.restore(json.loads(json.dumps(before.snapshot())))
+    for policy in (before, after):
+        told(policy, history[:50])
+
+    assert after.snapshot() == before.snapshot()
+    for context in SEGMENTS:
+        ranking = before.rank(context, ACCOUNTS, random.Random(3), 1e3)
+        assert after.rank(context, ACCOUNTS, random.Random(3), 1e3) == ranking
+        assert after.explain(context, "south", 1e3) == before.explain(context, "south", 1e3)
+
+
+def test_a_snapshot_of_another_strategy_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a snapshot of form"):
+        make("priority", ACCOUNTS).restore(make("weighted", ACCOUNTS).snapshot())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_ranking_changes_nothing(name: str) -> None:
+    policy = make(name, ACCOUNTS)
+    lived(policy, dict.fromkeys(ACCOUNTS, 0.9), 500)
+    before = policy.snapshot()
+
+    for seed in range(50):
+        policy.rank(SEGMENTS[seed % 4], ACCOUNTS, random.Random(seed), 1e3)
+        policy.explain({"currency": "never seen"}, "south", 1e3)
+
+    assert policy.snapshot() == before
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_chance_that_is_told_is_the_frequency_that_is_seen(name: str) -> None:
+    settings: dict[str, Any] = {"constraints": {"max_share": {"north": 70}, "min_share": {"west": 5}}}
+    policy = make(name, ACCOUNTS, settings)
+    lived(policy, {"north": 0.9, "south": 0.89, "west": 0.88}, 300)
+    rng, first, draws = random.Random(5), Counter[str](), 20_000
+    chances: dict[str, float] = {}
+    for _ in range(draws):
+        ranking = policy.rank(SEGMENTS[1], ACCOUNTS, rng, 1e3)
+        first[ranking[0][0]] += 1
+        chances = {account: chance for account, _, chance in ranking}
+
+    for account, chance in chances.items():
+        assert first[account] / draws == pytest.approx(chance, abs=4 * (chance * (1 - chance) / draws) ** 0.5 + 1e-9)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@given(
+    history=events,
+    low=st.floats(0, 30),
+    high=st.floats(40, 100),
+    seed=st.integers(0, 99),
+)
+@effort(max_examples=40, deadline=None)
+def test_shares_stay_within_their_constraints(
+    name: str, history: list[tuple[int, int, str]], low: float, high: float, seed: int
+) -> None:
+    policy = make(name, ACCOUNTS, {"constraints": {"min_share": {"west": low}, "max_share": {"north": high}}})
+    told(policy, [event for event in history if event[2] in {"approved", "declined_customer"}])
+    rng, first = random.Random(seed), Counter[str]()
+    for at in range(1, 1500):
+        account = policy.rank(SEGMENTS[0], ACCOUNTS, rng, float(at))[0][0]
+        first[account] += 1
+        policy.update(SEGMENTS[0], account, "approved", float(at))
+        behind = Counter(
+            ACCOUNTS[account] for _, account, outcome in history if outcome in {"approved", "declined_customer"}
+        )
+        sent = first + behind
+        slack = 25 + len(history)
+        assert sent["north"] <= high / 100 * sent.total() + slack
+        assert sent["west"] >= low / 100 * sent.total() - slack
+
+
+@given(history=events, most=st.floats(0, 20), seed=st.integers(0, 99))
+@effort(max_examples=60, deadline=None)
+def test_no_more_is_explored_than_may_be(history: list[tuple[int, int, str]], most: float, seed: int) -> None:
+    history = [event for event in history if event[2] != "technical"]
+    for name in ("adaptive", "success_rate_window"):
+        policy = make(name, ACCOUNTS, {"constraints": {"explore_max": most}})
+        told(policy, history)
+        for context in SEGMENTS:
+            ranking = policy.rank(context, ACCOUNTS, random.Random(seed), 1e3)
+            closed = [
+                chance for account, _, chance in ranking if policy.explain(context, account, 1e3).breaker == "closed"
+            ]
+            if closed:
+                assert sum(closed) - max(closed) <= most / 100 + 1e-9
+
+
+def test_payments_above_the_limit_never_explore_and_never_probe() -> None:
+    limit = {"never_explore_above": {"amount": 5_000, "currency": "EUR"}}
+    policy = make("adaptive", ACCOUNTS, {"constraints": limit})
+    for at in range(30):
+        policy.update({"currency": "EUR"}, "north", "declined_provider", float(at))
+    assert policy.explain({"currency": "EUR"}, "north", 30.0).breaker == "open"
+
+    def best(context: dict[str, str]) -> float:
+        return max(chance for _, _, chance in policy.rank(context, ACCOUNTS, random.Random(1), 30.0))
+
+    assert best({"currency": "EUR", "amount": "5001"}) == 1
+    assert best({"currency": "EUR"}) == 1, "without an amount nobody knows that it is small"
+    assert best({"currency": "EUR", "amount": "5000"}) < 1
+    assert best({"currency": "USD", "amount": "5001"}) < 1
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_account_that_dies_gets_probes_alone_and_everything_back_once_it_is_well(name: str) -> None:
+    policy = make(name, ACCOUNTS, {"weights": {"north": 1}} if name == "weighted" else {})
+    lived(policy, {"north": 0.93, "south": 0.85, "west": 0.85}, 2000)
+
+    ill = lived(policy, {"north": 0.0, "south": 0.85, "west": 0.85}, 1000, seed=2)
+    assert ill["north"] < 80
+    lived(policy, {"north": 0.93, "south": 0.85, "west": 0.85}, 4000, seed=3)
+    assert policy.explain(SEGMENTS[0], "north", 0.0).breaker == "closed"
+
+
+def test_technical_errors_open_a_breaker_within_a_few() -> None:
+    policy = make("priority", ACCOUNTS)
+    for at in range(3):
+        policy.update(SEGMENTS[0], "north", "technical", float(at))
+
+    assert policy.explain(SEGMENTS[0], "north", 3.0).breaker == "open"
+    assert policy.explain(SEGMENTS[3], "north", 3.0).breaker == "open", "it is the account, not the segment"
+    ranking = policy.rank(SEGMENTS[0], ACCOUNTS, random.Random(1), 3.0)
+    assert [account for account, _, _ in ranking] == ["south", "west", "north"]
+
+
+def test_where_every_breaker_is_open_they_are_ignored() -> None:
+    policy = make("priority", ACCOUNTS)
+    for account in ACCOUNTS:
+        for at in range(5):
+            policy.update(SEGMENTS[0], account, "technical", float(at))
+
+    assert policy.rank(SEGMENTS[0], ACCOUNTS, random.Random(1), 5.0)[0][0] == "north"
+
+
+@given(history=events, hinted=events)
+@effort(max_examples=30, deadline=None)
+def test_hints_that_are_taken_back_leave_nothing(
+    history: list[tuple[int, int, str]], hinted: list[tuple[int, int, str]]
+) -> None:
+    policy, plain = AdaptivePolicy(ACCOUNTS), AdaptivePolicy(ACCOUNTS)
+    told(policy, history)
+    told(plain, history)
+    for segment, account, outcome in hinted:
+        policy.hint(ACCOUNTS[account], SEGMENTS[segment], outcome, 1e3)
+    for segment, account, outcome in reversed(hinted):
+        policy.unhint(ACCOUNTS[account], SEGMENTS[segment], outcome, 1e3)
+
+    assert policy.snapshot() == plain.snapshot()
+    for context in SEGMENTS:
+        assert policy.rank(context, ACCOUNTS, random.Random(1), 1e3) == plain.rank(
+            context, ACCOUNTS, random.Random(1), 1e3
+        )
+
+
+def test_a_hint_moves_the_breaker_at_once_and_is_forgotten_after_a_while() -> None:
+    policy = make("priority", ACCOUNTS, {"hint_s": 10})
+    for _ in range(3):
+        policy.hint("north", SEGMENTS[0], "technical", 100.0)
+
+    assert policy.explain(SEGMENTS[1], "north", 100.5).breaker == "open"
+    assert policy.explain(SEGMENTS[1], "north", 111.0).breaker == "closed"
+
+
+def test_an_outcome_that_is_no_word_is_refused() -> None:
+    for name in STRATEGIES:
+        with pytest.raises(ValueError, match="not an outcome"):
+            make(name, ACCOUNTS).update({}, "north", "refused", 0.0)
+        with pytest.raises(ValueError, match="not an outcome"):
+            make(name, ACCOUNTS).hint("north", {}, "refused", 0.0)
+
+
+def test_the_customers_declines_do_not_move_what_is_believed() -> None:
+    policy = make("adaptive", ACCOUNTS)
+    before = policy.explain(SEGMENTS[0], "north", 0.0)
+    for at in range(200):
+        policy.update(SEGMENTS[0], "north", "declined_customer", float(at))
+
+    assert policy.explain(SEGMENTS[0], "north", 0.0) == before
+
+
+def test_the_better_account_gets_the_traffic_whatever_the_order() -> None:
+    rates = {"north": 0.80, "south": 0.90, "west": 0.80}
+
+    first = lived(make("adaptive", ACCOUNTS), rates, 4000)
+
+    assert first["south"] > 3000
+
+
+def test_a_report_of_the_past_decides_until_there_is_evidence() -> None:
+    counted = {"north": {"approved": 8000, "attempts": 10_000}, "west": {"approved": 9100, "attempts": 10_000}}
+    for prior in (counted, {"north": 0.80, "west": 0.91}):
+        policy = make("adaptive", ACCOUNTS, prior=prior)
+        assert policy.explain({}, "west", 0.0).score > policy.explain({}, "north", 0.0).score
+
+
+def test_priority_keeps_to_its_order_and_weighted_to_its_weights() -> None:
+    assert [
+        account for account, _, _ in make("priority", ACCOUNTS).rank({}, ["west", "north"], random.Random(1), 0.0)
+    ] == [
+        "north",
+        "west",
+    ]
+    first = lived(make("weighted", ACCOUNTS, {"weights": {"north": 3, "south": 1}}), dict.fromkeys(ACCOUNTS, 0.9), 4000)
+    assert first["west"] == 0
+    assert first["north"] == pytest.approx(3000, abs=150)
+
+
+def test_least_cost_pays_the_dearer_fee_only_for_the_lead_that_earns_it() -> None:
+    policy = make(
+        "least_cost",
+        ["dear", "cheap"],
+        {"fees": {"dear": {"fixed": 50, "basis_points": 0}, "cheap": {"fixed": 10, "basis_points": 0}}},
+    )
+    rng = random.Random(1)
+    assert policy.rank({"amount": "6000"}, ["dear", "cheap"], rng, 0.0)[0][0] == "dear", (
+        "expected to be better, as it is named first"
+    )
+    for at in range(3000):
+        policy.update({"currency": "USD"}, "cheap", "approved" if at % 10 else "declined_provider", 0.0)
+        policy.update({"currency": "USD"}, "dear", "approved" if at % 10 else "declined_provider", 0.0)
+    assert policy.rank({"currency": "USD", "amount": "6000"}, ["dear", "cheap"], rng, 0.0)[0][0] == "cheap"
+
+    explained = policy.explain({"currency": "USD", "amount": "6000"}, "dear", 0.0)
+    assert explained.detail is not None
+    lead = explained.score * 40 / (6000 - 50) * 100
+    assert f"{lead:.2f} points" in explained.detail
+    assert policy.explain({"currency": "USD", "amount": "6000"}, "cheap", 0.0).detail is None
+
+
+def test_no_strategy_depends_on_the_order_of_a_mapping_or_on_the_seed_of_hashes() -> None:
+    program = """
+import json, random
+from routing.strategies import STRATEGIES, make
+answers = []
+for name in STRATEGIES:
+    policy, rng = make(name, ["north", "south", "west"], {"cells_max": 16}), random.Random(1)
+    for at in range(2000):
+        context = {"currency": "EUR", "bin": str(400000 + rng.randrange(9))}
+        ranking = policy.rank(context, ["north", "south", "west"], rng, at)
+        policy.update(context, ranking[0][0], rng.choice(["approved", "approved", "declined_provider", "technical"]), at)
+        answers.append(ranking)
+    answers.append(policy.snapshot())
+print(json.dumps(answers))
+"""
+    root = Path(__file__).parent.parent.parent
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+def test_cells_are_bounded_whatever_contexts_come() -> None:
+    policy = make("adaptive", ACCOUNTS, {"cells_max": 30})
+    for at in range(2000):
+        policy.update({"bin": str(400000 + at)}, "north", "approved", float(at))
+
+    snapshot = policy.snapshot()
+    assert len(snapshot["beliefs"]["cells"]) <= 10
+    assert [segment for segment, _ in snapshot["segments"]][-1] == "||||401999|"
+    assert len(snapshot["segments"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "pointer"),
+    [
+        ("thompson", {}, ""),
+        ("priority", {"window": 10}, "/window"),
+        ("success_rate_window", {"window": 9}, "/window"),
+        ("success_rate_window", {"window": 12.5}, "/window"),
+        ("success_rate_window", {"hedge": "5"}, "/hedge"),
+        ("success_rate_window", {"hedge": True}, "/hedge"),
+        ("adaptive", {"segment_by": []}, "/segment_by"),
+        ("adaptive", {"segment_by": "brand"}, "/segment_by"),
+        ("weighted", {"weights": {"east": 1}}, "/weights/east"),
+        ("weighted", {"weights": {"north": -1}}, "/weights/north"),
+        ("weighted", {"weights": {"north": 0}}, "/weights"),
+        ("weighted", {"weights": 3}, "/weights"),
+        ("least_cost", {"fees": {"north": {"fixed": 3}}}, "/fees/north"),
+        ("adaptive", {"breaker_threshold": float("nan")}, "/breaker_threshold"),
+        ("adaptive", {"constraints": []}, "/constraints"),
+        ("adaptive", {"constraints": {"share": 1}}, "/constraints/share"),
+        ("adaptive", {"constraints": {"explore_max": 101}}, "/constraints/explore_max"),
+        ("adaptive", {"constraints": {"min_share": {"north": 60, "south": 50}}}, "/constraints/min_share"),
+        ("adaptive", {"constraints": {"max_share": {"north": 20, "south": 20, "west": 20}}}, "/constraints/max_share"),
+        (
+            "adaptive",
+            {"constraints": {"min_share": {"north": 60}, "max_share": {"north": 50}}},
+            "/constraints/min_share/north",
+        ),
+        ("adaptive", {"constraints": {"never_explore_above": {"amount": 5}}}, "/constraints/never_explore_above"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told_with_their_place_and_a_fix(
+    name: str, settings: dict[str, Any], pointer: str
+) -> None:
+    found = faults(name, ACCOUNTS, settings)
+
+    assert [fault.pointer for fault in found] == [pointer]
+    assert all(fault.message and fault.fix for fault in found)
+    with pytest.raises(ValueError, match=r":"):
+        make(name, ACCOUNTS, settings)
+
+
+def test_every_setting_is_taken_at_its_default_and_at_its_bounds() -> None:
+    for name, table in STRATEGIES.items():
+        for setting in table:
+            values = [setting.default]
+            if setting.kind in {"number", "integer"}:
+                values += [setting.low, setting.high]
+            for value in values:
+                assert faults(name, ACCOUNTS, {setting.name: value}) == [], setting.name
+                make(name, ACCOUNTS, {setting.name: value})
+    assert faults("least_cost", ACCOUNTS, FEES) == []
+    assert faults("adaptive", ACCOUNTS, {"constraints": {"max_share": {"north": 0}}}) == []
