@@ -28,6 +28,12 @@ PURE: Final = frozenset(
         "routing/strategies/breaker",
         "routing/strategies/beliefs",
         "routing/strategies/preferences",  # guarded.py draws, from dice that it is handed
+        "routing/decision",
+        "routing/faults",
+        "routing/values",
+        "routing/conditions",
+        "routing/document",
+        "routing/rules",
         "idempotency/key",
         "gateway/lifecycle",
         "gateway/payment",
