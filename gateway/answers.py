@@ -191,6 +191,7 @@ def attempt_object(operation: Operation, currency: str) -> dict[str, Any]:
         "currency": currency,
         "decline": decline_object(operation.decline),
         "reason": operation.reason,
+        "allowed_by": operation.allowed_by,
         "evidence": operation.evidence,
         "created": instant(operation.created_at),
     }

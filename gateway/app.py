@@ -126,6 +126,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             on_unknown=settings.on_unknown,
             policies=settings.policies,
             worker_backlog_max=settings.worker_backlog_max,
+            limits=settings.limits,
             webhooks_allow_loopback=settings.webhooks_allow_loopback,
         )
 

@@ -25,7 +25,7 @@ from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import Change
 from gateway.modify import void_unknown
-from gateway.payment import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.payment import ALLOWED_BY, IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import Stance
 from gateway.queries import UsedKey
 from gateway.settle import (
@@ -59,6 +59,7 @@ from providers.contract import (
 from providers.money import Money
 from providers.registry import DEADLINE_S
 from routing.plan import OnUnknown, Plan, Verdict
+from routing.retries import Rule
 
 CHARGE_S: Final = 25.0
 """A charge ends within 25 s, whatever its accounts do; clients are told to wait 35 s."""
@@ -168,7 +169,7 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
         use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
         return answer if written is Written.DONE else None
-    operation, request = _compose(payment, route[0], 1, wallet, deps, now)
+    operation, request = _compose(payment, route[0], 1, Rule.FIRST, wallet, deps, now)
     change = lifecycle.confirmed(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
     use = _key_use(command, operation_id=operation.id)
@@ -223,7 +224,8 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
         card=payment.card if command.method_id == payment.payment_method else _display(command.card),
         payment_method=command.method_id,
     )
-    operation, request = _compose(payment, route[0], payment.round + 1, wallet, deps, now)
+    rule = Rule.CONFIRMED if payment.attempts else Rule.FIRST
+    operation, request = _compose(payment, route[0], payment.round + 1, rule, wallet, deps, now)
     try:
         change = lifecycle.confirmed(payment, operation, route, now)
     except lifecycle.Refused as refused:
@@ -243,9 +245,9 @@ def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | N
 
 
 def _compose(
-    payment: Payment, account_name: str, round_: int, wallet: Wallet, deps: Deps, now: datetime
+    payment: Payment, account_name: str, round_: int, rule: Rule, wallet: Wallet, deps: Deps, now: datetime
 ) -> tuple[Operation, Mapping[str, Any]]:
-    """The next attempt and the exact request for it."""
+    """The next attempt and the exact request for it. A retry bears the name of the ``rule`` that allows it."""
     account, terms = deps.accounts[account_name], payment.terms
     instrument = wallet.instrument(account_name)
     if instrument is None:
@@ -284,6 +286,7 @@ def _compose(
         amount=terms.amount,
         status=OperationStatus.SENT,
         provider_key=deps.keys.provider_key(operation_id),
+        metadata=None if rule is Rule.FIRST else {ALLOWED_BY: rule},
         created_at=now,
     )
     return operation, request
@@ -388,7 +391,7 @@ def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | N
         return None
     if not _may_ask(plan.account, wallet, work.deadline, deps):
         return None
-    operation, request = _compose(payment, plan.account, payment.round, wallet, deps, deps.clock())
+    operation, request = _compose(payment, plan.account, payment.round, plan.rule, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)
 
 
@@ -427,15 +430,15 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
     """Drive a parked payment on to its next account, or answer how it stands."""
     if payment.processing_reason is not Reason.AWAITING_RETRY or payment.cancel_requested or command.wallet is None:
         return await _present(command, payment, deps)
-    now, plan, round_ = deps.clock(), payment.plan(), payment.round
-    route = payment.route
+    now, plan, round_ = deps.clock(), payment.plan(budget=deps.budget(payment.terms)), payment.round
+    route, rule = payment.route, plan.rule
     if plan.verdict is Verdict.NOT_SENT or (_alone(deps) and _reached_nobody(payment)):
         # Nothing happened anywhere: start over with the accounts there are now.
         route, round_ = routes.route(payment.terms, command.wallet, deps), payment.round + 1
-        plan = Plan.start(route)
+        plan, rule = Plan.start(route, budget=plan.budget), Rule.NOT_PROCESSED
     if not _may_ask(plan.account, command.wallet, deadline, deps):
         return await _present(command, payment, deps)
-    operation, request = _compose(payment, plan.account, round_, command.wallet, deps, now)
+    operation, request = _compose(payment, plan.account, round_, rule, command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=deadline)
     opened = (operation, _seal(work, deps))

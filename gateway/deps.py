@@ -15,13 +15,14 @@ from gateway.endpoint_books import EndpointBooks
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
-from gateway.payment import Operation
+from gateway.payment import Operation, Terms
 from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
 from gateway.vault import Keyring
 from idempotency.once import Once
 from providers.registry import Account
 from routing.plan import OnUnknown
+from routing.retries import Budget, Limits
 
 RENEW_S: Final = 2.0
 """A lease of 6 s is renewed every 2 s, so one lost renewal costs nothing; a call under 2 s writes nothing."""
@@ -78,12 +79,18 @@ class Deps:
     """What is done without a lost part: the choice in force of each row of ``gateway.policies``."""
     standing: Standing = field(default_factory=Standing)
     worker_backlog_max: int = 100
+    limits: Limits = field(default_factory=Limits)
+    """How often a charge, and a card, may be tried."""
     webhooks_allow_loopback: bool = False
     """Whether merchants may be told on this machine, without TLS: for development."""
 
     def hold(self, operation: Operation) -> Hold:
         """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""
         return Hold(self.books, operation)
+
+    def budget(self, terms: Terms) -> Budget:
+        """What one charge on these terms may use."""
+        return self.limits.budget(off_session=terms.off_session)
 
     def accounts_of(self, merchant_id: str, *, livemode: bool) -> list[Account]:
         """A merchant's accounts of one mode, in the order of the configuration."""

@@ -40,6 +40,7 @@ from providers.contract import (
 )
 from providers.declines import Action, Decline
 from routing.plan import Plan, Verdict
+from routing.retries import Budget
 
 ROUNDS_MAX: Final = 5
 """How often an on-session payment may be confirmed before a decline is final."""
@@ -119,7 +120,7 @@ def decide(
     operation = payment.operation(operation_id)
     if operation.kind is Kind.AUTHORIZE:
         return _authorize_news(payment, operation, outcome, plan, driven=driven, now=now)
-    return _follow_up_news(payment, operation, outcome, driven=driven, now=now)
+    return _follow_up_news(payment, operation, outcome, plan.budget, driven=driven, now=now)
 
 
 def followed_by(change: Change, operation: Operation) -> Change:
@@ -337,7 +338,7 @@ def _processing(payment: Payment, reason: Reason | None) -> Payment:
 
 
 def _follow_up_news(
-    payment: Payment, operation: Operation, outcome: Outcome, *, driven: bool, now: datetime
+    payment: Payment, operation: Operation, outcome: Outcome, budget: Budget, *, driven: bool, now: datetime
 ) -> Change | NoChange:
     """News about a capture, a void or a refund. ``driven`` says that whoever asked for it is told at once."""
     status, reason = _follow_up_status(outcome)
@@ -353,7 +354,7 @@ def _follow_up_news(
     operations = replaced(payment.operations, after)
     changed = replace(payment, version=payment.version + 1, updated_at=now, operations=operations)
     if status in {S.SUCCEEDED, S.FAILED}:
-        changed = _settled(changed, operation, after, driven=driven)
+        changed = _settled(changed, operation, after, budget, driven=driven)
     return _change(payment, changed, after, type(outcome).__name__, f"{after.kind}_{after.status}")
 
 
@@ -379,7 +380,7 @@ def _follow_up_status(outcome: Outcome) -> tuple[S, str | None]:
             assert_never(outcome)
 
 
-def _settled(payment: Payment, before: Operation, after: Operation, *, driven: bool) -> Payment:
+def _settled(payment: Payment, before: Operation, after: Operation, budget: Budget, *, driven: bool) -> Payment:
     """Move the reserved amount of a follow-up to where it belongs."""
     amount, succeeded, undone = after.amount, after.status is S.SUCCEEDED, before.status is S.SUCCEEDED
     taken = amount if succeeded else 0
@@ -413,7 +414,7 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
             held = max(amount, payment.amount_captured + payment.amount_capturing)
             return replace(payment, amount_authorized=held, terms=replace(payment.terms, amount=held))
         case Kind.VOID:
-            return _void_ended(payment, after, succeeded=succeeded, driven=driven)
+            return _void_ended(payment, after, budget, succeeded=succeeded, driven=driven)
         case Kind.INCREMENT | Kind.DEFEND | Kind.ACCEPT:
             return payment
         case Kind.AUTHORIZE:
@@ -422,10 +423,10 @@ def _settled(payment: Payment, before: Operation, after: Operation, *, driven: b
             assert_never(after.kind)
 
 
-def _void_ended(payment: Payment, void: Operation, *, succeeded: bool, driven: bool) -> Payment:
+def _void_ended(payment: Payment, void: Operation, budget: Budget, *, succeeded: bool, driven: bool) -> Payment:
     """A void has ended: of an authorization, of a challenge that nobody finished, or of an attempt of unknown outcome."""
     if void.releases_unknown:
-        return _released_unknown(payment, void) if succeeded else payment
+        return _released_unknown(payment, void, budget) if succeeded else payment
     if void.round != payment.round:  # what it was to release ended by itself, and the payment was tried again since
         return payment
     held = any(attempt.status is S.AUTHORIZED for attempt in payment.attempts)
@@ -472,7 +473,7 @@ def _voided(payment: Payment) -> Payment:
     )
 
 
-def _released_unknown(payment: Payment, void: Operation) -> Payment:
+def _released_unknown(payment: Payment, void: Operation, budget: Budget) -> Payment:
     """The attempt is void, whatever had come of it: the next account may be asked, by whoever drives the payment on."""
     operations = tuple(
         replace(op, status=S.VOIDED, reason=FAILOVER)
@@ -481,7 +482,7 @@ def _released_unknown(payment: Payment, void: Operation) -> Payment:
         for op in payment.operations
     )
     payment = replace(payment, operations=operations, provider_payment_id=None)
-    return _ended(payment, payment.plan(), driven=False)
+    return _ended(payment, payment.plan(budget=budget), driven=False)
 
 
 # --- What a merchant, an operator or the clock asks of a payment ------------------------------------------------------
@@ -589,7 +590,9 @@ def given_up(payment: Payment, now: datetime) -> Change | NoChange:
     return _change(payment, changed, None, "GivenUp", "not_sent")
 
 
-def failover_opened(payment: Payment, attempt: Operation, void: Operation, now: datetime) -> Change:
+def failover_opened(
+    payment: Payment, attempt: Operation, void: Operation, now: datetime, *, budget: Budget | None = None
+) -> Change:
     """Void an attempt of unknown outcome, so that another account may be asked. Once an attempt.
 
     Raises :class:`Refused` where it is not unknown, a shopper has been challenged for it, it was tried before, or nobody is left to ask.
@@ -600,7 +603,7 @@ def failover_opened(payment: Payment, attempt: Operation, void: Operation, now: 
         raise Refused("payment_state", "Nobody else is asked after this attempt.")
     if any(op.releases_unknown and op.seq > attempt.seq for op in payment.operations):
         raise Refused("payment_state", "It was tried before.")
-    if payment.plan({attempt.id: NotProcessed("not_sent")}).account is None:
+    if payment.plan({attempt.id: NotProcessed("not_sent")}, budget=budget).account is None:
         raise Refused("payment_state", "There is nobody else to ask: it may as well be approved.")
     changed = replace(payment, version=payment.version + 1, updated_at=now, operations=(*payment.operations, void))
     return _change(payment, changed, void, "FailoverVoid", "void_then_failover")

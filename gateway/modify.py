@@ -347,7 +347,7 @@ async def void_unknown(payment: Payment, attempt: Operation, deps: Deps) -> Paym
         return None
     try:
         void = open_operation(payment, Kind.VOID, payment.terms.amount, deps, metadata={"purpose": FAILOVER})
-        change = lifecycle.failover_opened(payment, attempt, void, deps.clock())
+        change = lifecycle.failover_opened(payment, attempt, void, deps.clock(), budget=deps.budget(payment.terms))
     except lifecycle.Refused:
         return None
     return await read(payment.terms.id, deps) if await carry_out(payment, change, void, deps) else None

@@ -17,6 +17,7 @@ from providers.contract import Approved, CardFacts, Declined, Kind, NotProcessed
 from providers.declines import Action, Decline
 from providers.money import Money
 from routing.plan import Plan
+from routing.retries import DEFAULTS, Budget
 
 
 class Status(StrEnum):
@@ -69,6 +70,8 @@ OPEN: Final = IN_FLIGHT | {S.REQUIRES_ACTION, S.PENDING}
 
 FAILOVER: Final = "failover"
 """Why an attempt of unknown outcome is voided: so that another account may be asked."""
+ALLOWED_BY: Final = "allowed_by"
+"""Under which an attempt that is not the first has the rule that allowed it (``routing.retries.Rule``)."""
 ANSWERS_DISPUTE: Final = frozenset({Kind.DEFEND, Kind.ACCEPT})
 """What is asked about a dispute: it moves none of the payment's amounts."""
 
@@ -105,6 +108,11 @@ class Operation:
     def in_review(self) -> bool:
         """Whether it waits for a person."""
         return self.review_at is not None and self.status in {S.UNKNOWN, S.PENDING}
+
+    @property
+    def allowed_by(self) -> str | None:
+        """The rule that allowed this attempt, where it is not the first."""
+        return (self.metadata or {}).get(ALLOWED_BY)
 
     @property
     def releases_unknown(self) -> bool:
@@ -258,15 +266,18 @@ class Payment:
         """The payment with a newer state of one of its operations."""
         return replace(self, operations=replaced(self.operations, operation))
 
-    def plan(self, news: Mapping[str, Outcome] = MappingProxyType({})) -> Plan:
-        """The plan of the current round, folded from the attempts already there, with ``news`` of some by operation id."""
+    def plan(self, news: Mapping[str, Outcome] = MappingProxyType({}), *, budget: Budget | None = None) -> Plan:
+        """The plan of the current round, folded from the attempts already there, with ``news`` of some by operation id.
+
+        ``budget`` is what the charge may use as it is set; without it that is the default.
+        """
         currency = self.terms.currency
         history = [
             (attempt.account, news.get(attempt.id) or attempt.outcome(currency))
             for attempt in self.attempts
             if attempt.round == self.round
         ]
-        return Plan.resume(self.route, history)
+        return Plan.resume(self.route, history, budget=budget or DEFAULTS.budget(off_session=self.terms.off_session))
 
 
 def replaced(operations: tuple[Operation, ...], changed: Operation) -> tuple[Operation, ...]:

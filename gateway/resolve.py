@@ -83,7 +83,8 @@ async def _settle(command: Resolution, deps: Deps) -> Answer:
             )
         raise Problem("payment_state", "The account has just told what became of it: read the payment.")
     now = deps.clock()
-    plan = payment.plan({operation.id: outcome} if operation.kind is Kind.AUTHORIZE else {})
+    news = {operation.id: outcome} if operation.kind is Kind.AUTHORIZE else {}
+    plan = payment.plan(news, budget=deps.budget(payment.terms))
     change = lifecycle.decide(payment, operation.id, outcome, plan, driven=False, now=now)
     if isinstance(change, NoChange):
         raise Problem("payment_state", f"This cannot be said of it: {change.reason}.")

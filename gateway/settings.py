@@ -22,6 +22,7 @@ from gateway.policies import POLICIES, Stance, field_of, refusals
 from idempotency.once import GatePolicy
 from providers.registry import AccountConfig, ConfigError
 from routing.plan import OnUnknown
+from routing.retries import DEFAULTS, Limits
 
 VERSIONS: Final = ("2026-11-01",)
 """Dated API versions, newest first. A key is pinned to the newest of its day."""
@@ -115,6 +116,27 @@ class Settings(BaseSettings):
         default=Stance.FAIL_CLOSED,
         description="fail_closed: not ready while this clock is more than 2 s from the database's. fail_open: report it only.",
     )
+    attempts_on_session: int = Field(
+        default=DEFAULTS.on_session,
+        ge=1,
+        le=5,
+        description="Accounts that may process one charge while the shopper waits: 2 is one cascade. More of them make the shopper wait "
+        "and the networks charge; an account that certainly did nothing does not use it up, but three accounts, or as many as this, are called at all.",
+    )
+    attempts_off_session: int = Field(
+        default=DEFAULTS.off_session,
+        ge=1,
+        le=15,
+        description="Declined attempts without the shopper that a card may have in 14 days, over all accounts and payments. Networks charge for more "
+        "than 15; the chance of an approval falls with each.",
+    )
+    off_session_gap_s: int = Field(
+        default=DEFAULTS.off_session_gap_s,
+        ge=0,
+        le=14 * 24 * 3600,
+        description="Seconds between two attempts of a card without the shopper, after a decline. Above 0 such a decline is not taken to another account at "
+        "once: a day later the card may have money again. 0 lets it cascade as in a session.",
+    )
     public_url: str = Field(
         default="http://127.0.0.1:8080",
         description="Where shoppers' browsers reach this gateway: they come back from a challenge to /v1/return/… there.",
@@ -138,6 +160,15 @@ class Settings(BaseSettings):
     def vault_keys(self) -> tuple[bytes, ...]:
         """The vault's keys in their order, none where cards are refused."""
         return tuple(key.get_secret_value() for key in self.vault_key or ())
+
+    @property
+    def limits(self) -> Limits:
+        """The retry policy as it is set."""
+        return Limits(
+            on_session=self.attempts_on_session,
+            off_session=self.attempts_off_session,
+            off_session_gap_s=self.off_session_gap_s,
+        )
 
     @property
     def policies(self) -> Mapping[str, str]:

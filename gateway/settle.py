@@ -283,7 +283,7 @@ async def _record(
     use: MethodUse,
 ) -> Recorded | None:
     for _ in range(DECISIONS_MAX):
-        plan, following = payment.plan({operation.id: outcome}), None
+        plan, following = payment.plan({operation.id: outcome}, budget=deps.budget(payment.terms)), None
         # After a challenge, or a wait at the provider, nobody else is asked: the shopper has gone, or is done with it.
         known = payment.operation(operation.id)
         waited = known.challenged or known.status is OperationStatus.PENDING

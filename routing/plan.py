@@ -3,25 +3,19 @@
 Pure: a plan is a value, and :meth:`Plan.after` is the only way it changes. The first run of a charge and its recovery after
 a crash build the same plan, because recovery folds the outcomes already recorded through the same function.
 
-Three rules stand above every preference:
-
-* after ``Unknown``, ``Pending`` or ``ActionRequired`` no other account is asked: money has moved or may move;
-* after a decline, another account is asked only where the decline's action says ``retry_other_now``;
-* every account is asked at most once, and at most ``attempts_max`` are asked at all.
+Whether there is a next attempt at all is not decided here but in one table, :mod:`routing.retries`; the plan keeps the rule that it was
+told. Every account is asked at most once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import Final
 
-from providers.contract import ActionRequired, Approved, Declined, NotProcessed, Outcome, Pending, Unknown
-from providers.declines import Action
-
-ATTEMPTS_MAX: Final = 3
-"""Attempts of one charge. Networks charge for excessive retries; three accounts in 25 s is what a shopper waits for."""
+from providers.contract import Declined, Outcome
+from routing.retries import ON_SESSION, Budget, Case, Rule, judge
 
 
 class OnUnknown(StrEnum):
@@ -46,33 +40,36 @@ class Verdict(StrEnum):
     """Nobody processed it and nobody is left to ask: nothing happened."""
 
 
+_ENDS: Final = {Rule.MONEY_MAY_MOVE: Verdict.WAITING, Rule.APPROVED: Verdict.DECIDED}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Accounts still to be asked in order of preference, and the verdict so far. ``accounts[0]`` is the next one."""
 
     accounts: tuple[str, ...]
     verdict: Verdict
-    attempts: int = 0
-    attempts_max: int = ATTEMPTS_MAX
-    declined: bool = False
-    """Whether an account declined on the way: then running out of accounts is a decline, not \"nothing happened\"."""
+    budget: Budget = ON_SESSION
+    history: tuple[Outcome, ...] = field(default=(), compare=False)
+    """What the accounts that were asked have answered, oldest first. Two plans are the same where they go on the same way."""
+    rule: Rule = Rule.FIRST
+    """Which rule allows the next attempt, or forbids it."""
 
     @classmethod
-    def start(cls, accounts: Sequence[str], *, attempts_max: int = ATTEMPTS_MAX) -> Plan:
+    def start(cls, accounts: Sequence[str], *, budget: Budget = ON_SESSION) -> Plan:
         """A plan over ``accounts``, best first. Without any it is ``NOT_SENT`` from the start."""
-        verdict = Verdict.ASK if accounts and attempts_max > 0 else Verdict.NOT_SENT
-        return cls(tuple(dict.fromkeys(accounts)), verdict, attempts_max=attempts_max)
+        return _judged(cls(tuple(dict.fromkeys(accounts)), Verdict.ASK, budget))
 
     @classmethod
     def resume(
-        cls, accounts: Sequence[str], history: Iterable[tuple[str, Outcome]], *, attempts_max: int = ATTEMPTS_MAX
+        cls, accounts: Sequence[str], history: Iterable[tuple[str, Outcome]], *, budget: Budget = ON_SESSION
     ) -> Plan:
         """The plan that ``history`` (account and outcome of each attempt so far, oldest first) has led to.
 
         An account that was asked before but is no longer offered counts as asked; it is not asked again.
         """
         history = tuple(history)
-        plan = cls.start([*(account for account, _ in history), *accounts], attempts_max=attempts_max)
+        plan = cls.start([*(account for account, _ in history), *accounts], budget=budget)
         for account, outcome in history:
             if plan.accounts[:1] != (account,):
                 others = tuple(name for name in plan.accounts if name != account)
@@ -85,36 +82,30 @@ class Plan:
         """The account to ask now, or ``None`` when nobody may be asked."""
         return self.accounts[0] if self.verdict is Verdict.ASK else None
 
+    @property
+    def attempts(self) -> int:
+        """How many accounts have been asked."""
+        return len(self.history)
+
     def after(self, outcome: Outcome) -> Plan:
         """The plan once the account just asked has answered ``outcome``."""
-        rest, attempts = self.accounts[1:], self.attempts + 1
-        match outcome:
-            case Approved():
-                return replace(self, accounts=rest, attempts=attempts, verdict=Verdict.DECIDED)
-            case ActionRequired() | Pending() | Unknown():  # money moved or may move: nobody else is asked
-                return replace(self, accounts=rest, attempts=attempts, verdict=Verdict.WAITING)
-            case NotProcessed():  # certainly nothing happened there
-                return replace(self, accounts=rest, attempts=attempts).cascaded()
-            case Declined(decline=decline):
-                after = replace(self, accounts=rest, attempts=attempts, declined=True)
-                return after.cascaded() if decline.action is Action.RETRY_OTHER_NOW else after.stopped()
-            case _:
-                assert_never(outcome)
-
-    def stopped(self) -> Plan:
-        """The plan where nobody further may be asked: with the decline so far, or with nothing sent."""
-        if self.verdict in {
-            Verdict.WAITING,
-            Verdict.DECIDED,
-        }:  # what waits or is decided stays so, whatever else comes in
-            return self
-        return replace(self, verdict=Verdict.DECIDED if self.declined else Verdict.NOT_SENT)
+        return _judged(replace(self, accounts=self.accounts[1:], history=(*self.history, outcome)))
 
     def held(self) -> Plan:
-        """The plan where its next account cannot be asked now: as :meth:`stopped`, if an account was to be asked at all."""
-        return self.stopped() if self.verdict is Verdict.ASK else self
+        """The plan where its next account cannot be asked now: with the decline so far, or with nothing sent.
 
-    def cascaded(self) -> Plan:
-        """On to the next account, while one is left and the attempts are not used up."""
-        left = self.verdict is Verdict.ASK and bool(self.accounts) and self.attempts < self.attempts_max
-        return self if left else self.stopped()
+        What waits or is decided stays so, whatever else comes in.
+        """
+        return replace(self, verdict=_unasked(self.history)) if self.verdict is Verdict.ASK else self
+
+
+def _judged(plan: Plan) -> Plan:
+    """The plan with what the table of rules says of its next attempt."""
+    ruling = judge(Case(history=plan.history, budget=plan.budget, account_left=bool(plan.accounts)))
+    verdict = Verdict.ASK if ruling.allowed else _ENDS.get(ruling.rule) or _unasked(plan.history)
+    return replace(plan, verdict=verdict, rule=ruling.rule)
+
+
+def _unasked(history: Sequence[Outcome]) -> Verdict:
+    """What it comes to where nobody else is asked."""
+    return Verdict.DECIDED if any(isinstance(outcome, Declined) for outcome in history) else Verdict.NOT_SENT

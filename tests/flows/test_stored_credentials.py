@@ -41,7 +41,7 @@ async def test_a_card_kept_at_its_first_payment_is_charged_by_its_token_while_th
 async def test_a_card_first_charged_at_one_account_goes_on_at_the_other_with_the_networks_id(
     open_gateway: Open, psps: Psps
 ) -> None:
-    async with open_gateway(("stripe", "adyen")) as inside:
+    async with open_gateway(("stripe", "adyen"), off_session_gap_s=0) as inside:
         merchant = inside.merchant
         first = await merchant.charged(setup_future_usage="off_session", customer="shopper-77")
         psps.fault("stripe", "authorize", "decline", code="generic_decline")

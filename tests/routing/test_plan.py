@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from providers.contract import ActionRequired, Approved, Declined, NotProcessed, Outcome, Pending, Unknown
 from providers.declines import Action, Decline
 from providers.money import Money
-from routing.plan import ATTEMPTS_MAX, Plan, Verdict
+from routing.plan import Plan, Verdict
+from routing.retries import TRIES_MAX, Budget, Rule, processed
 
 MONEY: Final = Money(1999, "EUR")
 APPROVED: Final = Approved("pi_1", MONEY, captured=True)
@@ -35,7 +36,7 @@ outcomes = st.sampled_from([*ASKS_ON, *ENDS])
 # Mostly outcomes after which the next account is asked, so that long cascades are common.
 histories = st.lists(st.one_of(st.sampled_from(ASKS_ON), st.sampled_from(ASKS_ON), outcomes), max_size=8)
 accounts = st.lists(st.sampled_from("abcdef"), max_size=8)
-limits = st.integers(0, 7)
+limits = st.builds(Budget, st.integers(0, 7), st.integers(0, 7))
 
 
 def driven(plan: Plan, news: Iterable[Outcome]) -> tuple[Plan, list[tuple[str, Outcome]]]:
@@ -60,9 +61,9 @@ def folded(plan: Plan, news: Iterable[Outcome]) -> list[Plan]:
 
 @given(accounts, histories, st.sampled_from(WAITS), histories, limits)
 def test_nobody_is_asked_after_an_outcome_under_which_money_may_move(
-    names: Sequence[str], before: Sequence[Outcome], wait: Outcome, after: Sequence[Outcome], most: int
+    names: Sequence[str], before: Sequence[Outcome], wait: Outcome, after: Sequence[Outcome], most: Budget
 ) -> None:
-    plan = folded(Plan.start(names, attempts_max=most), before)[-1].after(wait)
+    plan = folded(Plan.start(names, budget=most), before)[-1].after(wait)
 
     assert plan.verdict is Verdict.WAITING
     assert all(later.account is None for later in folded(plan, after))
@@ -87,9 +88,9 @@ def test_an_approval_ends_the_asking(names: Sequence[str], before: Sequence[Outc
 
 @given(accounts, histories, limits)
 def test_every_account_is_asked_at_most_once_and_in_the_order_of_preference(
-    names: Sequence[str], news: Sequence[Outcome], most: int
+    names: Sequence[str], news: Sequence[Outcome], most: Budget
 ) -> None:
-    _, history = driven(Plan.start(names, attempts_max=most), news)
+    _, history = driven(Plan.start(names, budget=most), news)
 
     asked = [account for account, _ in history]
     assert asked == list(dict.fromkeys(names))[: len(asked)]
@@ -97,30 +98,31 @@ def test_every_account_is_asked_at_most_once_and_in_the_order_of_preference(
 
 @given(accounts, histories, limits)
 def test_no_more_attempts_are_made_than_the_plan_allows(
-    names: Sequence[str], news: Sequence[Outcome], most: int
+    names: Sequence[str], news: Sequence[Outcome], most: Budget
 ) -> None:
-    plan, history = driven(Plan.start(names, attempts_max=most), news)
+    plan, history = driven(Plan.start(names, budget=most), news)
 
-    assert len(history) <= most
+    assert len(history) <= most.tries
+    assert processed([outcome for _, outcome in history]) <= most.attempts
     assert plan.attempts == len(history)
 
 
 @given(accounts, histories, limits)
 def test_another_account_is_asked_only_after_a_refusal_that_permits_it(
-    names: Sequence[str], news: Sequence[Outcome], most: int
+    names: Sequence[str], news: Sequence[Outcome], most: Budget
 ) -> None:
-    _, history = driven(Plan.start(names, attempts_max=most), news)
+    _, history = driven(Plan.start(names, budget=most), news)
 
     assert all(outcome in ASKS_ON for _, outcome in history[:-1])
 
 
 @given(accounts, histories, limits)
 def test_the_verdict_says_what_the_last_outcome_and_the_rest_of_the_accounts_say(
-    names: Sequence[str], news: Sequence[Outcome], most: int
+    names: Sequence[str], news: Sequence[Outcome], most: Budget
 ) -> None:
-    plan, history = driven(Plan.start(names, attempts_max=most), news)
+    plan, history = driven(Plan.start(names, budget=most), news)
     answers = [outcome for _, outcome in history]
-    left = len(set(names)) > len(history) and len(history) < most
+    left = len(set(names)) > len(history) and len(history) < most.tries and processed(answers) < most.attempts
 
     if answers and answers[-1] in WAITS:
         expected = Verdict.WAITING
@@ -136,13 +138,13 @@ def test_the_verdict_says_what_the_last_outcome_and_the_rest_of_the_accounts_say
 
 @given(accounts, histories, limits)
 def test_recovery_after_a_crash_has_the_plan_of_the_first_run(
-    names: Sequence[str], news: Sequence[Outcome], most: int
+    names: Sequence[str], news: Sequence[Outcome], most: Budget
 ) -> None:
-    plan, history = driven(Plan.start(names, attempts_max=most), news)
+    plan, history = driven(Plan.start(names, budget=most), news)
 
-    resumed = Plan.resume(names, history, attempts_max=most)
+    resumed = Plan.resume(names, history, budget=most)
 
-    assert resumed == plan
+    assert (resumed, resumed.history) == (plan, plan.history)
 
 
 @given(accounts, accounts, histories)
@@ -158,17 +160,17 @@ def test_recovery_asks_nobody_twice_though_the_configuration_has_changed(
     assert resumed.attempts == len(history)
 
 
-@given(accounts, histories, st.integers(1, 3))
+@given(accounts, histories, st.builds(Budget, st.integers(1, 3), st.integers(1, 3)))
 def test_recovery_under_a_smaller_limit_asks_nobody_and_keeps_what_was_learnt(
-    names: Sequence[str], news: Sequence[Outcome], most: int
+    names: Sequence[str], news: Sequence[Outcome], most: Budget
 ) -> None:
-    plan, history = driven(Plan.start(names, attempts_max=7), news)
+    plan, history = driven(Plan.start(names, budget=Budget(7, 7)), news)
 
-    resumed = Plan.resume(names, history, attempts_max=most)
+    resumed = Plan.resume(names, history, budget=most)
 
-    if len(history) >= most:
+    if len(history) >= most.tries or processed([outcome for _, outcome in history]) >= most.attempts:
         assert resumed.account is None
-        assert resumed.verdict is plan.stopped().verdict
+        assert resumed.verdict is plan.held().verdict
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_the_table_above_names_every_action() -> None:
 
 def test_a_plan_without_an_account_has_sent_nothing() -> None:
     assert Plan.start([]).verdict is Verdict.NOT_SENT
-    assert Plan.start(["a"], attempts_max=0).verdict is Verdict.NOT_SENT
+    assert Plan.start(["a"], budget=Budget(0, 0)).verdict is Verdict.NOT_SENT
     assert Plan.resume([], []).verdict is Verdict.NOT_SENT
 
 
@@ -215,7 +217,13 @@ def test_running_out_without_any_decline_is_nothing_sent() -> None:
 def test_three_accounts_are_asked_at_most_by_default() -> None:
     plan, history = driven(Plan.start("abcd"), [NOT_PROCESSED] * 9)
 
-    assert (len(history), plan.account) == (ATTEMPTS_MAX, None)
+    assert (len(history), plan.account, plan.rule) == (TRIES_MAX, None, Rule.TRIES)
+
+
+def test_two_accounts_process_a_charge_by_default() -> None:
+    plan, history = driven(Plan.start("abcd"), [declined(Action.RETRY_OTHER_NOW)] * 9)
+
+    assert (len(history), plan.account, plan.rule) == (2, None, Rule.BUDGET_ON_SESSION)
 
 
 def test_a_plan_that_cannot_ask_on_now_ends_with_the_decline_so_far_or_with_nothing_sent() -> None:
@@ -227,13 +235,12 @@ def test_a_plan_that_cannot_ask_on_now_ends_with_the_decline_so_far_or_with_noth
 
 
 @given(accounts, histories)
-def test_holding_and_stopping_change_nothing_for_a_plan_that_waits_or_is_decided(
+def test_holding_changes_nothing_for_a_plan_that_waits_or_is_decided(
     names: Sequence[str], news: Sequence[Outcome]
 ) -> None:
     plan, _ = driven(Plan.start(names), news)
 
     if plan.verdict is Verdict.ASK:
-        assert plan.held() == plan.stopped()
         assert plan.held().account is None
     else:
-        assert plan.held() == plan == plan.stopped()
+        assert plan.held() == plan
