@@ -30,6 +30,7 @@ from gateway.rows import (
     payment_values,
     state_values,
 )
+from gateway.signals import word_of
 from gateway.sql import Pool, Statement, columns, sets, values
 from gateway.tables import ChangeRow, Customer, DisputeRow, OperationRow, PaymentMethod, PaymentRow
 from gateway.telling import DELIVERIES, EVENTS, telling
@@ -133,6 +134,12 @@ _ENDPOINT: Final = f"""INSERT INTO webhook_endpoint ({columns(EndpointRow)})
 _PAYMENT: Final = f"""INSERT INTO payment ({columns(PaymentRow)})
     SELECT {values(PaymentRow, "p_")} FROM {{source}}"""
 _STATE: Final = f"""UPDATE payment SET {sets(PaymentRow, "p_", STATE)} FROM {{source}} WHERE payment.id = :p_id"""
+_NO_WORD: Final = {
+    "evidence_word": "NULL::text",
+    "evidence_at": "NULL::timestamptz",
+    "evidence_xid": "NULL::xid8",
+}
+"""What an attempt says of its account comes with its first outcome."""
 _OPERATION: Final = f"""INSERT INTO operation ({columns(OperationRow)})
     SELECT {
     values(
@@ -143,13 +150,17 @@ _OPERATION: Final = f"""INSERT INTO operation ({columns(OperationRow)})
         tries="0",
         review_at="NULL::timestamptz",
         evidence="NULL::jsonb",
+        **_NO_WORD,
     )
 } FROM {{source}}"""
 _SETTLE: Final = """UPDATE operation SET status = :s_status, provider_id = :s_provider_id, decline = :s_decline,
     reason = :s_reason, evidence = :s_evidence::jsonb, challenged = :s_challenged, updated_at = :p_updated_at, lease_until = now(), tries = tries + 1,
     due_at = now() + make_interval(secs => :s_due::float8),
     sealed_request = CASE WHEN :s_wipe THEN NULL ELSE sealed_request END,
-    holds_card = holds_card AND NOT :s_wipe
+    holds_card = holds_card AND NOT :s_wipe,
+    evidence_word = coalesce(evidence_word, :s_word::text),
+    evidence_at = CASE WHEN evidence_word IS NULL AND :s_word::text IS NOT NULL THEN :p_updated_at ELSE evidence_at END,
+    evidence_xid = CASE WHEN evidence_word IS NULL AND :s_word::text IS NOT NULL THEN pg_current_xact_id() ELSE evidence_xid END
     FROM {source} WHERE operation.id = :s_id RETURNING operation.id"""
 _ENDED: Final = """UPDATE operation SET status = :e_status, decline = :e_decline, reason = :e_reason,
     due_at = now() + make_interval(secs => :e_due::float8),
@@ -594,6 +605,7 @@ def _settle_values(operation: Operation, at: datetime) -> dict[str, Any]:
         "s_challenged": operation.challenged,
         "s_due": due_after(operation, at),
         "s_wipe": operation.status in WIPED,
+        "s_word": word_of(operation),
     }
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, SQLModel
 
 OPEN_SQL: Final = "status IN ('created', 'sent', 'requires_action', 'pending', 'unknown')"
@@ -33,6 +35,16 @@ ID: Final = Text(collation="C")
 ``merchant_id`` has no foreign key on the hot tables: it comes from the credential, and every insert would lock the same row.
 """
 INSTANT: Final = DateTime(timezone=True)
+
+
+class Xid8(UserDefinedType[int]):
+    """A transaction's number, as ``pg_current_xact_id()`` gives it: 64 bits, never used twice in the life of a cluster."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Its name in DDL and in casts."""
+        return "xid8"
 
 
 class Merchant(SQLModel, table=True):
@@ -215,6 +227,9 @@ class OperationRow(SQLModel, table=True):
     """Everything we ask of a PSP, committed before it is sent. ``lease_until`` is on the database's clock.
 
     ``decision`` is how its account was chosen, as :class:`routing.decision.Decision` records it.
+
+    ``evidence_word`` is what the first outcome of an attempt says of its account (``gateway.signals``), written once with that
+    outcome, at ``evidence_at``, by the transaction ``evidence_xid``. It has nothing to do with ``evidence``, which is a person's.
     """
 
     __tablename__ = "operation"
@@ -248,6 +263,9 @@ class OperationRow(SQLModel, table=True):
     due_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     created_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)
+    evidence_word: str | None = Field(default=None, sa_type=Text, nullable=True)
+    evidence_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    evidence_xid: int | None = Field(default=None, sa_type=Xid8, nullable=True)
 
     __table_args__ = (
         UniqueConstraint("payment_id", "seq", name="operation_seq"),
@@ -270,7 +288,31 @@ class OperationRow(SQLModel, table=True):
         Index("operation_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         Index("operation_holds_card", "created_at", postgresql_where=text("holds_card")),
         Index("operation_by_provider_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
+        Index("operation_by_evidence", "evidence_xid", "id", postgresql_where=text("evidence_xid IS NOT NULL")),
     )
+
+
+class RoutingSnapshotRow(SQLModel, table=True):
+    """What a strategy had learned from the outcomes up to one of them, that of ``operation_id`` in the transaction ``xid``.
+
+    ``model`` is a hash of the merchant, the mode, the strategy, its accounts and its settings. The row without a ``state`` is where
+    the model begins: every process folds from there, so that all of them know the same. ``state`` is JSON and not JSONB, because the
+    order of its keys is part of it: sums of floating-point numbers depend on it.
+    """
+
+    __tablename__ = "routing_snapshot"
+
+    model: str = Field(sa_type=ID, primary_key=True)
+    xid: int = Field(sa_type=Xid8, primary_key=True)
+    operation_id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    strategy: str = Field(sa_type=Text)
+    folded: int = Field(sa_type=BigInteger)
+    state: dict[str, Any] | None = Field(default=None, sa_type=JSON, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (Index("routing_snapshot_begins", "model", unique=True, postgresql_where=text("state IS NULL")),)
 
 
 class DisputeRow(SQLModel, table=True):
