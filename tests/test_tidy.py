@@ -34,6 +34,8 @@ PURE: Final = frozenset(
         "routing/conditions",
         "routing/document",
         "routing/rules",
+        "routing/estimate",
+        "routing/backtest",
         "idempotency/key",
         "gateway/lifecycle",
         "gateway/payment",

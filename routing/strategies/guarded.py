@@ -234,6 +234,13 @@ class Guarded:
             self.beliefs.learn(segment, account, approved=approved)
             self.preference.learn(segment, account, approved=approved)
 
+    def instead(self, asked: str | None, chosen: str | None) -> None:
+        """See :meth:`Policy.instead <routing.strategies.policy.Policy.instead>`."""
+        if asked is not None:
+            self._sent[asked] = max(0.0, self._sent.get(asked, 0.0) - 1)
+        if chosen is not None:
+            self._sent[chosen] = self._sent.get(chosen, 0.0) + 1
+
     def _used(self, segment: str) -> dict[str, list[float]]:
         """The breakers of a segment's cells. Makes room for a new one by forgetting the one that was used longest ago."""
         cells = self._segments.pop(segment, None)

@@ -104,6 +104,13 @@ class Policy(Protocol):
         """Learn what became of one attempt. Once for each attempt. ``ValueError`` for an outcome not in :data:`OUTCOMES`."""
         ...
 
+    def instead(self, asked: str | None, chosen: str | None) -> None:
+        """Count the attempt at ``asked`` that was learned last for ``chosen`` in the shares; ``None`` is an account of nobody here.
+
+        For replays, where another account was asked than this policy chose: else it would keep its shares by what others did.
+        """
+        ...
+
     def hint(self, account: str, context: Mapping[str, str], outcome: str, now: float) -> None:
         """Let the breakers know of an outcome before it comes by :meth:`update`, which must follow an :meth:`unhint` of it.
 
