@@ -38,8 +38,8 @@ bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a pla
 bench-transport: $(VENV)/dev.stamp ## Measure what one call through each SDK costs over each transport
 	@$(BIN)/python -m bench.transport $(ARGS)
 
-bench-routing: $(VENV)/dev.stamp ## Measure what routing strategies gain: make bench-routing ARGS="--only adaptive --seeds 1-4"
-	@$(BIN)/python -m bench.routing $(ARGS)
+bench-routing: $(VENV)/dev.stamp ## Measure what routing strategies gain, and print the page: ARGS="--only adaptive" for a look
+	@$(BIN)/python -m bench.routing $(or $(ARGS),--page --processes 2)
 
 format: $(VENV)/dev.stamp ## Format, and mend what the linter can
 	$(BIN)/ruff check --fix .

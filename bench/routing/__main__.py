@@ -6,15 +6,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from bench.routing import page
 from bench.routing.entrants import ENTRANTS, entrant, present
-from bench.routing.play import Figures, Result, figures, measure, record
-from bench.routing.world import PAYMENTS, SCENARIOS, draw
+from bench.routing.play import Figures, figures, record
+from bench.routing.runs import Job, run
+from bench.routing.world import PAYMENTS, POOLED, SCENARIOS
 
 EPILOGUE: Final = """
 What is measured:
@@ -30,7 +32,8 @@ What is measured:
 
 A strategy of your own: --only package.module:Class, made as Class(accounts, settings, prior) for every lane, with
   rank(context, candidates, rng, now) -> [(account, score, propensity)], update(context, account, outcome, now).
-  accounts are in the static order; prior is {account: approval rate} of a stale report, wrong by 1.5 points.
+  accounts are in the static order; prior is {account: approval rate} of a stale report, wrong by 1.5 points, without
+  the declines that name the customer. Attempts made by --cascade are told by update as the first ones are.
   Seeds 1-8 are for tuning, 201-208 for reporting.
 """
 
@@ -61,13 +64,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m bench.routing", description=__doc__, epilog=EPILOGUE, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=seeds_of, default=seeds_of("1-4"), help="as 1-4,9 (default 1-4)")
+    parser.add_argument("--seeds", type=seeds_of, help="as 1-4,9 (default 1-4; with --page 201-208)")
     parser.add_argument("--only", type=names_of, default=present(), help=f"of {', '.join(ENTRANTS)};\nor module:Class")
     parser.add_argument(
         "--scenarios",
         type=names_of,
-        default=[name for name, row in SCENARIOS.items() if row.published],
-        help=f"of {', '.join(SCENARIOS)}\n(default: the nine published ones)",
+        help=f"of {', '.join(SCENARIOS)}\n(default: the nine published ones; with --page all)",
     )
     parser.add_argument("--payments", type=int, default=PAYMENTS, help="per lane (default 20,000)")
     parser.add_argument("--cascade", action="store_true", help="a second account is asked after a retryable decline")
@@ -75,8 +77,19 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--set", dest="changes", type=change_of, action="append", default=[], metavar="NAME.SETTING=JSON"
     )
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1)
+    parser.add_argument(
+        "--keep", type=Path, help="a file of results: what is there of the same code is not played again"
+    )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="write docs/routing-benchmark.md and .svg: all rows and scenarios on the reporting seeds, unless said otherwise",
+    )
+    parser.add_argument("--docs", type=Path, default=page.DOCS, help="where --page writes (default docs)")
     parser.add_argument("--json", type=Path, help="write every lane's result there")
     chosen = parser.parse_args(argv)
+    chosen.seeds = chosen.seeds or (list(page.SEEDS) if chosen.page else seeds_of("1-4"))
+    chosen.scenarios = chosen.scenarios or [name for name, row in SCENARIOS.items() if chosen.page or row.published]
     if unknown := set(chosen.scenarios) - SCENARIOS.keys():
         parser.error(f"--scenarios: unknown {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     try:
@@ -85,50 +98,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     except (LookupError, ImportError, AttributeError) as error:
         parser.error(f"--only: {error}")
     return chosen
-
-
-def run_lane(
-    lane: tuple[str, int],
-    *,
-    names: Sequence[str],
-    changes: Mapping[str, Mapping[str, Any]],
-    payments: int,
-    cascade: bool,
-) -> list[tuple[str, Result]]:
-    """All of ``names`` through one lane. A process of its own may do this."""
-    drawn = draw(SCENARIOS[lane[0]], lane[1], payments)
-    return [(name, measure(drawn, entrant(name).maker(changes.get(name)), cascade=cascade)) for name in names]
-
-
-def run(
-    lanes: Sequence[tuple[str, int]],
-    names: Sequence[str],
-    changes: Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    payments: int = PAYMENTS,
-    cascade: bool = False,
-    processes: int = 1,
-) -> dict[str, list[Result]]:
-    """Every one of ``names`` through every lane (scenario, seed). Progress goes to standard error."""
-    work = partial(run_lane, names=names, changes=changes or {}, payments=payments, cascade=cascade)
-    found: dict[str, list[Result]] = {name: [] for name in names}
-    if processes == 1:
-        _gather(found, map(work, lanes), len(lanes))
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            _gather(found, pool.map(work, lanes), len(lanes))
-    return found
-
-
-def _gather(found: dict[str, list[Result]], done: Iterable[list[tuple[str, Result]]], count: int) -> None:
-    started = time.monotonic()
-    for number, rows in enumerate(done, 1):
-        for name, result in rows:
-            found[name].append(result)
-        seconds = time.monotonic() - started
-        left = seconds / number * (count - number)
-        print(f"\r{number}/{count} lanes, {seconds:.0f} s, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
 
 
 def lines(found: Mapping[str, Figures], scenarios: Sequence[str]) -> Iterator[str]:
@@ -168,14 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, key, value in chosen.changes:
         changes.setdefault(name, {})[key] = value
     lanes = [(scenario, seed) for seed in chosen.seeds for scenario in chosen.scenarios]
-    found = run(
-        lanes,
-        chosen.only,
-        changes,
-        payments=chosen.payments,
-        cascade=chosen.cascade,
-        processes=chosen.processes,
-    )
+    jobs = [Job(name, name, changes.get(name, {})) for name in chosen.only]
+    play = partial(run, payments=chosen.payments, processes=chosen.processes, keep=chosen.keep)
+    started = time.monotonic()
+    found = play(lanes, jobs, cascade=chosen.cascade)
+    if chosen.page:
+        again = [job for job in jobs if job.name in page.CASCADES]
+        cascade = play([lane for lane in lanes if lane[0] in POOLED], again, cascade=True)
+        day, minutes = f"{datetime.now(UTC):%-d %B %Y}", (time.monotonic() - started) / 60
+        done = page.Run(found, cascade, chosen.seeds, chosen.payments, day, minutes)
+        print("wrote", *page.write(done, processes=chosen.processes, docs=chosen.docs))
     for line in lines({name: figures(results) for name, results in found.items()}, chosen.scenarios):
         print(line)
     if chosen.json:

@@ -65,8 +65,10 @@ class Result:
     switches: int
     """Blocks of 200 payments of a segment whose most used account is not that of the block before."""
     blocks: int
-    openings: int
+    openings: int | None
+    """How often breakers opened; ``None``: the policy does not say."""
     fees: float
+    """Paid for approved payments, in minor units; expected, as approvals are."""
     attempts: int
     """Second attempts; 0 where there is no cascade."""
     recovered: int
@@ -141,8 +143,8 @@ def measure(lane: Lane, make: Maker, *, cascade: bool = False) -> Result:
         dead=_sent_to_the_dead(lane, chosen),
         switches=switches,
         blocks=blocks,
-        openings=policy.openings if isinstance(policy, Opening) else 0,
-        fees=sum(lane.fees[k] for k in chosen),
+        openings=policy.openings if isinstance(policy, Opening) else None,
+        fees=sum(lane.chance(i, k) * lane.fees[k] for i, k in enumerate(chosen)),
         attempts=attempts,
         recovered=recovered,
         us=1e6 * spent / len(chosen),
@@ -260,7 +262,9 @@ def figures(results: Sequence[Result], static_lost: float | None = None) -> Figu
     pooled = [(sum(r.gain for r in some), sum(r.gap for r in some)) for some in by_seed.values()]
     gains = [r.gain / r.payments for some in by_seed.values() for r in some]
     openings = {
-        name: 20_000 * sum(r.openings for r in some) / sum(r.payments for r in some) for name, some in rows.items()
+        name: 20_000 * sum(r.openings or 0 for r in some) / sum(r.payments for r in some)
+        for name, some in rows.items()
+        if all(r.openings is not None for r in some)
     }
     calm = [openings[name] for name in CALM if name in openings]
     recovered = sum(r.recovered for r in results)
@@ -286,5 +290,5 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def record(result: Result) -> dict[str, float | int | str]:
+def record(result: Result) -> dict[str, float | int | str | None]:
     return {field.name: getattr(result, field.name) for field in fields(result)}

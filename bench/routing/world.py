@@ -35,6 +35,8 @@ NAMED: Final = 0.65
 """Share of the customers' declines whose code says that it was the customer."""
 REPEATS: Final = 0.6
 """Share of an account's declines that any other account would repeat: what makes a second attempt fail."""
+AMOUNT: Final = 3_500
+"""Of every payment, in minor units: what is lost with an approval, where fees are counted too."""
 REPORT_SD: Final = 0.015
 CASH: Final = ("EUR", "GBP", "USD", "CHF", "SEK")
 COUNTRIES: Final = ("DE", "FR", "GB", "US", "CH", "SE", "NL", "ES", "IT", "PL")
@@ -308,8 +310,10 @@ class Lane:
     """In the static order: the first is what the stale report holds for the best."""
     report: Mapping[str, float]
     """The stale report: account → approval rate over all traffic, as the team would read it. None for a new account."""
-    fees: Rates
-    """What one attempt costs, in hundredths of a cent, by account."""
+    named_report: Mapping[str, float]
+    """The same report with the declines left out that name the customer: a higher rate, wrong by the same error."""
+    fees: tuple[int, ...]
+    """What each account takes of an approved payment, in minor units. Every payment is over ``AMOUNT``."""
     contexts: tuple[Mapping[str, str], ...]
     segment: Sequence[int]
     at: Sequence[float]
@@ -354,6 +358,7 @@ def context_of(segment: int) -> dict[str, str]:
         "bin": f"{(4, 5)[brand]}{10_000 + segment}",
         "initiator": "customer",
         "amount_band": "20-50",
+        "amount": str(AMOUNT),
     }
 
 
@@ -389,20 +394,24 @@ def draw(scenario: Scenario, seed: int, payments: int = PAYMENTS) -> Lane:
     late = {names[k] for k, first in enumerate(happening.from_payment) if first}
     mean_funds = sum(w * q for w, q in zip(weights, funds, strict=True))
     seen = [sum(w * rates[k] for w, rates in zip(weights, happening.reported, strict=True)) for k in range(count)]
-    report = {name: mean_funds * (seen[k] + rng.gauss(0, REPORT_SD)) for k, name in enumerate(names)}
-    order = sorted(range(count), key=lambda k: (names[k] in late, -report[names[k]]))
+    read = [rate + rng.gauss(0, REPORT_SD) for rate in seen]
+    order = sorted(range(count), key=lambda k: (names[k] in late, -read[k]))
     place = {k: position for position, k in enumerate(order)}  # accounts are numbered in the static order from here on
     segment = rng.choices(range(len(weights)), weights=weights, k=payments)
     at = _moments(scenario, payments, rng)
     due = [moment + rng.expovariate(1 / (60 * DELAY_MINUTES)) for moment in at] if scenario.delay == "minutes" else None
     accounts = tuple(names[k] for k in order)
     known = tuple(name for name in accounts if name not in late)
+    reported = {name: min(0.99, read[k]) for k, name in enumerate(names) if name not in late}
     return Lane(
         scenario=scenario,
         seed=seed,
         accounts=accounts,
-        report={name: report[name] for name in known},
-        fees=tuple(float(rng.randrange(8, 40)) for _ in order),
+        report={name: mean_funds * reported[name] for name in known},
+        named_report={
+            name: mean_funds * reported[name] / (1 - NAMED * (1 - mean_funds) * reported[name]) for name in known
+        },
+        fees=tuple(rng.randrange(8, 40) for _ in order),
         contexts=tuple(context_of(s) for s in range(len(weights))),
         segment=segment,
         at=at,

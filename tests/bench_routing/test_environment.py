@@ -16,8 +16,8 @@ from bench.routing.play import Result, Share, bounds, figures, measure, play
 from bench.routing.rivals import Priority
 from bench.routing.world import DELAY_PAYMENTS, POOLED, SCENARIOS, Lane, context_of, draw
 
-LEARNERS: Final = [name for name in ENTRANTS if not ENTRANTS[name].says.startswith("ours")]
-KEYS: Final = {"currency", "brand", "funding", "issuer_country", "bin", "initiator", "amount_band"}
+LEARNERS: Final = [name for name, row in ENTRANTS.items() if not row.ours]
+KEYS: Final = {"currency", "brand", "funding", "issuer_country", "bin", "initiator", "amount_band", "amount"}
 WORDS: Final = {"approved", "declined_provider", "declined_customer", "declined_ambiguous", "technical"}
 GAPS_PP: Final = {  # (least, most) of what a clairvoyant gains over the static rule, mean over 24 seeds
     "stationary": (0.3, 1.5),
