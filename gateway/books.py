@@ -20,6 +20,7 @@ from gateway import method_books
 from gateway.disputes import Dispute
 from gateway.events import told
 from gateway.lifecycle import Change
+from gateway.limits import DECLINED, FRESH, KEPT, declined_values
 from gateway.payment import IN_FLIGHT, OPEN, Operation, OperationStatus, Payment
 from gateway.rows import (
     DISPUTE_STATE,
@@ -53,6 +54,7 @@ GRACE_S: Final = 120
 """What a challenge that goes on (a second step, details that were not taken) has left at least."""
 LAPSED_S: Final = 24 * 3600
 """A payment that was declined waits a day for another try; then the decline is final."""
+WIPED_AT_ONCE: Final = 10_000
 LOOK_EVERY_S: Final = 2
 """A GET of an undecided payment brings its next look forward, at most this often."""
 
@@ -110,6 +112,8 @@ class Written(Enum):
     """What became of a write."""
 
     DONE = auto()
+    CARD_KNOWN = auto()
+    """The card was declined of late: nothing was written until its declines are judged."""
     KEY_USED = auto()
     """The idempotency key is there already: nothing was written."""
     STALE = auto()
@@ -202,6 +206,7 @@ _PIECES: Final[Mapping[str, str]] = {
     "answer": _ANSWER,
     "drive": _DRIVE,
     "learned": method_books.SETTLED,
+    "declined": DECLINED,
 }
 
 _GUARD: Final = "SELECT id FROM payment WHERE id = :p_id AND version = :g_version{also} FOR UPDATE"
@@ -216,15 +221,17 @@ _KNOWN: Final = "SELECT id FROM dispute WHERE id = :d_id AND heard = :g_heard::j
 def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Statement:
     """One statement: ``guard`` locks the payment at its version, and a ``known`` dispute as it was; ``claim`` takes the key.
 
-    Every piece hangs on both.
+    Every piece hangs on both, and on that the card is ``fresh`` where that is asked.
     """
-    known = "known" in pieces
-    parts = [f"known AS ({_KNOWN})"] if known else []
+    conditions = {name: sql for name, sql in (("known", _KNOWN), ("fresh", FRESH)) if name in pieces}
+    parts = [f"{name} AS ({sql})" for name, sql in conditions.items()]
     if guarded:
         guard = _FENCED if "settle" in pieces else _GUARD
-        parts.append(f"guard AS ({guard.format(also=' AND EXISTS (SELECT FROM known)' if known else '')})")
+        parts.append(
+            f"guard AS ({guard.format(also=''.join(f' AND EXISTS (SELECT FROM {each})' for each in conditions))})"
+        )
     if keyed:
-        source = "guard" if guarded else "(SELECT) AS nothing"
+        source = "guard" if guarded else "fresh" if "fresh" in pieces else "(SELECT) AS nothing"
         parts.append(f"claim AS ({_KEY.format(source=source)})")
     source = "claim" if keyed else "guard"
     for name, sql in _PIECES.items():
@@ -234,8 +241,10 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
             parts.append(f"{name}_ AS ({sql.format(source='settle_' if after_settle else source)})")
     done = "EXISTS (SELECT FROM guard)" if guarded else "true"
     claim = "EXISTS (SELECT FROM claim)" if keyed else "true"
+    fresh = "EXISTS (SELECT FROM fresh)" if "fresh" in pieces else "true"
     return Statement(
-        f"WITH {', '.join(parts)} SELECT {done} AS guarded, {claim} AS claimed", writes=_deed(pieces, keyed=keyed)
+        f"WITH {', '.join(parts)} SELECT {done} AS guarded, {claim} AS claimed, {fresh} AS fresh",
+        writes=_deed(pieces, keyed=keyed),
     )
 
 
@@ -320,6 +329,11 @@ _WIPE_REQUESTS: Final = Statement(
     WHERE holds_card AND created_at < now() - make_interval(secs => :age::float8) RETURNING id""",
     writes="wipe_requests",
 )
+_WIPE_DECLINES: Final = Statement(
+    """DELETE FROM declined_card WHERE operation_id IN (SELECT operation_id FROM declined_card
+    WHERE at < now() - make_interval(secs => :age::float8) ORDER BY at LIMIT :limit) RETURNING operation_id""",
+    writes="wipe_declines",
+)
 
 
 def due_after(operation: Operation, at: datetime) -> int | None:
@@ -348,9 +362,19 @@ class Books:
         self._pool = pool
 
     async def open(
-        self, change: Change, key: KeyUse, *, source: str, method: Method | None, request: Request | None
+        self,
+        change: Change,
+        key: KeyUse,
+        *,
+        source: str,
+        method: Method | None,
+        request: Request | None,
+        fresh: str | None = None,
     ) -> Written:
-        """A new payment with its key, its payment method and its first operation, if it has one."""
+        """A new payment with its key, its payment method and its first operation, if it has one.
+
+        ``fresh`` is a card's fingerprint: where that card was declined of late, nothing is written.
+        """
         payment = change.payment
         params = {**payment_values(payment), **self._key(key, payment), **_change_values(change, source)}
         pieces = {"payment", "change"}
@@ -360,6 +384,9 @@ class Books:
         if request is not None and change.operation is not None:
             pieces.add("operation")
             params |= _operation_values(change.operation, payment, request)
+        if fresh is not None:
+            pieces.add("fresh")
+            params |= _fresh_values(fresh, payment)
         row = await _statement(frozenset(pieces), guarded=False, keyed=True).row(self._pool, params)
         return _written(row)
 
@@ -379,12 +406,13 @@ class Books:
         returned: tuple[Operation, Request] | None = None,
         reviewed: Operation | None = None,
         dispute: tuple[Dispute | None, Dispute] | None = None,
+        fresh: str | None = None,
     ) -> Written:
         """One change of a payment that is there: settle an operation, open another, take a key, decide an answer.
 
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
         request that completes it. ``reviewed`` is an operation that is put before a person. ``dispute`` is a dispute as it was, if it
-        was, and as it stands from now on. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
+        was, and as it stands from now on. ``fresh`` as in :meth:`open`. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
         What the merchant is told of it, and to which endpoints it goes, is part of the same commit.
         """
         payment, (known, stands) = change.payment, dispute or (None, None)
@@ -396,6 +424,8 @@ class Books:
             "answer": answer and _answer_values(*answer),
             "method": method and _method_values(method, payment),
             "learned": learned,
+            "declined": declined_values(before, payment, settled),
+            "fresh": fresh and _fresh_values(fresh, payment),
             "drive": driven_by and _drive_values(driven_by),
             "returned": returned and _returned_values(*returned),
             "reviewed": reviewed and _reviewed_values(reviewed),
@@ -513,10 +543,14 @@ class Books:
         await _SETTLED.row(self._pool, {"id": operation.id, "statuses": list(FINAL)})
 
     async def wipe(self, age_s: float) -> int:
-        """Wipe cards and security codes that have waited too long: of unused methods, and of requests still unknown."""
+        """Wipe cards and security codes that have waited too long: of unused methods, and of requests still unknown.
+
+        Declines of cards that no limit looks back at any more are deleted.
+        """
         methods = await _WIPE.rows(self._pool, {})
         requests = await _WIPE_REQUESTS.rows(self._pool, {"age": age_s})
-        return len(methods) + len(requests)
+        declines = await _WIPE_DECLINES.rows(self._pool, {"age": KEPT.total_seconds(), "limit": WIPED_AT_ONCE})
+        return len(methods) + len(requests) + len(declines)
 
     @staticmethod
     def _key(use: KeyUse, payment: Payment) -> dict[str, Any]:
@@ -538,7 +572,13 @@ def _key_values(use: KeyUse, opened_id: str, at: datetime) -> dict[str, Any]:
     }
 
 
+def _fresh_values(card: str, payment: Payment) -> dict[str, Any]:
+    return {"f_card": card, "f_merchant_id": payment.terms.merchant_id, "f_livemode": payment.terms.livemode}
+
+
 def _written(row: Any) -> Written:
+    if not row["fresh"]:
+        return Written.CARD_KNOWN
     if not row["guarded"]:
         return Written.STALE
     return Written.DONE if row["claimed"] else Written.KEY_USED

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import structlog
 
-from gateway import lifecycle, routes
+from gateway import lifecycle, limits, routes
 from gateway.answers import Answer, charge_answer
 from gateway.books import KeyUse, Method, Request, Written
 from gateway.deps import Deps
@@ -59,7 +59,7 @@ from providers.contract import (
 from providers.money import Money
 from providers.registry import DEADLINE_S
 from routing.plan import OnUnknown, Plan, Verdict
-from routing.retries import Rule
+from routing.retries import CardDecline, Rule
 
 CHARGE_S: Final = 25.0
 """A charge ends within 25 s, whatever its accounts do; clients are told to wait 35 s."""
@@ -82,6 +82,8 @@ class Charge:
     method_id: str | None = None
     card: Mapping[str, Any] | None = None
     """What may be shown of the method's card before a PSP has said more."""
+    declines: tuple[CardDecline, ...] | None = None
+    """What is known of the declines of the method's card; ``None`` where nobody has looked, since the card came with the request."""
     unusable: Problem | None = None
     """Why the stored method may not be charged for this payment. A key that was used before still answers."""
     use: MethodUse = FOR_NOTHING_ELSE
@@ -94,6 +96,11 @@ class Charge:
     def ok(self) -> int:
         """The status of success: 201 for a new payment, 200 for a verb on one."""
         return 201 if self.new else 200
+
+    @property
+    def unread(self) -> str | None:
+        """The fingerprint of the card whose declines nobody has read yet."""
+        return None if self.declines is not None or self.method is None else self.method.fingerprint
 
     def render(self, payment: Payment, keys: Keyring, heard: Outcome | None = None) -> Answer:
         """The answer to this request as the payment stands, after what was just ``heard``. Pure."""
@@ -163,18 +170,26 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
         if await deps.queries.used_key(command.key) is not None:
             return None  # a replay outlives a change of the configuration
         raise refusal
-    if wallet is None:
-        answer = command.render(payment, deps.keys)
-        change = lifecycle.created(payment, now)
+    plan = Plan.start(route, budget=deps.budget(terms))
+    stopped = None if wallet is None else _stopped(payment, plan, command, deps)
+    if wallet is None or stopped is not None:
+        change = stopped or lifecycle.created(payment, now)
+        answer = command.render(change.payment, deps.keys)
         use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
         return answer if written is Written.DONE else None
     operation, request = _compose(payment, route[0], 1, Rule.FIRST, wallet, deps, now)
     change = lifecycle.confirmed(payment, operation, route, now)
-    work = Work(command, change.payment, operation, request, first_send=True, deadline=_deadline())
+    work = Work(_informed(command), change.payment, operation, request, first_send=True, deadline=_deadline())
     use = _key_use(command, operation_id=operation.id)
-    write = partial(deps.books.open, change, use, source="api", method=command.method, request=_seal(work, deps))
-    return work if await open_certainly(write, terms.id, operation.id, deps) is Written.DONE else None
+    fresh = _fresh(command, deps)
+    write = partial(
+        deps.books.open, change, use, source="api", method=command.method, request=_seal(work, deps), fresh=fresh
+    )
+    written = await open_certainly(write, terms.id, operation.id, deps)
+    if written is Written.CARD_KNOWN:
+        return await _create(await _with_declines(command, deps), deps)
+    return work if written is Written.DONE else None
 
 
 async def _confirm(command: Charge, deps: Deps) -> Work | Answer:
@@ -186,26 +201,31 @@ async def _confirm(command: Charge, deps: Deps) -> Work | Answer:
         if await deps.queries.used_key(command.key) is not None:  # the same request, a moment earlier, is why
             raise in_progress() from None
         raise
+    opened = None if isinstance(work, Answer) else work.operation.id
+    decided = (work.status, seal_answer(work, command.key, deps)) if isinstance(work, Answer) else None
     write = partial(
         deps.books.write,
         payment,
         change,
         source="api",
-        opened=(work.operation, _seal(work, deps)),
-        key=_key_use(command, operation_id=work.operation.id),
+        opened=None if isinstance(work, Answer) else (work.operation, _seal(work, deps)),
+        key=_key_use(command, operation_id=opened, answer=decided),
         method=command.method,
+        fresh=_fresh(command, deps),
     )
-    match await open_certainly(write, payment.terms.id, work.operation.id, deps):
+    match await open_certainly(write, payment.terms.id, opened or "", deps):
         case Written.DONE:
             return work
+        case Written.CARD_KNOWN:
+            return await _confirm(await _with_declines(command, deps), deps)
         case Written.KEY_USED:
             raise in_progress()
         case Written.STALE:
             raise Problem("payment_changed", "The payment changed meanwhile. Send the same request again.")
 
 
-def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Change]:
-    """What a confirm opens. Raises :class:`Problem` where the state or the accounts forbid it."""
+def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work | Answer, Change]:
+    """What a confirm opens, or the answer where the card is asked of nobody. Raises :class:`Problem` where the state or the accounts forbid it."""
     wallet, now = command.wallet, deps.clock()
     if wallet is None:
         raise Problem(
@@ -225,12 +245,48 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work, Cha
         payment_method=command.method_id,
     )
     rule = Rule.CONFIRMED if payment.attempts else Rule.FIRST
-    operation, request = _compose(payment, route[0], payment.round + 1, rule, wallet, deps, now)
     try:
+        stopped = _stopped(payment, Plan.start(route, budget=deps.budget(terms)), command, deps)
+        if stopped is not None:
+            return command.render(stopped.payment, deps.keys), stopped
+        operation, request = _compose(payment, route[0], payment.round + 1, rule, wallet, deps, now)
         change = lifecycle.confirmed(payment, operation, route, now)
     except lifecycle.Refused as refused:
         raise Problem(refused.code, str(refused)) from None
+    command = _informed(command)
     return Work(command, change.payment, operation, request, first_send=True, deadline=_deadline()), change
+
+
+# --- The card's limits ------------------------------------------------------------------------------------------------
+
+
+def _fresh(command: Charge, deps: Deps) -> str | None:
+    """The card that has to be without a decline for the charge to be opened blindly, where the limits of cards hold."""
+    return command.unread if deps.limits.hold(livemode=command.terms.livemode) else None
+
+
+def _informed(command: Charge) -> Charge:
+    """The command once it is open: nothing was known against its card that was not read."""
+    return command if command.declines is not None else replace(command, declines=())
+
+
+async def _with_declines(command: Charge, deps: Deps) -> Charge:
+    """The command with the declines of its card, where nobody has read them."""
+    card, terms = _fresh(command, deps), command.terms
+    if card is None:
+        return _informed(command)
+    return replace(command, declines=await deps.queries.card_declines(card, terms.merchant_id, livemode=terms.livemode))
+
+
+def _stopped(payment: Payment, plan: Plan, command: Charge, deps: Deps) -> Change | None:
+    """The charge that is sent to nobody, where a limit of its card forbids the first attempt."""
+    now = deps.clock()
+    ruling = limits.judged(payment, plan, command.declines or (), deps.limits, now)
+    if ruling.allowed:
+        return None
+    deps.instruments.retries.labels(ruling.rule, "forbidden").inc()
+    log.info("card_limited", payment=payment.terms.id, rule=ruling.rule)
+    return lifecycle.limited(payment, limits.limited(ruling, payment, now), ruling.rule, now)
 
 
 def _display(card: Mapping[str, Any] | None) -> CardFacts | None:
@@ -385,21 +441,27 @@ def _reached_nobody(payment: Payment) -> bool:
 
 
 def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
-    """The next attempt, where the plan names an account, time is left, and the shopper's means are at hand for it."""
+    """The next attempt, where every rule allows it and the shopper's means are at hand for it."""
     wallet = work.command.wallet or Wallet()
     if payment.cancel_requested:  # asked for while the last account was being asked: nobody else is
         return None
-    if not _may_ask(plan.account, wallet, work.deadline, deps):
+    account = _next_account(payment, plan, work.command, work.deadline, deps)
+    if account is None:
         return None
-    operation, request = _compose(payment, plan.account, payment.round, plan.rule, wallet, deps, deps.clock())
+    operation, request = _compose(payment, account, payment.round, plan.rule, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)
 
 
-def _may_ask(account: str | None, wallet: Wallet, deadline: float, deps: Deps) -> TypeGuard[str]:
-    """Whether there is an account to ask, the shopper's means are at hand for it, and time is left for the call."""
-    if account is None or account not in deps.accounts or wallet.instrument(account) is None:
-        return False
-    return time.monotonic() + DEADLINE_S <= deadline
+def _next_account(payment: Payment, plan: Plan, command: Charge, deadline: float, deps: Deps) -> str | None:
+    """The account to ask, where every rule allows another attempt and the shopper's means are at hand for it. What is ruled is counted."""
+    time_left = time.monotonic() + DEADLINE_S <= deadline
+    declines = command.declines or ()
+    ruling = limits.judged(payment, plan, declines, deps.limits, deps.clock(), time_left=time_left)
+    deps.instruments.retries.labels(ruling.rule, "allowed" if ruling.allowed else "forbidden").inc()
+    account, wallet = plan.account, command.wallet or Wallet()
+    if not ruling.allowed or account is None or account not in deps.accounts or wallet.instrument(account) is None:
+        return None
+    return account
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
@@ -417,6 +479,7 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     if attempt is not None and payment.failover_void(attempt) is not None:
         await deps.books.mark_due(payment.terms.id)  # the worker asks about its void: what comes of that decides
         return command.render(payment, deps.keys)
+    command = await _with_declines(command, deps)
     if attempt is None or attempt.status not in IN_FLIGHT:
         return await _go_on(command, payment, deps, _deadline())
     taken = await take_over(payment, attempt, deps)
@@ -436,9 +499,10 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
         # Nothing happened anywhere: start over with the accounts there are now.
         route, round_ = routes.route(payment.terms, command.wallet, deps), payment.round + 1
         plan, rule = Plan.start(route, budget=plan.budget), Rule.NOT_PROCESSED
-    if not _may_ask(plan.account, command.wallet, deadline, deps):
+    account = _next_account(payment, plan, command, deadline, deps)
+    if account is None:
         return await _present(command, payment, deps)
-    operation, request = _compose(payment, plan.account, round_, rule, command.wallet, deps, now)
+    operation, request = _compose(payment, account, round_, rule, command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=deadline)
     opened = (operation, _seal(work, deps))

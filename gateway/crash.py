@@ -258,6 +258,7 @@ STEPS: Final[Mapping[str, Step]] = {
         "cards that have waited too long are wiped", "They are wiped the next time.", "They are gone."
     ),
     "wipe_requests": Step("requests with a card are wiped", "They are wiped the next time.", "They are gone."),
+    "wipe_declines": Step("old declines of cards are deleted", "They are deleted the next time.", "They are gone."),
 }
 """What leaves the process: the statements by what they write, the gate, and the words with a PSP."""
 
@@ -269,7 +270,7 @@ _CHARGE: Final = (*_FOLLOW_UP, "reseal", "cascade", "mark_due")
 
 PATHS: Final[Mapping[str, Path]] = {
     "charge": Path("a charge", _CHARGE, (("POST", "/v1/payments"),)),
-    "confirm": Path("a payment that is confirmed", _CHARGE, (("POST", "/v1/payments/[^/]+/confirm"),)),
+    "confirm": Path("a payment that is confirmed", (*_CHARGE, "change"), (("POST", "/v1/payments/[^/]+/confirm"),)),
     "capture": Path("a capture", _FOLLOW_UP, (("POST", "/v1/payments/[^/]+/capture"),)),
     "cancel": Path("a cancel", (*_FOLLOW_UP, "change"), (("POST", "/v1/payments/[^/]+/cancel"),)),
     "increment": Path("another amount", _FOLLOW_UP, (("POST", "/v1/payments/[^/]+/increment"),)),
@@ -324,7 +325,7 @@ PATHS: Final[Mapping[str, Path]] = {
     ),
     "lapsed": Path("declined payments that the worker ends", ("claim", "change", "forget"), job="lapsed"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
-    "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests"), job="wipe"),
+    "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "outbox": Path(
         "events on their way to merchants", ("claim", "post", "renew", "tried", "notify", "call_off"), job="outbox"
     ),

@@ -495,7 +495,7 @@ def created(payment: Payment, now: datetime) -> Change:
 
 def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
     """A new round starts with ``operation``. Raises :class:`Refused` where the state forbids a confirm."""
-    if not (payment.status in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION} or payment.steps_up):
+    if not _confirmable(payment):
         raise Refused("payment_state", f"A payment that is {payment.status} cannot be confirmed.")
     changed = _asking(
         payment,
@@ -510,6 +510,25 @@ def confirmed(payment: Payment, operation: Operation, route: tuple[str, ...], no
         decline=None,
     )
     return _change(payment, changed, operation, "Confirmed", "confirmed")
+
+
+def limited(payment: Payment, decline: Decline, why: str, now: datetime) -> Change:
+    """Nobody is asked: the card was tried too often. Another method may be. Raises :class:`Refused` where the state forbids a confirm."""
+    if not _confirmable(payment):
+        raise Refused("payment_state", f"A payment that is {payment.status} cannot be confirmed.")
+    changed = replace(
+        payment,
+        version=payment.version + 1,
+        updated_at=now,
+        status=Status.REQUIRES_PAYMENT_METHOD,
+        next_action=None,
+        decline=decline,
+    )
+    return _change(payment, changed, None, "Limited", why)
+
+
+def _confirmable(payment: Payment) -> bool:
+    return payment.status in {Status.REQUIRES_PAYMENT_METHOD, Status.REQUIRES_CONFIRMATION} or payment.steps_up
 
 
 def with_shopper(payment: Payment) -> Terms:

@@ -139,7 +139,7 @@ async def _open(command: FollowUp, deps: Deps) -> Work | Answer:
                 return result
             case Written.KEY_USED:
                 raise in_progress()
-            case Written.STALE:
+            case Written.STALE | Written.CARD_KNOWN:
                 continue
     raise Problem("payment_changed", "The payment kept changing. Send the same request again.")
 

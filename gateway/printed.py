@@ -475,6 +475,8 @@ def _verbs(payment: Payment) -> Iterator[Callable[[], Change]]:
     if len(payment.operations) == _OPERATIONS_MAX:
         return
     attempt = _operation(payment, Kind.AUTHORIZE)
+    too_often = Decline("retry_limit_reached", "soft", Action.ASK_NEW_METHOD)
+    yield lambda: lifecycle.limited(payment, too_often, "card_limit_visa", _NOW)
     yield lambda: lifecycle.confirmed(payment, replace(attempt, round=payment.round + 1), ("account",), _NOW)
     yield lambda: lifecycle.capture_opened(payment, _operation(payment, Kind.CAPTURE), _NOW)
     yield lambda: lifecycle.refund_opened(payment, _operation(payment, Kind.REFUND), _NOW)

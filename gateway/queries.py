@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from gateway.disputes import Dispute
 from gateway.incidents import Incident
+from gateway.limits import OF_CARD, OF_METHOD, declines_from
 from gateway.payment import Operation, Payment
 from gateway.rows import dispute_from, incident_from, payment_from
 from gateway.sql import Pool, Row, Statement, columns
 from gateway.tables import ApiKey, ChangeRow, Customer, DisputeRow, IncidentRow, OperationRow, PaymentMethod, PaymentRow
 from idempotency.key import Key
+from routing.retries import CardDecline
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,10 @@ _BY_PROVIDER_ID = Statement(
     """SELECT payment_id, id FROM operation WHERE provider_id = :provider_id AND account = :account
     AND kind = :kind ORDER BY seq DESC LIMIT 1"""
 )
-_METHOD = Statement(
-    f"""SELECT {columns(PaymentMethod)} FROM payment_method
-    WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"""
-)
+_METHOD_IS = "FROM payment_method WHERE id = :id AND merchant_id = :merchant_id AND livemode = :livemode"
+_METHOD = Statement(f"SELECT {columns(PaymentMethod)} {_METHOD_IS}")
+_METHOD_TO_CHARGE = Statement(f"SELECT {columns(PaymentMethod)}, {OF_METHOD} AS declines {_METHOD_IS}")
+_OF_CARD = Statement(OF_CARD)
 _PAYMENTS_OF = Statement(f"SELECT {columns(PaymentRow)} FROM payment WHERE id = ANY(:ids::text[])")
 _CUSTOMER = Statement(
     f"""SELECT {columns(Customer)} FROM customer
@@ -241,6 +243,19 @@ class Queries:
         params = {"id": method_id, "merchant_id": merchant_id, "livemode": livemode}
         row = await _METHOD.row(self._pool, params)
         return None if row is None else _stored_method(row)
+
+    async def method_to_charge(
+        self, method_id: str, merchant_id: str, *, livemode: bool
+    ) -> tuple[StoredMethod, tuple[CardDecline, ...]] | None:
+        """The same with the declines of its card, at every account, in the same round trip."""
+        params = {"id": method_id, "merchant_id": merchant_id, "livemode": livemode}
+        row = await _METHOD_TO_CHARGE.row(self._pool, params)
+        return None if row is None else (_stored_method(row), declines_from(row["declines"]))
+
+    async def card_declines(self, card: str, merchant_id: str, *, livemode: bool) -> tuple[CardDecline, ...]:
+        """The declines of one card of a merchant, by its fingerprint, of the last 30 days, at every account."""
+        params = {"card": card, "merchant_id": merchant_id, "livemode": livemode}
+        return declines_from(await _OF_CARD.rows(self._pool, params))
 
     async def methods(self, merchant_id: str, *, livemode: bool, limit: int, **filters: Any) -> list[StoredMethod]:
         """A page of the payment methods that may be charged again, newest first; ``before`` is the id to go on from."""

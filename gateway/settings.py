@@ -137,6 +137,24 @@ class Settings(BaseSettings):
         description="Seconds between two attempts of a card without the shopper, after a decline. Above 0 such a decline is not taken to another account at "
         "once: a day later the card may have money again. 0 lets it cascade as in a session.",
     )
+    card_limit_visa: int = Field(
+        default=DEFAULTS.visa,
+        ge=1,
+        le=20,
+        description="Declines of one Visa card and amount in 30 days, over all accounts, after which it is not sent any more. Visa charges for each reattempt beyond "
+        "20 since May 2025, and did beyond 15 before: the stricter figure holds wherever an acquirer has not moved.",
+    )
+    card_never_s: int = Field(
+        default=DEFAULTS.never_s,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="Seconds that a card rests at a merchant once its network or issuer has said that it will never be approved: networks charge for every "
+        "further try within 30 days.",
+    )
+    card_limits_in_test_mode: bool = Field(
+        default=DEFAULTS.in_test_mode,
+        description="Whether the limits of cards hold in test mode, too. There everybody shares the same few test cards, so they do not; switch it on to see them work.",
+    )
     public_url: str = Field(
         default="http://127.0.0.1:8080",
         description="Where shoppers' browsers reach this gateway: they come back from a challenge to /v1/return/… there.",
@@ -168,6 +186,9 @@ class Settings(BaseSettings):
             on_session=self.attempts_on_session,
             off_session=self.attempts_off_session,
             off_session_gap_s=self.off_session_gap_s,
+            visa=self.card_limit_visa,
+            never_s=self.card_never_s,
+            in_test_mode=self.card_limits_in_test_mode,
         )
 
     @property

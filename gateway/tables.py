@@ -412,6 +412,33 @@ class ChangeRow(SQLModel, table=True):
     operation_id: str | None = Field(default=None, sa_type=ID, nullable=True)
 
 
+class DeclinedCardRow(SQLModel, table=True):
+    """A declined attempt of a card, whichever account and payment it was, for as long as a limit looks back.
+
+    ``card`` is the card's fingerprint, a keyed hash for one merchant, or the id of a payment method without one. ``network`` is its brand.
+    ``never`` is a decline after which the card rests; ``not_before`` is when its network wants to see it again.
+    """
+
+    __tablename__ = "declined_card"
+
+    operation_id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    card: str = Field(sa_type=ID)
+    at: datetime = Field(sa_type=INSTANT)
+    amount: int = Field(sa_type=BigInteger)
+    currency: str = Field(sa_type=Text)
+    network: str | None = Field(default=None, sa_type=Text, nullable=True)
+    merchant_initiated: bool = Field(sa_type=Boolean)
+    never: bool = Field(sa_type=Boolean)
+    not_before: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+
+    __table_args__ = (
+        Index("declined_card_by_card", "merchant_id", "livemode", "card", "at"),
+        Index("declined_card_by_age", "at"),
+    )
+
+
 class RoutingVersionRow(SQLModel, table=True):
     """A routing document as it was made. It never changes: who wants it otherwise makes another version.
 

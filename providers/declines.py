@@ -131,6 +131,7 @@ MESSAGES: Final[Mapping[str, str]] = {
     "not_permitted": "Your card cannot be used for this payment. Please use another card.",
     "not_sent": "The payment could not be processed. Please try again.",
     "pin_problem": "Your card's PIN could not be used. Please use another card.",
+    "retry_limit_reached": "This card cannot be used right now. Please use another card.",
     "provider_error": "The payment could not be processed. Please try again.",
     "provider_rejected": "This payment cannot be made with this card. Please use another card.",
 }

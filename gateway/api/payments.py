@@ -247,9 +247,10 @@ class Payments(Desk):
 
     async def _with_stored(self, command: Charge, method_id: str, who: Principal) -> Charge:
         """The command with a payment method that is stored already."""
-        method = await self._deps.queries.method(method_id, who.merchant_id, livemode=who.livemode)
-        if method is None:
+        found = await self._deps.queries.method_to_charge(method_id, who.merchant_id, livemode=who.livemode)
+        if found is None:
             raise Problem("validation_failed", "There is no such payment method.", "payment_method")
+        method, declines = found
         own = not command.new and method.created_at == command.terms.created_at  # they were stored in one commit
         unusable = _unusable(method, command.terms, own=own)
         if unusable is not None:
@@ -275,6 +276,7 @@ class Payments(Desk):
             wallet=Wallet(method.tokens, card, method.network_transaction_id),
             method_id=method.id,
             card=method.card,
+            declines=declines,
             use=use,
         )
 

@@ -30,7 +30,8 @@ OPERATION_STATUSES: Final[Mapping[str, frozenset[str]]] = {
 
 STEPS: Final[Mapping[str, frozenset[str]]] = {
     "requires_payment_method": frozenset({"processing", "canceled", "failed"}),
-    "requires_confirmation": frozenset({"processing", "canceled"}),
+    # A card that was declined too often elsewhere is asked of nobody.
+    "requires_confirmation": frozenset({"requires_payment_method", "processing", "canceled"}),
     "requires_action": frozenset(
         {"requires_payment_method", "processing", "requires_capture", "succeeded", "canceled", "failed"}
     ),

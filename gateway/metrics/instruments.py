@@ -44,6 +44,11 @@ class Instruments:
         self.answers = counter(
             "interlock_answers", "Answers to money-moving requests, by HTTP status.", ["verb", "status"]
         )
+        self.retries = counter(
+            "interlock_retries",
+            "Rulings on one more attempt of a charge, by the rule that decided.",
+            ["rule", "ruling"],
+        )
         self.replays = counter("interlock_idempotent_replays", "Stored answers given once more.")
 
     def _dependencies(self, registry: CollectorRegistry) -> None:

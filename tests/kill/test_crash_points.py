@@ -175,6 +175,8 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
         assert (await run.merchant.charge(**run.charge(number, None))).status_code == 202
     async with open_gateway(passed=watch, on_unknown="void_then_failover") as inside:
         await _voided_first(Run(inside, watch, psps, post, flow, cards))
+    async with open_gateway(passed=watch, card_limits_in_test_mode=True) as inside:
+        await _limited(Run(inside, watch, psps, post, flow, cards))
 
     table = crash.points()
     assert {point for point in watch.passed if point not in table} == set()
@@ -226,6 +228,16 @@ async def _cascades(run: Run) -> None:
         else:
             answer = await run.merchant.charge(**run.charge(number, None))
         assert answer.status_code in {200, 201}, answer.text
+
+
+async def _limited(run: Run) -> None:
+    """A card that rests, since its issuer has said that it will never be approved."""
+    number = run.card()
+    run.script("stripe", "authorize", number, ("decline", {"code": "stolen_card"}))
+    declined = (await run.merchant.charge(**run.charge(number))).json()
+    method = {"payment_method_data": run.flow.card(number)}
+    again = await run.merchant.post(f"/v1/payments/{declined['id']}/confirm", method)
+    assert again.json()["decline"]["code"] == "retry_limit_reached", again.text
 
 
 async def _a_step_that_was_not_kept(run: Run) -> None:
@@ -535,6 +547,7 @@ PIECES: Final = {
     *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "ENDPOINT", "ANSWER", "DRIVE")),
     *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     *(f"gateway/telling.py: {piece}" for piece in ("EVENTS", "DELIVERIES")),
+    "gateway/limits.py: DECLINED",
     "gateway/method_books.py: SETTLED",
     "gateway/news_books.py: _METHOD",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
