@@ -46,6 +46,7 @@ from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
 from gateway.events import endpoint_event
 from gateway.health import Health
 from gateway.ids import REQUEST, new_id
+from gateway.in_force import InForce
 from gateway.inbound import InboundLog
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
@@ -118,6 +119,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
+            in_force=InForce(pool, {(each.merchant, each.livemode) for each in accounts.values()}, instruments),
             accounts=accounts,
             keys=keys,
             instruments=instruments,
@@ -204,13 +206,17 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
                 webhooks = _mount(app, house, settings)
                 watch = Watch(house.pool, house.gate, house.deps)
                 await watch.look()
+                await house.deps.in_force.start(house.deps.clock())
                 # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(50_000, 50, 100)
-                watching = asyncio.create_task(watch.run())
+                running = [
+                    asyncio.create_task(watch.run()),
+                    asyncio.create_task(house.deps.in_force.run(house.deps.clock)),
+                ]
                 yield
-                await stopped([watching])
+                await stopped(running)
                 await webhooks.drain()
         finally:  # uvicorn ends the process with the signal that stopped it, so that nothing runs at its exit
             await asyncio.to_thread(logs.flush)
@@ -255,6 +261,7 @@ def _charged(deps: Deps, authenticator: Authenticator) -> list[Route]:
         Route("/v1/payments", payments.create, methods=["POST"]),
         Route("/v1/payments", payments.list, methods=["GET"]),
         Route("/v1/payments/{id}", payments.retrieve, methods=["GET"]),
+        Route("/v1/payments/{id}/routing", payments.routing, methods=["GET"]),
         Route("/v1/payments/{id}/confirm", payments.confirm, methods=["POST"]),
         Route("/v1/payments/{id}/capture", payments.capture, methods=["POST"]),
         Route("/v1/payments/{id}/cancel", payments.cancel, methods=["POST"]),

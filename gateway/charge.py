@@ -28,6 +28,7 @@ from gateway.modify import void_unknown
 from gateway.payment import ALLOWED_BY, IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import Stance
 from gateway.queries import UsedKey
+from gateway.routes import Routed
 from gateway.settle import (
     FOR_NOTHING_ELSE,
     MethodUse,
@@ -121,6 +122,16 @@ class Work:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An attempt to be made: where, in which round, the rule that allows it, and the record of how its account was chosen."""
+
+    account: str
+    round: int
+    rule: Rule
+    record: Mapping[str, Any]
+
+
 async def charge(command: Charge, deps: Deps) -> Answer:
     """Charge once. Safe to call again with the same command at any moment, also after a crash.
 
@@ -164,22 +175,23 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     status = Status.REQUIRES_CONFIRMATION if command.wallet else Status.REQUIRES_PAYMENT_METHOD
     payment = Payment(terms, status, updated_at=now, payment_method=command.method_id, card=_display(command.card))
     wallet = command.wallet if command.confirm else None
-    route = () if wallet is None else routes.route(terms, wallet, deps)
-    refusal = command.unusable if wallet is None else _refusal(command, route, deps)
+    routed = None if wallet is None else routes.decide(terms, wallet, payment.card, deps, now)
+    refusal = command.unusable if routed is None else _refusal(command, routed, deps)
     if refusal is not None:
         if await deps.queries.used_key(command.key) is not None:
             return None  # a replay outlives a change of the configuration
         raise refusal
-    plan = Plan.start(route, budget=deps.budget(terms))
-    stopped = None if wallet is None else _stopped(payment, plan, command, deps)
-    if wallet is None or stopped is not None:
+    plan = Plan.start(routed.route if routed is not None else (), budget=deps.budget(terms))
+    stopped = None if routed is None else _stopped(payment, plan, command, deps)
+    if wallet is None or routed is None or stopped is not None:
         change = stopped or lifecycle.created(payment, now)
         answer = command.render(change.payment, deps.keys)
         use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
         return answer if written is Written.DONE else None
-    operation, request = _compose(payment, route[0], 1, Rule.FIRST, wallet, deps, now)
-    change = lifecycle.confirmed(payment, operation, route, now)
+    step = Step(routed.route[0], 1, Rule.FIRST, routed.record())
+    operation, request = _compose(payment, step, wallet, deps, now)
+    change = lifecycle.confirmed(payment, operation, routed.route, now)
     work = Work(_informed(command), change.payment, operation, request, first_send=True, deadline=_deadline())
     use = _key_use(command, operation_id=operation.id)
     fresh = _fresh(command, deps)
@@ -234,23 +246,20 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work | An
     # The customer is that of the method, where none was named.
     terms = replace(lifecycle.with_shopper(payment), customer=command.terms.customer)
     command = replace(command, terms=terms)
-    route = routes.route(terms, wallet, deps)
-    refusal = _refusal(command, route, deps)
+    card = payment.card if command.method_id == payment.payment_method else _display(command.card)
+    routed = routes.decide(terms, wallet, card, deps, now)
+    refusal = _refusal(command, routed, deps)
     if refusal is not None:
         raise refusal
-    payment = replace(
-        payment,
-        terms=terms,
-        card=payment.card if command.method_id == payment.payment_method else _display(command.card),
-        payment_method=command.method_id,
-    )
+    payment = replace(payment, terms=terms, card=card, payment_method=command.method_id)
     rule = Rule.CONFIRMED if payment.attempts else Rule.FIRST
+    step = Step(routed.route[0], payment.round + 1, rule, routed.record())
     try:
-        stopped = _stopped(payment, Plan.start(route, budget=deps.budget(terms)), command, deps)
+        stopped = _stopped(payment, Plan.start(routed.route, budget=deps.budget(terms)), command, deps)
         if stopped is not None:
             return command.render(stopped.payment, deps.keys), stopped
-        operation, request = _compose(payment, route[0], payment.round + 1, rule, wallet, deps, now)
-        change = lifecycle.confirmed(payment, operation, route, now)
+        operation, request = _compose(payment, step, wallet, deps, now)
+        change = lifecycle.confirmed(payment, operation, routed.route, now)
     except lifecycle.Refused as refused:
         raise Problem(refused.code, str(refused)) from None
     command = _informed(command)
@@ -293,19 +302,19 @@ def _display(card: Mapping[str, Any] | None) -> CardFacts | None:
     return None if card is None else CardFacts(**card)
 
 
-def _refusal(command: Charge, route: tuple[str, ...], deps: Deps) -> Problem | None:
+def _refusal(command: Charge, routed: Routed, deps: Deps) -> Problem | None:
     """Why nobody can be asked for this charge, or ``None``."""
-    if command.unusable is not None or route:
+    if command.unusable is not None or routed.route:
         return command.unusable or refuses_new(deps)
     return routes.refusal(command.terms, command.wallet or Wallet(), deps)
 
 
 def _compose(
-    payment: Payment, account_name: str, round_: int, rule: Rule, wallet: Wallet, deps: Deps, now: datetime
+    payment: Payment, step: Step, wallet: Wallet, deps: Deps, now: datetime
 ) -> tuple[Operation, Mapping[str, Any]]:
-    """The next attempt and the exact request for it. A retry bears the name of the ``rule`` that allows it."""
-    account, terms = deps.accounts[account_name], payment.terms
-    instrument = wallet.instrument(account_name)
+    """The next attempt and the exact request for it. A retry bears the name of the rule that allows it."""
+    account, terms = deps.accounts[step.account], payment.terms
+    instrument = wallet.instrument(step.account)
     if instrument is None:
         raise AssertionError("an eligible account has a token or a card")
     operation_id = new_id(ATTEMPT)
@@ -336,14 +345,15 @@ def _compose(
         id=operation_id,
         kind=Kind.AUTHORIZE,
         seq=len(payment.operations) + 1,
-        round=round_,
-        account=account_name,
+        round=step.round,
+        account=step.account,
         provider=account.provider.name,
         amount=terms.amount,
         status=OperationStatus.SENT,
         provider_key=deps.keys.provider_key(operation_id),
-        metadata=None if rule is Rule.FIRST else {ALLOWED_BY: rule},
+        metadata=None if step.rule is Rule.FIRST else {ALLOWED_BY: step.rule},
         created_at=now,
+        decision=step.record,
     )
     return operation, request
 
@@ -375,7 +385,7 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
     def follow(payment: Payment, plan: Plan) -> Next | None:
         nonlocal following
         alone = _alone(deps) and isinstance(outcome, NotProcessed)
-        following = None if alone else _following(payment, plan, work, deps)
+        following = None if alone else _following(payment, plan, work, outcome, deps)
         return None if following is None else Next(following.operation, _seal(following, deps))
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
@@ -440,7 +450,7 @@ def _reached_nobody(payment: Payment) -> bool:
     return all(attempt.status is OperationStatus.NOT_PROCESSED for attempt in asked)
 
 
-def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | None:
+def _following(payment: Payment, plan: Plan, work: Work, outcome: Outcome, deps: Deps) -> Work | None:
     """The next attempt, where every rule allows it and the shopper's means are at hand for it."""
     wallet = work.command.wallet or Wallet()
     if payment.cancel_requested:  # asked for while the last account was being asked: nobody else is
@@ -448,7 +458,8 @@ def _following(payment: Payment, plan: Plan, work: Work, deps: Deps) -> Work | N
     account = _next_account(payment, plan, work.command, work.deadline, deps)
     if account is None:
         return None
-    operation, request = _compose(payment, account, payment.round, plan.rule, wallet, deps, deps.clock())
+    step = Step(account, payment.round, plan.rule, routes.cascade(payment, work.operation, outcome))
+    operation, request = _compose(payment, step, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)
 
 
@@ -493,16 +504,20 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
     """Drive a parked payment on to its next account, or answer how it stands."""
     if payment.processing_reason is not Reason.AWAITING_RETRY or payment.cancel_requested or command.wallet is None:
         return await _present(command, payment, deps)
-    now, plan, round_ = deps.clock(), payment.plan(budget=deps.budget(payment.terms)), payment.round
-    route, rule = payment.route, plan.rule
+    now, plan, route = deps.clock(), payment.plan(budget=deps.budget(payment.terms)), payment.route
     if plan.verdict is Verdict.NOT_SENT or (_alone(deps) and _reached_nobody(payment)):
         # Nothing happened anywhere: start over with the accounts there are now.
-        route, round_ = routes.route(payment.terms, command.wallet, deps), payment.round + 1
-        plan, rule = Plan.start(route, budget=plan.budget), Rule.NOT_PROCESSED
+        routed = routes.decide(payment.terms, command.wallet, payment.card, deps, now)
+        route, plan = routed.route, Plan.start(routed.route, budget=plan.budget)
+        round_, rule, record = payment.round + 1, Rule.NOT_PROCESSED, routed.record()
+    else:
+        last = payment.attempts[-1]
+        record = routes.cascade(payment, last, last.outcome(payment.terms.currency))
+        round_, rule = payment.round, plan.rule
     account = _next_account(payment, plan, command, deadline, deps)
     if account is None:
         return await _present(command, payment, deps)
-    operation, request = _compose(payment, account, round_, rule, command.wallet, deps, now)
+    operation, request = _compose(payment, Step(account, round_, rule, record), command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=deadline)
     opened = (operation, _seal(work, deps))

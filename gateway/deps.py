@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from gateway.books import Books
 from gateway.endpoint_books import EndpointBooks
+from gateway.in_force import InForce
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
@@ -21,8 +22,10 @@ from gateway.queries import Queries
 from gateway.vault import Keyring
 from idempotency.once import Once
 from providers.registry import Account
+from routing.document import Strategy
 from routing.plan import OnUnknown
 from routing.retries import Budget, Limits
+from routing.rules import Policy
 
 RENEW_S: Final = 2.0
 """A lease of 6 s is renewed every 2 s, so one lost renewal costs nothing; a call under 2 s writes nothing."""
@@ -59,6 +62,13 @@ class Hold:
             log.warning("lease_not_renewed", operation=self._operation.id, error=type(error).__name__)
 
 
+class Learned(Protocol):
+    """What strategies have learned, as this process knows it."""
+
+    def policy(self, merchant_id: str, outcome: Strategy, *, livemode: bool) -> Policy | None:
+        """The strategy of an outcome as far as it has learned; ``None`` where it is not there. Reads nothing and never raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deps:
     """The house: its books, its accounts, its keys and its clock."""
@@ -69,6 +79,7 @@ class Deps:
     endpoint_books: EndpointBooks
     queries: Queries
     once: Once
+    in_force: InForce
     accounts: Mapping[str, Account]
     keys: Keyring
     instruments: Instruments
@@ -78,6 +89,8 @@ class Deps:
     policies: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
     """What is done without a lost part: the choice in force of each row of ``gateway.policies``."""
     standing: Standing = field(default_factory=Standing)
+    learned: Learned | None = None
+    """Without it the accounts of a strategy are asked in the order in which the document lists them."""
     worker_backlog_max: int = 100
     limits: Limits = field(default_factory=Limits)
     """How often a charge, and a card, may be tried."""

@@ -103,6 +103,8 @@ class Operation:
     """When it was put before a person, because nobody could tell its outcome."""
     evidence: Mapping[str, Any] | None = None
     """What was heard until then, and what the person found."""
+    decision: Mapping[str, Any] | None = field(default=None, repr=False)
+    """How an attempt's account was chosen (``gateway.routes``); ``None`` for other operations, and before that was recorded."""
 
     @property
     def in_review(self) -> bool:

@@ -157,6 +157,30 @@ _ROWS: Final[Mapping[str, Policy]] = {
         ),
         fixed="A key that cannot be looked up may be revoked, or nobody's.",
     ),
+    "postgres_loss_routing": Policy(
+        "postgres",
+        "routing",
+        "Postgres, for what is in force of routing",
+        ("create", "confirm"),
+        *_only(
+            Stance.DEGRADE,
+            "decides by what each process read last, and by the order of the configuration where it has read nothing yet",
+            "the same answers; what was published meanwhile is in force a second after Postgres is back",
+        ),
+        fixed="An older rule is better than no payment.",
+    ),
+    "routing_unreadable": Policy(
+        "routing_document",
+        "authorize",
+        "A routing document in force that cannot be read: broken in the database, or of a newer release",
+        ("create", "confirm"),
+        *_only(
+            Stance.DEGRADE,
+            "decides by the version that was in force before it, and by the order of the configuration where there is none",
+            "the same answers; `GET /v1/payments/{id}/routing` names the version that could not be read",
+        ),
+        fixed="A mistake in a document must never stop payments.",
+    ),
     "provider_not_reached": Policy(
         "provider",
         "authorize",

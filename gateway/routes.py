@@ -1,43 +1,137 @@
-"""Routes: which accounts may take a payment, in which order they are asked, and why the others are not."""
+"""Routes: which accounts may take a payment, in which order they are asked, and what is recorded of why.
+
+A round of attempts has one decision: made from the document in force as the round opens, and written with its first attempt in the
+same commit. Every further attempt of the round has a short record: what came of the one before, and the rule that allowed it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from gateway.brands import brand_of
 from gateway.deps import Deps
 from gateway.errors import Problem
-from gateway.payment import Terms
+from gateway.payment import FAILOVER, Operation, Payment, Terms
 from gateway.vault import Wallet
-from providers.contract import Capability
+from providers.contract import Capability, CardFacts, Declined, Outcome
 from providers.money import Money
+from routing import rules
+from routing.decision import Decision, Facts
+from routing.document import Document, Strategy
+
+BIN_DIGITS: Final = 6
+LONG_BIN_DIGITS: Final = 8
+LONG_NUMBER: Final = 16
+"""Of a number of 16 digits or more the first eight may be kept beside the last four, of a shorter one six (PCI SSC, FAQ 1091)."""
 
 
-def route(terms: Terms, wallet: Wallet, deps: Deps) -> tuple[str, ...]:
-    """The merchant's accounts that may take this payment, in the order of the configuration."""
-    return tuple(name for name, reason in eligibility(terms, wallet, deps).items() if reason is None)
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A decision, and what was in force when it was made. ``shadow`` is what a version that only watches would have decided."""
+
+    decision: Decision
+    unreadable: tuple[str, ...] = ()
+    shadow: Decision | None = None
+
+    @property
+    def route(self) -> tuple[str, ...]:
+        """The accounts to be asked, best first; empty where none can take the payment."""
+        return self.decision.route
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it with the first attempt of its round: :meth:`Decision.record`, and the rest beside it where there is any."""
+        record = self.decision.record()
+        if self.unreadable:
+            record["unreadable"] = list(self.unreadable)
+        if self.shadow is not None:
+            record["shadow"] = {name: value for name, value in self.shadow.record().items() if name != "facts"}
+        return record
+
+
+def decide(terms: Terms, wallet: Wallet, card: CardFacts | None, deps: Deps, now: datetime) -> Routed:
+    """Who is asked for this payment and why: by the account that the request names, the document in force, or the configuration.
+
+    ``card`` is what is known of the card that is paid with. Reads nothing and never raises on account of a document: what is broken
+    is stood in for, counted, and told in the record.
+    """
+    known, able = facts(terms, wallet, card, now), eligibility(terms, wallet, deps)
+    found = deps.in_force.of(terms.id, terms.merchant_id, now, livemode=terms.livemode)
+    if found.unreadable:
+        deps.instruments.stood_in("routing_unreadable")
+    pinned = terms.pinned_account
+
+    def by(version: str | None, document: Document | None) -> Decision:
+        policy = None if document is None or pinned else _policy(document, known, able, deps)
+        at = now.timestamp()
+        return rules.decide(document, version, known, able, tuple(able), policy, at, pinned=pinned)
+
+    shadow = None if found.shadow is None or pinned else by(*found.shadow)
+    return Routed(by(found.version, found.document), found.unreadable, shadow)
+
+
+def _policy(document: Document, known: Facts, able: Mapping[str, str | None], deps: Deps) -> rules.Policy | None:
+    """What the strategy that applies has learned, if one applies and it has."""
+    chosen = rules.choose(document, known, able)
+    if deps.learned is None or chosen is None or not isinstance(chosen.outcome, Strategy):
+        return None
+    return deps.learned.policy(known.merchant_id, chosen.outcome, livemode=known.livemode)
+
+
+def facts(terms: Terms, wallet: Wallet, card: CardFacts | None, now: datetime) -> Facts:
+    """What rules and strategies may look at of a payment. Of a token often little is known, until its account has told of the card."""
+    number = None if wallet.card is None else wallet.card.number
+    shown = card or CardFacts()
+    address: Mapping[str, Any] = terms.billing_details.get("address") or {}
+    return Facts(
+        payment_id=terms.id,
+        merchant_id=terms.merchant_id,
+        livemode=terms.livemode,
+        amount=terms.amount,
+        currency=terms.currency,
+        at=now,
+        country=address.get("country"),
+        brand=shown.brand or (None if number is None else brand_of(number)),
+        funding=shown.funding,
+        bin=_bin(number, shown),
+        issuer_country=shown.country,
+        initiator="merchant" if terms.off_session else "customer",
+        recurring=terms.recurring,
+        three_d_secure=terms.three_d_secure or "automatic",
+        metadata=terms.metadata,
+    )
+
+
+def _bin(number: str | None, shown: CardFacts) -> str | None:
+    """The first digits of the card, as many as may be kept."""
+    if number is None:
+        return None if shown.bin is None else shown.bin[:LONG_BIN_DIGITS]
+    return number[: LONG_BIN_DIGITS if len(number) >= LONG_NUMBER else BIN_DIGITS]
 
 
 def eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | None]:
-    """Each account of the merchant with the reason why it cannot take the payment, or ``None``.
-
-    A payment that names its account has that one alone, and none where there is no account of that name.
-    """
+    """Each account of the merchant with the reason why it cannot take the payment, or ``None``; in the order of the configuration."""
     money, needs, has_card = Money(terms.amount, terms.currency), _needs(terms), wallet.card is not None
     # An account that remembers the card itself knows its first payment, too.
     remembered = needs - {Capability.NETWORK_TRANSACTION_ID}
     reasons = {}
     for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode):
-        if terms.pinned_account in {None, account.name}:
-            has_token = account.name in wallet.tokens
-            asked = remembered if has_token else needs
-            reasons[account.name] = account.eligible(money, has_token=has_token, has_card=has_card, needs=asked)
+        has_token = account.name in wallet.tokens
+        asked = remembered if has_token else needs
+        reasons[account.name] = account.eligible(money, has_token=has_token, has_card=has_card, needs=asked)
     return reasons
 
 
 def refusal(terms: Terms, wallet: Wallet, deps: Deps) -> Problem:
     """What is answered where no account may take the payment: each with its reason."""
-    reasons = eligibility(terms, wallet, deps)
-    if terms.pinned_account is not None and not reasons:
+    pinned = terms.pinned_account
+    able = eligibility(terms, wallet, deps)
+    reasons = {name: reason for name, reason in able.items() if pinned in {None, name}}
+    if pinned is not None and not reasons:
         return Problem("no_eligible_account", "There is no account of that name.", "routing.account")
-    param = "routing.account" if terms.pinned_account is not None else None
+    param = "routing.account" if pinned is not None else None
     why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no account is configured"
     return Problem(
         "no_eligible_account", f"No account can take this payment ({why}).", param, extra={"accounts": reasons}
@@ -56,3 +150,22 @@ def _needs(terms: Terms) -> frozenset[Capability]:
         Capability.NETWORK_TRANSACTION_ID: terms.network_transaction_id is not None,
     }
     return frozenset(capability for capability, needed in wanted.items() if needed)
+
+
+# --- After the first attempt ------------------------------------------------------------------------------------------
+
+
+def cascade(payment: Payment, before: Operation, outcome: Outcome) -> dict[str, Any]:
+    """The record of an attempt that follows ``before``, which ended with ``outcome``, in the same round.
+
+    ``decided_by`` is the attempt that holds the decision of the round. The rule that allows it stands in the attempt's own row.
+    """
+    deciding = next(attempt for attempt in payment.attempts if attempt.round == before.round)
+    if isinstance(outcome, Declined):
+        word, code = "declined", outcome.decline.code
+    elif before.reason == FAILOVER:
+        word, code = "voided", None
+    else:
+        word, code = "not_processed", getattr(outcome, "reason", None)
+    told = {"after": before.id, "outcome": word, "code": code, "decided_by": deciding.id}
+    return {name: value for name, value in told.items() if value is not None}

@@ -134,7 +134,7 @@ def operation_values(operation: Operation, payment: Payment) -> dict[str, Any]:
         "o_metadata": operation.metadata,
         "o_challenged": operation.challenged,
         "o_epoch": operation.epoch,
-        "o_decision": None,
+        "o_decision": operation.decision,
         "o_created_at": operation.created_at,
         "o_updated_at": payment.updated_at,
     }
@@ -244,6 +244,7 @@ def operation_from(row: Mapping[str, Any]) -> Operation:
         created_at=row["created_at"],
         review_at=row["review_at"],
         evidence=row["evidence"],
+        decision=row["decision"],
     )
 
 

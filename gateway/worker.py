@@ -51,10 +51,12 @@ async def run_worker(settings: Settings) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     async with open_house(settings) as house:
         await check(house)
+        await house.deps.in_force.start(house.deps.clock())
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, stop.set)
         log.info("worker_started")
         sending = asyncio.create_task(_send(house.outbox, stop))
+        reading = asyncio.create_task(house.deps.in_force.run(house.deps.clock))
         try:
             while not stop.is_set():
                 await _until(stop, _work(house, settings))
@@ -63,6 +65,7 @@ async def run_worker(settings: Settings) -> None:
                     await _until(stop, asyncio.sleep(AGAIN_S))
         finally:
             stop.set()
+            await stopped([reading])
             await sending
 
 

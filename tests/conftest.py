@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -41,11 +42,13 @@ import uvicorn
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from gateway.app import House, create_app, open_house
 from gateway.embedded import SUPERUSER, Postgres, Valkey, spawn
+from gateway.ids import PUBLICATION, ROUTING_VERSION, new_id
 from gateway.invariants import Outside, Report, check_invariants, horizons, sandbox_arrivals, sandbox_entries
 from gateway.migrate import migrate
 from gateway.settings import Settings
@@ -291,6 +294,29 @@ class Database:
 
     def operations(self, payment_id: str) -> list[dict[str, Any]]:
         return self.rows("SELECT * FROM operation WHERE payment_id = %(id)s ORDER BY seq", id=payment_id)
+
+    def publish(self, document: object, **row: Any) -> str:
+        """Put a routing document in force as another process would, read or not, and tell its version. ``row`` is of the publication."""
+        version, now = new_id(ROUTING_VERSION), datetime.now(UTC)
+        self.rows(
+            """INSERT INTO routing_version (id, merchant_id, livemode, number, name, document, hash, created_at, created_by)
+            SELECT %(id)s, 'mer_dev', false, 1 + count(*), 'test', %(document)s, '', %(now)s, 'key_test'
+            FROM routing_version WHERE merchant_id = 'mer_dev'""",
+            id=version,
+            document=Jsonb(document),
+            now=now,
+        )
+        published = {"kind": "publish", "percent": 100, "shadow": False, "starts_at": now} | row
+        self.rows(
+            """INSERT INTO routing_publication (id, merchant_id, livemode, sequence, kind, version_id, percent, shadow, starts_at,
+            reason, published_at, published_by) SELECT %(id)s, 'mer_dev', false, 1 + count(*), %(kind)s, %(version)s, %(percent)s,
+            %(shadow)s, %(starts_at)s, 'for a test', %(now)s, 'key_test' FROM routing_publication WHERE merchant_id = 'mer_dev'""",
+            id=new_id(PUBLICATION),
+            version=version,
+            now=now,
+            **published,
+        )
+        return version
 
     def let_time_pass(self) -> None:
         """Every lease has run out and everything that waits is due: what a few seconds would do."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.api import disputes, events, inbound, incidents, methods, payments, webhook_endpoints
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.errors import MEDIA_TYPE, PROBLEMS
+from gateway.explained import decision_object
 from gateway.inbound import Replay, replay_object
 from gateway.policies import DEFAULTS, POLICIES
 from gateway.settings import VERSIONS
+from routing.decision import Candidate, Decision, Facts
 
 BODIES: Final[Mapping[str, type[Body]]] = {
     **payments.BODIES,
@@ -52,6 +55,49 @@ _PAYMENT_EXAMPLE: Final[Mapping[str, Any]] = {
     "review": [],
     "created": "2026-11-21T09:30:00.123456Z",
     "updated": "2026-11-21T09:30:00.345678Z",
+}
+_DECISION_EXAMPLE: Final = Decision(
+    version="rt_0193a4c5d6e77f8091a2b3c4d5e6f710",
+    rule="european cards",
+    kind="priority",
+    strategy=None,
+    facts=Facts(
+        payment_id=_PAYMENT_EXAMPLE["id"],
+        merchant_id="mer_shop",
+        livemode=False,
+        amount=1999,
+        currency="EUR",
+        at=datetime(2026, 11, 21, 9, 30, 0, 123456, UTC),
+        brand="visa",
+        bin="424242",
+        three_d_secure="automatic",
+        metadata={"cart": "77"},
+    ),
+    candidates=(
+        Candidate("stripe", propensity=1.0),
+        Candidate("adyen", "currency_not_configured", propensity=0.0, why_not="ineligible"),
+    ),
+    route=("stripe",),
+)
+_ROUTING_EXAMPLE: Final[Mapping[str, Any]] = {
+    "object": "payment_routing",
+    "payment": _PAYMENT_EXAMPLE["id"],
+    "route": ["stripe"],
+    "attempts": [
+        {
+            "object": "attempt_routing",
+            "attempt": "att_0193a4c5d6e77f8091a2b3c4d5e6f709",
+            "account": "stripe",
+            "round": 1,
+            "status": "captured",
+            "created": "2026-11-21T09:30:00.123456Z",
+            "allowed_by": None,
+            "decision": decision_object(_DECISION_EXAMPLE),
+            "cascade": None,
+            "sentence": _DECISION_EXAMPLE.sentence,
+        }
+    ],
+    "livemode": False,
 }
 _REFUND_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "re_0193a4c5d6e77f8091a2b3c4d5e6f70a",
@@ -395,6 +441,9 @@ def document() -> dict[str, Any]:
     page = {"object": "list", "data": [_PAYMENT_EXAMPLE], "has_more": False, "next_cursor": None}
     paths["/v1/payments"]["get"] = _get("List payments, newest first", page, [_query(name) for name in _FILTERS])
     paths["/v1/payments/{id}"] = {"get": _get("Retrieve a payment", _PAYMENT_EXAMPLE, [_PATH_ID, _query("expand[]")])}
+    paths["/v1/payments/{id}/routing"] = {
+        "get": _get("Why each attempt of a payment went where it did", _ROUTING_EXAMPLE, [_PATH_ID])
+    }
     paths["/v1/refunds/{id}"] = {"get": _get("Retrieve a refund", _REFUND_EXAMPLE, [_PATH_ID])}
     page = page | {"data": [_DISPUTE_EXAMPLE]}
     filters = [_query(name) for name in ("limit", "cursor", "status", "payment")]

@@ -37,6 +37,7 @@ from gateway.books import Method
 from gateway.charge import Charge, charge
 from gateway.complete import complete
 from gateway.errors import Problem
+from gateway.explained import routing_object
 from gateway.ids import PAYMENT, PAYMENT_METHOD, REFUND, is_id, new_id
 from gateway.methods import card_from, card_method, unknown_customer
 from gateway.modify import FollowUp, modify
@@ -192,6 +193,11 @@ class Payments(Desk):
         if "history" in expand:
             shown["history"] = [history_object(row) for row in await self._deps.queries.history(payment.terms.id)]
         return asking.json(shown)
+
+    async def routing(self, request: Request) -> Response:
+        """``GET /v1/payments/{id}/routing``: why each attempt went where it did."""
+        who = await self._principal(request)
+        return asking.json(routing_object(await self._payment(request, who)))
 
     async def list(self, request: Request) -> Response:
         """``GET /v1/payments``, newest first."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
 import pytest
 
 from gateway.embedded import Postgres
@@ -284,6 +285,64 @@ async def test_postgres_loss_reading__no_state_is_told_from_memory(
         row.says(read)
     assert counted == 2
     assert later["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("how", ["lost", "too slow at the start"])
+async def test_postgres_loss_routing__what_was_read_last_decides_and_nothing_waits(
+    row: Row, how: str, open_on_own: OpenOwn, own: Postgres, psps: Psps, flow: type[Kit], own_database: Database
+) -> None:
+    """A start does not wait for it without end; then the configuration decides until it is read."""
+    own_database.publish({"default": {"priority": ["adyen"]}})
+    slow = how != "lost"
+
+    with psycopg.connect(own_database.admin_url) as holder:
+        if slow:
+            holder.execute("LOCK TABLE routing_publication IN ACCESS EXCLUSIVE MODE")
+        async with open_on_own() as inside:
+            if slow:
+                first = await inside.merchant.charge()
+                counted = await row.counted(inside.merchant)
+                holder.rollback()
+            else:
+                own.kill()
+
+                async def noticed() -> bool:
+                    return await row.counted(inside.merchant) > 0
+
+                await flow.eventually(noticed, "the loss was noticed")
+                counted = await row.counted(inside.merchant)
+                await _back(inside, own, flow)
+                first = await inside.merchant.charge()
+
+            async def by_the_document() -> bool:
+                return bool((await inside.merchant.charge()).json()["account"] == "adyen")
+
+            await flow.eventually(by_the_document, "what was published is read")
+
+    row.says(first)
+    assert counted > 0
+    assert (first.status_code, first.json()["account"]) == (201, "stripe" if slow else "adyen")
+    assert len(psps.books("stripe", "authorisations")) >= slow
+
+
+async def test_routing_unreadable__the_version_before_decides_and_then_the_configuration(
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
+    database.publish({"default": {"nobody": []}})
+    async with open_gateway() as inside:
+        static = await inside.merchant.charge()
+    database.publish({"default": {"priority": ["adyen"]}})
+    database.publish({"default": {"nobody": []}})
+    async with open_gateway() as inside:
+        before = await inside.merchant.charge()
+        counted = await row.counted(inside.merchant)
+
+    for answer in (static, before):
+        row.says(answer)
+    assert [answer.json()["account"] for answer in (static, before)] == ["stripe", "adyen"]
+    assert counted == 1
+    assert len(psps.charges()) == 2
+    await checked(database, psps)
 
 
 def _event(operation_id: str, flow: type[Kit], **how: Any) -> dict[str, Any]:

@@ -61,6 +61,7 @@ async def _walk(
     answers = [
         await merchant.get(f"/v1/payments/{payment_id}"),
         await merchant.get(f"/v1/payments/{payment_id}", **{"expand[]": "attempts"}),
+        await merchant.get(f"/v1/payments/{payment_id}/routing"),
         await merchant.post(f"/v1/payments/{payment_id}/confirm", {"payment_method_data": flow.card()}),
         await merchant.post(f"/v1/payments/{payment_id}/confirm"),
         await merchant.post(f"/v1/payments/{payment_id}/capture"),
@@ -108,7 +109,7 @@ async def test_another_merchants_ids_are_answered_like_ids_that_do_not_exist(
         untouched = await inside.merchant.payment(held["id"])
         after = (database.row_counts(), len(psps.requests("stripe")))
 
-    assert [status for status, _ in nothing] == [404] * 8 + [422] * 3 + [404] * 5
+    assert [status for status, _ in nothing] == [404] * 9 + [422] * 3 + [404] * 5
     assert [page["data"] for page in lists] == [[]] * 5
     assert theirs == [nothing, nothing]
     assert (listed["data"], paged["data"]) == ([], [])

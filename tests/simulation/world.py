@@ -34,6 +34,7 @@ from gateway.books import Books
 from gateway.deps import Deps
 from gateway.endpoint_books import EndpointBooks
 from gateway.events import endpoint_event
+from gateway.in_force import InForce
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
@@ -263,6 +264,7 @@ class World:
             endpoint_books=EndpointBooks(pool),
             queries=Queries(pool),
             once=Once(gate, GatePolicy.FAIL_OPEN, applied),
+            in_force=InForce(pool, (), instruments),
             accounts={name: self._account(psp) for name, psp in self.psps.items()},
             keys=KEYS,
             instruments=instruments,
