@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -18,14 +17,14 @@ import structlog
 
 from gateway import lifecycle, limits, routes
 from gateway.answers import Answer, charge_answer
+from gateway.attempts import Step, compose
 from gateway.books import KeyUse, Method, Request, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
-from gateway.ids import ATTEMPT, new_id
 from gateway.keys import decided_once, in_progress, seal_answer, stored_answer
 from gateway.lifecycle import Change
 from gateway.modify import void_unknown
-from gateway.payment import ALLOWED_BY, IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status, Terms
+from gateway.payment import IN_FLIGHT, Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import Stance
 from gateway.queries import UsedKey
 from gateway.routes import Routed
@@ -47,17 +46,12 @@ from gateway.watch import refuses_new
 from idempotency.key import Key
 from idempotency.once import Claim
 from providers.contract import (
-    Authorize,
-    Capability,
     Card,
     CardFacts,
-    Instrument,
-    Kind,
     NotProcessed,
     Outcome,
     Unknown,
 )
-from providers.money import Money
 from providers.registry import DEADLINE_S
 from routing.plan import OnUnknown, Plan, Verdict
 from routing.retries import CardDecline, Rule
@@ -122,16 +116,6 @@ class Work:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An attempt to be made: where, in which round, the rule that allows it, and the record of how its account was chosen."""
-
-    account: str
-    round: int
-    rule: Rule
-    record: Mapping[str, Any]
-
-
 async def charge(command: Charge, deps: Deps) -> Answer:
     """Charge once. Safe to call again with the same command at any moment, also after a crash.
 
@@ -190,7 +174,7 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
         written = await deps.books.open(change, use, source="api", method=command.method, request=None)
         return answer if written is Written.DONE else None
     step = Step(routed.route[0], 1, Rule.FIRST, routed.record())
-    operation, request = _compose(payment, step, wallet, deps, now)
+    operation, request = compose(payment, step, wallet, deps, now)
     change = lifecycle.confirmed(payment, operation, routed.route, now)
     work = Work(_informed(command), change.payment, operation, request, first_send=True, deadline=_deadline())
     use = _key_use(command, operation_id=operation.id)
@@ -258,7 +242,7 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work | An
         stopped = _stopped(payment, Plan.start(routed.route, budget=deps.budget(terms)), command, deps)
         if stopped is not None:
             return command.render(stopped.payment, deps.keys), stopped
-        operation, request = _compose(payment, step, wallet, deps, now)
+        operation, request = compose(payment, step, wallet, deps, now)
         change = lifecycle.confirmed(payment, operation, routed.route, now)
     except lifecycle.Refused as refused:
         raise Problem(refused.code, str(refused)) from None
@@ -307,63 +291,6 @@ def _refusal(command: Charge, routed: Routed, deps: Deps) -> Problem | None:
     if command.unusable is not None or routed.route:
         return command.unusable or refuses_new(deps)
     return routes.refusal(command.terms, command.wallet or Wallet(), deps)
-
-
-def _compose(
-    payment: Payment, step: Step, wallet: Wallet, deps: Deps, now: datetime
-) -> tuple[Operation, Mapping[str, Any]]:
-    """The next attempt and the exact request for it. A retry bears the name of the rule that allows it."""
-    account, terms = deps.accounts[step.account], payment.terms
-    instrument = wallet.instrument(step.account)
-    if instrument is None:
-        raise AssertionError("an eligible account has a token or a card")
-    operation_id = new_id(ATTEMPT)
-    ask = Authorize(
-        operation_id=operation_id,
-        payment_id=terms.id,
-        amount=Money(terms.amount, terms.currency),
-        capture_method="manual" if terms.capture_method == "manual" else "automatic",
-        instrument=instrument,
-        return_url=f"{deps.public_url}/v1/return/{deps.keys.return_token(operation_id)}",
-        reference=terms.reference,
-        description=terms.description,
-        statement_descriptor=terms.statement_descriptor,
-        customer=terms.customer,
-        off_session=terms.off_session,
-        three_d_secure="required" if terms.three_d_secure == "required" else "automatic",
-        adjustable=bool(terms.adjustable),
-        several_captures=terms.capture_method == "manual" and account.can(Capability.SEVERAL_CAPTURES),
-        setup_future_usage=terms.setup_future_usage,
-        recurring=terms.recurring,
-        network_transaction_id=terms.network_transaction_id or _earlier(terms, wallet, instrument),
-        metadata=terms.metadata,
-        billing_details=terms.billing_details,
-        shopper=terms.shopper,
-    )
-    request = account.provider.compose(ask)
-    operation = Operation(
-        id=operation_id,
-        kind=Kind.AUTHORIZE,
-        seq=len(payment.operations) + 1,
-        round=step.round,
-        account=step.account,
-        provider=account.provider.name,
-        amount=terms.amount,
-        status=OperationStatus.SENT,
-        provider_key=deps.keys.provider_key(operation_id),
-        metadata=None if step.rule is Rule.FIRST else {ALLOWED_BY: step.rule},
-        created_at=now,
-        decision=step.record,
-    )
-    return operation, request
-
-
-def _earlier(terms: Terms, wallet: Wallet, instrument: Instrument) -> str | None:
-    """The network's id of the payment that a stored card was first used for, where the shopper is away.
-
-    A token needs none: its account knows what was before.
-    """
-    return wallet.network_transaction_id if terms.off_session and isinstance(instrument, Card) else None
 
 
 def _seal(work: Work, deps: Deps) -> Request:
@@ -459,7 +386,7 @@ def _following(payment: Payment, plan: Plan, work: Work, outcome: Outcome, deps:
     if account is None:
         return None
     step = Step(account, payment.round, plan.rule, routes.cascade(payment, work.operation, outcome))
-    operation, request = _compose(payment, step, wallet, deps, deps.clock())
+    operation, request = compose(payment, step, wallet, deps, deps.clock())
     return replace(work, operation=operation, request=request, first_send=True)
 
 
@@ -517,7 +444,7 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
     account = _next_account(payment, plan, command, deadline, deps)
     if account is None:
         return await _present(command, payment, deps)
-    operation, request = _compose(payment, Step(account, round_, rule, record), command.wallet, deps, now)
+    operation, request = compose(payment, Step(account, round_, rule, record), command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=deadline)
     opened = (operation, _seal(work, deps))
