@@ -27,7 +27,8 @@ What is measured:
                 share of the last 40 falls under 10 %.
   switch        equal: share of consecutive 200-payment blocks of a segment whose most used account changes.
   openings      breakers opened per 20,000 payments where no account fails (stationary, low_traffic, decline_burst, equal).
-                Read from the attribute `openings` of a policy: how often a breaker of it has opened so far, at any level.
+                Read from the attribute `openings` of a policy where it has one: how often a breaker of it has opened so far, at
+                any level. Else its explain(context, account, now).breaker is asked after every outcome.
   regret        stationary: approvals lost to the clairvoyant per 10,000 payments.
 
 A strategy of your own: --only package.module:Class, made as Class(accounts, settings, prior) for every lane, with
@@ -142,10 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     found = play(lanes, jobs, cascade=chosen.cascade)
     if chosen.page:
-        again = [job for job in jobs if job.name in page.CASCADES]
-        cascade = play([lane for lane in lanes if lane[0] in POOLED], again, cascade=True)
+        pooled = [lane for lane in lanes if lane[0] in POOLED]
+        cascade = play(pooled, [job for job in jobs if job.name in page.CASCADES], cascade=True)
+        longer = run(
+            [lane for lane in pooled if lane[1] in page.LONG_SEEDS],
+            [job for job in jobs if job.name in page.LONGER],
+            payments=3 * chosen.payments,
+            processes=chosen.processes,
+            keep=chosen.keep,
+        )
         day, minutes = f"{datetime.now(UTC):%-d %B %Y}", (time.monotonic() - started) / 60
-        done = page.Run(found, cascade, chosen.seeds, chosen.payments, day, minutes)
+        done = page.Run(found, cascade, longer, chosen.seeds, chosen.payments, day, minutes)
         print("wrote", *page.write(done, processes=chosen.processes, docs=chosen.docs))
     for line in lines({name: figures(results) for name, results in found.items()}, chosen.scenarios):
         print(line)

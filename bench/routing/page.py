@@ -22,6 +22,8 @@ SEEDS: Final = tuple(range(201, 209))
 """Reported; those of tuning are others."""
 CASCADES: Final = ("priority", "success_rate_window", "adaptive")
 COSTS: Final = ("priority", "adaptive", "least_cost")
+LONG_SEEDS: Final = SEEDS[:4]
+LONGER: Final = ("priority", "success_rate_window", "adaptive", "sw_ucb_tuned")
 FURTHER: Final = tuple(name for name, row in SCENARIOS.items() if not row.published)
 
 Results = Mapping[str, Sequence[Result]]
@@ -29,10 +31,11 @@ Results = Mapping[str, Sequence[Result]]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the page is made of: results by the row's name, of one attempt each and with second attempts, and when."""
+    """What the page is made of: results by the row's name, of one attempt each, with second attempts, and of longer lanes."""
 
     single: Results
     cascade: Results
+    longer: Results
     seeds: Sequence[int]
     payments: int
     day: str
@@ -95,12 +98,37 @@ def label(name: str) -> str:
     return f"**{says}**" if says.startswith("ours") else says
 
 
-def main_table(found: Mapping[str, Figures]) -> str:
-    heads = ["", "captured, %", "uplift, pp", "lost", "dead", "false switch", "false openings", "regret", "µs"]
+def behind(single: Results, name: str, leader: str = "adaptive") -> Share | None:
+    """How much less of the pooled gap ``name`` captures than ``leader``, in the same worlds: luck of the draw cancels."""
+    if name == leader or leader not in single:
+        return None
+    pairs: dict[int, tuple[float, float]] = {}
+    for a, b in zip(single[leader], single[name], strict=True):
+        if a.scenario in POOLED:
+            gain, gap = pairs.get(a.seed, (0.0, 0.0))
+            pairs[a.seed] = (gain + a.got - b.got, gap + a.gap)
+    return Share.of(list(pairs.values()))
+
+
+def main_table(single: Results) -> str:
+    found = {name: figures(rows) for name, rows in single.items()}
+    heads = [
+        "",
+        "captured, %",
+        "behind `adaptive`",
+        "uplift, pp",
+        "lost",
+        "dead",
+        "false switch",
+        "false openings",
+        "regret",
+        "µs",
+    ]
     rows = [
         [
             label(name),
             str(f.pooled or "–"),
+            str(behind(single, name) or "–"),
             number(f.uplift_pp, 2),
             number(f.lost, 0),
             number(f.dead, 0),
@@ -141,6 +169,16 @@ def aim_table(found: Figures) -> str:
         verdict = "not measured" if value is None else "reached" if aim.reached(value) else "**missed**"
         rows.append([aim.says, aim.aim, number(value, aim.digits), verdict])
     return table(["`adaptive`", "aim", "measured", ""], rows)
+
+
+def longer_table(longer: Results) -> str:
+    found = {name: figures(rows) for name, rows in longer.items()}
+    rows = [
+        [label(name), str(f.pooled or "–"), str(f.captured.get("stationary") or "–"), number(f.uplift_pp, 2)]
+        for name in ordered(found)
+        for f in [found[name]]
+    ]
+    return table(["", "captured, %", "stationary, %", "uplift, pp"], rows)
 
 
 def cascade_table(cascade: Results) -> str:
@@ -214,6 +252,7 @@ are any. Everything is a simulation: it says which strategy is better at what, n
 
 * **captured**: over the eight scenarios with something to gain, gains and gaps summed before they are divided. True probabilities are counted,
   not drawn outcomes.
+* **behind `adaptive`**: the difference in the same worlds, where the luck of the draw cancels: its error is the one to judge a difference by.
 * **uplift**: approval rate over the static order's, mean over the eight scenarios.
 * **lost**, **dead**: `outage`; approvals lost to the clairvoyant in its 2,000 payments (static order: {static_lost:.0f}), and payments still sent to
   the dead account until its share of the last 40 is under 10 %.
@@ -236,6 +275,12 @@ them means nothing.
 Not used for choosing anything: effects that are not additive, technical failures, and outcomes that come minutes late.
 
 {further}
+
+### With more time to learn
+
+{long} payments a lane, incidents where they were, {long_seeds} seeds:
+
+{longer}
 
 ## Second attempts
 
@@ -306,7 +351,7 @@ def rank(self, context, candidates, rng, now):  # -> [(account, score, propensit
 def update(self, context, account, outcome, now):  # approved, declined_provider, declined_customer, declined_ambiguous, technical
 ```
 
-An attribute `openings` that counts its breakers' openings fills that column. `--set adaptive.probe_share=2` changes a setting,
+A method `explain(context, account, now)` whose answer has a `breaker`, or an attribute `openings`, fills that column. `--set adaptive.probe_share=2` changes a setting,
 `--payments 60000` makes lanes longer, `--scenarios technical,daily_curve` chooses, `--json FILE` writes every lane, `--keep FILE` goes on where a run
 was stopped; `--help` says the rest.
 """
@@ -329,12 +374,15 @@ def page(run: Run, *, processes: int) -> str:
         seeds=f"{min(run.seeds)} to {max(run.seeds)}",
         payments=f"{run.payments:,}",
         tuning_seeds=f"{tuning.FIRST_SEEDS[0]} to {tuning.OTHER_SEEDS[-1]}",
-        main=main_table(found),
+        main=main_table(run.single),
         static_lost=static.lost or 0.0,
         calm="`stationary`, `low_traffic`, `decline_burst`, `equal`",
         aims=aim_table(best) if best else "",
         scenarios=scenario_table(found, POOLED),
         further=scenario_table(found, FURTHER),
+        long=f"{3 * run.payments:,}",
+        long_seeds=len(LONG_SEEDS),
+        longer=longer_table(run.longer),
         cascade=cascade_table(run.cascade),
         costs=cost_table(run.single),
         world="One scenario and one seed are one world, on every machine. To be gained: the clairvoyant over the static order.",

@@ -38,10 +38,52 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Opening(Protocol):
-    """A policy with breakers says how often one has opened so far, at any level."""
+    """A policy with breakers may say how often one has opened so far, at any level."""
 
     @property
     def openings(self) -> int: ...
+
+
+class Explained(Protocol):
+    """What `explain` answers, as far as it counts here."""
+
+    @property
+    def breaker(self) -> str: ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A policy that says of each account whether its breaker is ``closed``."""
+
+    def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained: ...
+
+
+NOWHERE: Final[Mapping[str, str]] = {"currency": "XTS", "bin": "999999"}
+"""A context that no payment has: a breaker that is open there is the account's, not a segment's."""
+
+
+class Watch:
+    """Counts how often breakers open, by asking after every outcome: an account's once, a segment's where its account's is closed."""
+
+    def __init__(self, policy: Explaining) -> None:
+        self.explain = policy.explain
+        self.openings = 0
+        self.open: set[tuple[str, ...]] = set()
+
+    def told(self, context: Mapping[str, str], account: str, now: float) -> None:
+        """An outcome of ``account`` has just been learned."""
+        if self._turned((account,), NOWHERE, account, now):
+            return
+        self._turned((account, context["bin"]), context, account, now)
+
+    def _turned(self, key: tuple[str, ...], context: Mapping[str, str], account: str, now: float) -> bool:
+        """Whether it is open. Counts it where it was not."""
+        if self.explain(context, account, now).breaker == "closed":
+            self.open.discard(key)
+            return False
+        self.openings += key not in self.open
+        self.open.add(key)
+        return True
 
 
 Maker = Callable[[Lane], Policy]
@@ -66,14 +108,14 @@ class Result:
     """Blocks of 200 payments of a segment whose most used account is not that of the block before."""
     blocks: int
     openings: int | None
-    """How often breakers opened; ``None``: the policy does not say."""
+    """How often breakers opened; ``None``: the policy does not say, or was not asked."""
     fees: float
     """Paid for approved payments, in minor units; expected, as approvals are."""
     attempts: int
     """Second attempts; 0 where there is no cascade."""
     recovered: int
-    us: float
-    """Microseconds per payment: one ranking and one update."""
+    us: float | None
+    """Microseconds per payment: one ranking and one update. ``None`` where its breakers were asked for, too."""
 
     @property
     def gain(self) -> float:
@@ -84,7 +126,9 @@ class Result:
         return self.oracle - self.static
 
 
-def play(lane: Lane, policy: Policy, *, cascade: bool = False) -> tuple[list[int], int, int]:
+def play(
+    lane: Lane, policy: Policy, *, cascade: bool = False, watch: Watch | None = None
+) -> tuple[list[int], int, int]:
     """The account (by number) chosen for each payment, second attempts, and approvals recovered by them."""
     rng = Random(f"policy/{lane.scenario.name}/{lane.seed}")
     number = {account: k for k, account in enumerate(lane.accounts)}
@@ -100,6 +144,8 @@ def play(lane: Lane, policy: Policy, *, cascade: bool = False) -> tuple[list[int
         while waiting and waiting[0][0] <= clock:
             _, _, _, known, account, outcome = heapq.heappop(waiting)
             update(known, account, outcome, now)
+            if watch:
+                watch.told(known, account, now)
         context = contexts[segment[i]]
         ranked = rank(context, candidates, rng, now)
         account = ranked[0][0]
@@ -127,8 +173,11 @@ def _second(lane: Lane, payment: int, k: int, first: str) -> str:
 def measure(lane: Lane, make: Maker, *, cascade: bool = False) -> Result:
     """A fresh policy of ``make`` through ``lane``, measured."""
     policy = make(lane)
+    watch = Watch(policy) if lane.scenario.name in CALM and isinstance(policy, Explaining) else None
+    if isinstance(policy, Opening):
+        watch = None
     started = time.process_time()
-    chosen, attempts, recovered = play(lane, policy, cascade=cascade)
+    chosen, attempts, recovered = play(lane, policy, cascade=cascade, watch=watch)
     spent = time.process_time() - started
     got, static, oracle = bounds(lane, chosen)
     switches, blocks = _switches(lane, chosen)
@@ -143,11 +192,11 @@ def measure(lane: Lane, make: Maker, *, cascade: bool = False) -> Result:
         dead=_sent_to_the_dead(lane, chosen),
         switches=switches,
         blocks=blocks,
-        openings=policy.openings if isinstance(policy, Opening) else None,
+        openings=policy.openings if isinstance(policy, Opening) else watch.openings if watch else None,
         fees=sum(lane.chance(i, k) * lane.fees[k] for i, k in enumerate(chosen)),
         attempts=attempts,
         recovered=recovered,
-        us=1e6 * spent / len(chosen),
+        us=None if watch else 1e6 * spent / len(chosen),
     )
 
 
@@ -246,7 +295,7 @@ class Figures:
     regret: float | None
     """Approvals lost to the oracle per 10,000 payments while nothing changes."""
     retries_per_recovered: float | None
-    us: float
+    us: float | None
     lanes: int
 
 
@@ -281,7 +330,7 @@ def figures(results: Sequence[Result], static_lost: float | None = None) -> Figu
         openings=openings,
         regret=_mean([1e4 * (r.oracle - r.got) / r.payments for r in still]) if still else None,
         retries_per_recovered=sum(r.attempts for r in results) / recovered if recovered else None,
-        us=_mean([r.us for r in results]),
+        us=_mean(timed) if (timed := [r.us for r in results if r.us is not None]) else None,
         lanes=len(results),
     )
 

@@ -80,8 +80,14 @@ GRID: Final[Mapping[str, Mapping[str, Draw]]] = {
         "autopilot": either(True, False, False, False),
         "aware": KNOWING["aware"],
     },
+    "success_rate_window": {
+        "window": whole(25, 4_000),
+        "hedge": log(0.1, 30),
+        "breaker_threshold": log(4, 20),
+        "breaker_drop": log(0.4, 0.85),
+    },
 }
-"""Family → setting → how it is drawn. SRv3 has no place for a report: its queues start full of approvals."""
+"""Family → setting → how it is drawn. SRv3 has no place for a report: its queues start full of approvals. Our own is always aware."""
 
 
 def candidates(family: str) -> list[dict[str, Any]]:

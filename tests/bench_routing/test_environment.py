@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -389,3 +390,29 @@ def test_the_program_prints_a_table_and_refuses_what_it_does_not_know(capsys: py
     assert "unknown sunny; there are stationary" in capsys.readouterr().err
     assert program.seeds_of("1-3,7") == [1, 2, 3, 7]
     assert program.change_of("adaptive.memory=3000") == ("adaptive", "memory", 3000)
+
+
+@dataclass
+class Said:
+    breaker: str
+
+
+class Broken(Spy):
+    """Says that one account's breaker opens twice, and one of a segment once, while that of another account is open."""
+
+    def explain(self, context: Mapping[str, str], account: str, now: float) -> Said:
+        payment = len(self.ranked)
+        first = account == self.order[0] and (200 <= payment < 300 or 400 <= payment < 500)
+        segment = account == self.order[0] and context.get("bin") == context_of(0)["bin"] and 450 <= payment < 700
+        return Said("open" if first or segment else "closed")
+
+
+def test_openings_are_asked_for_where_nothing_fails_and_an_account_counts_once_for_all_its_segments() -> None:
+    calm, outage = (
+        measure(lane_of(name, 5, 1_000), lambda lane: Broken(lane.accounts, {})) for name in ("equal", "outage")
+    )
+
+    assert (calm.openings, outage.openings) == (3, None)
+    assert calm.us is None
+    assert figures([calm]).false_openings == 20 * 3
+    assert figures([outage]).false_openings is None

@@ -29,7 +29,9 @@ def rows(gain: float, openings: int | None = None) -> list[Result]:
 @pytest.fixture
 def run() -> page.Run:
     single = {"adaptive": rows(80, 1), "priority": rows(0), "thompson": rows(-20)}
-    return page.Run(single, {"adaptive": rows(80)}, (201, 202), 20_000, "22 November 2026", 12.4)
+    return page.Run(
+        single, {"adaptive": rows(80)}, {"adaptive": rows(85)}, (201, 202), 20_000, "22 November 2026", 12.4
+    )
 
 
 def test_rows_are_in_the_order_of_what_they_capture_with_their_errors(run: page.Run) -> None:
@@ -40,6 +42,13 @@ def test_rows_are_in_the_order_of_what_they_capture_with_their_errors(run: page.
     assert captured == [("80.5", "0.5"), ("0.5", "0.5"), ("-19.5", "0.5")]
     assert "seeds (201 to 202)" in text
     assert "seeds 1 to 8" in text
+
+
+def test_a_difference_is_taken_in_the_same_worlds(run: page.Run) -> None:
+    behind = page.behind(run.single, "thompson")
+
+    assert str(behind) == "100.0 ± 0.0"  # each captures a point more on the second seed: the difference does not vary
+    assert page.behind(run.single, "adaptive") is None
 
 
 def test_an_aim_that_is_missed_is_said_to_be_missed(run: page.Run) -> None:
