@@ -25,7 +25,7 @@ from providers.registry import Account
 from routing.document import Strategy
 from routing.plan import OnUnknown
 from routing.retries import Budget, Limits
-from routing.rules import Policy
+from routing.strategies import Policy
 
 RENEW_S: Final = 2.0
 """A lease of 6 s is renewed every 2 s, so one lost renewal costs nothing; a call under 2 s writes nothing."""

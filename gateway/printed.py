@@ -2,12 +2,14 @@
 
 ``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
 from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings,
-``invariants.md`` from the promises that are checked, ``events.md`` from the catalogue of events. In ``operations.md`` the policy
-table is printed between two marks; the rest of it is written by hand. A test holds the pages to the code.
+``invariants.md`` from the promises that are checked, ``events.md`` from the catalogue of events, ``routing.schema.json`` from the
+models of a routing document. In ``operations.md`` the policy table is printed between two marks; the rest of it is written by hand.
+A test holds the pages to the code.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +46,7 @@ from providers.contract import (
 from providers.declines import Action, Decline
 from providers.money import Money
 from providers.registry import ENTRY_POINTS
+from routing.schema import schema
 from webhooks.catalog import EVENTS, family_of
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
@@ -283,6 +286,11 @@ def events_page() -> str:
     return "\n".join(parts)
 
 
+def routing_schema() -> str:
+    """The JSON Schema of routing documents, for editors."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def policies_section() -> str:
     """The policy table, and what may be chosen instead."""
     rows = [
@@ -343,6 +351,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "lifecycle.md": lifecycle_page,
     "problems.md": problems_page,
     "providers.md": providers_page,
+    "routing.schema.json": routing_schema,
     "settings.md": settings_page,
 }
 

@@ -21,6 +21,7 @@ from providers.money import Money
 from routing import rules
 from routing.decision import Decision, Facts
 from routing.document import Document, Strategy
+from routing.strategies import Policy
 
 BIN_DIGITS: Final = 6
 LONG_BIN_DIGITS: Final = 8
@@ -72,7 +73,7 @@ def decide(terms: Terms, wallet: Wallet, card: CardFacts | None, deps: Deps, now
     return Routed(by(found.version, found.document), found.unreadable, shadow)
 
 
-def _policy(document: Document, known: Facts, able: Mapping[str, str | None], deps: Deps) -> rules.Policy | None:
+def _policy(document: Document, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Policy | None:
     """What the strategy that applies has learned, if one applies and it has."""
     chosen = rules.choose(document, known, able)
     if deps.learned is None or chosen is None or not isinstance(chosen.outcome, Strategy):

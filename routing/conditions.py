@@ -10,20 +10,39 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from operator import attrgetter
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from routing.decision import Facts
 from routing.faults import wrong
-from routing.values import VALUES_MAX, Bins, Clock, Country, Currency, Day, Minor, Name, Part, Text, Word, Zone, unique
+from routing.values import (
+    DAYS,
+    VALUES_MAX,
+    Bins,
+    Clock,
+    Country,
+    Currency,
+    Day,
+    Initiator,
+    Key,
+    Minor,
+    Part,
+    Recurring,
+    Text,
+    ThreeDSecure,
+    Word,
+    Zone,
+    unique,
+)
 
 CONDITIONS_MAX: Final = 20
 
 Test = Callable[[Facts], bool]
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 
 class Not(Part, Generic[T]):
@@ -45,7 +64,7 @@ Condition = Annotated[
     | Annotated[
         Annotated[tuple[T, ...], Field(min_length=1, max_length=VALUES_MAX), AfterValidator(unique)], Tag("‹any›")
     ]
-    | Annotated[Not[T], Tag("‹not›")],
+    | Annotated[N, Tag("‹not›")],
     Discriminator(_shape),
 ]
 
@@ -67,9 +86,9 @@ class Amount(Part):
     @model_validator(mode="after")
     def _whole(self) -> Amount:
         if self.min is None and self.max is None:
-            raise wrong("an amount has a 'min', a 'max' or both", "add 'min' or 'max' in minor units")
+            raise wrong("An amount has 'min', 'max' or both.", "Add 'min' or 'max', in minor units.")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise wrong("'min' is above 'max'", f"write min {self.max} and max {self.min}")
+            raise wrong("'min' is above 'max'.", f"Write min {self.max} and max {self.min}.")
         return self
 
 
@@ -84,42 +103,79 @@ class Window(Part):
     @model_validator(mode="after")
     def _whole(self) -> Window:
         if self.days is None and self.from_ is None and self.until is None:
-            raise wrong("a time has 'days', 'from' or 'until'", "add what the time is limited to")
+            raise wrong("A time has 'days', 'from' or 'until'.", "Add one of them.")
         if self.from_ == "24:00":
-            raise wrong("no day begins at 24:00", "write '00:00'")
+            raise wrong("No day begins at 24:00.", "Write '00:00'.")
         if self.from_ is not None and self.from_ == self.until:
-            raise wrong("the window is empty", "leave 'from' and 'until' out for the whole day")
+            raise wrong("The window is empty.", "Leave 'from' and 'until' out for the whole day.")
         return self
 
 
 class When(Part):
-    """Conditions that all hold, and at least one."""
+    """Conditions that all hold, and at least one.
 
-    currency: Condition[Currency] | None = None
+    A condition is a value, a list of values of which one has to be the payment's, or `{"not": [values]}`.
+    """
+
+    model_config = ConfigDict(
+        title="Conditions",
+        json_schema_extra={
+            "minProperties": 1,
+            "examples": [{"currency": "EUR", "brand": ["visa", "mastercard"], "country": {"not": ["FR"]}}],
+        },
+    )
+
+    currency: Condition[Currency, Not[Currency]] | None = Field(default=None, description="Currency of the payment.")
     amount: Amount | None = None
-    country: Condition[Country] | None = None
-    brand: Condition[Word] | None = None
-    funding: Condition[Word] | None = None
-    bin: Condition[Bins] | None = None
-    issuer_country: Condition[Country] | None = None
-    initiator: Condition[Literal["customer", "merchant"]] | None = None
-    recurring: Condition[Literal["subscription", "unscheduled", "card_on_file"]] | None = None
-    three_d_secure: Condition[Literal["automatic", "required"]] | None = None
-    time: Window | None = None
-    metadata: Annotated[dict[Name, Condition[Text]], Field(min_length=1)] | None = None
+    country: Condition[Country, Not[Country]] | None = Field(
+        default=None, description="Country of the billing address."
+    )
+    brand: Condition[Word, Not[Word]] | None = Field(
+        default=None, description="Card network, such as visa or mastercard."
+    )
+    funding: Condition[Word, Not[Word]] | None = Field(default=None, description="credit, debit or prepaid.")
+    bin: Condition[Bins, Not[Bins]] | None = Field(
+        default=None, description="First digits of the card number: prefixes, or ranges of prefixes."
+    )
+    issuer_country: Condition[Country, Not[Country]] | None = Field(
+        default=None, description="Country of the bank that issued the card."
+    )
+    initiator: Condition[Initiator, Not[Initiator]] | None = Field(
+        default=None, description="merchant where the shopper is away, else customer."
+    )
+    recurring: Condition[Recurring, Not[Recurring]] | None = Field(
+        default=None, description="What the payment is part of."
+    )
+    three_d_secure: Condition[ThreeDSecure, Not[ThreeDSecure]] | None = Field(
+        default=None, description="What the request asks for."
+    )
+    time: Window | None = Field(default=None)
+    metadata: Annotated[dict[Key, Condition[Text, Not[Text]]], Field(min_length=1)] | None = Field(
+        default=None, description="Key of the payment's metadata → condition on its value."
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> When:
         count = len(self.model_fields_set - {"metadata"}) + len(self.metadata or ())
         if count == 0:
-            raise wrong("a rule without a condition would take every payment", "add one, or write it as the 'default'")
+            raise wrong(
+                "A rule without conditions would take every payment.", "Add a condition, or make it the 'default'."
+            )
         if count > CONDITIONS_MAX:
-            raise wrong(f"a rule has at most {CONDITIONS_MAX} conditions", "split it into two rules")
+            raise wrong(
+                f"A rule has at most {CONDITIONS_MAX} conditions.", "Leave some out: a list of values is one condition."
+            )
         amount = self.amount
         if amount is not None and amount.currency is None and self.only_currency is None:
             raise wrong(
-                "minor units mean nothing without a currency",
-                "add 'currency' to the amount, or exactly one currency to the rule",
+                "Minor units mean nothing without a currency.",
+                "Add 'currency' to the amount, or exactly one currency to the rule.",
+            )
+        named, own = self.currency, None if amount is None else amount.currency
+        if own is not None and named is not None and (own in values(named)) is isinstance(named, Not):
+            raise wrong(
+                "The amount is in a currency that the rule leaves out.",
+                f"Add {own!r} to the currency of the rule, or take it from the amount.",
             )
         return self
 
@@ -201,7 +257,7 @@ def _bin(condition: Any) -> Test:
     wanted = not isinstance(condition, Not)
 
     def holds(facts: Facts) -> bool:
-        if facts.bin is None:
+        if facts.bin is None or not facts.bin.isdecimal():  # whatever a provider tells stops no payment
             return not wanted
         at = bisect_right(lows, int(facts.bin.ljust(8, "0"))) - 1
         return (at >= 0 and int(facts.bin.ljust(8, "9")) <= highs[at]) is wanted
@@ -217,7 +273,7 @@ def _window(window: Window) -> Test:
     """The zone is loaded here, once: that reads a file, which no decision may do."""
     zone = ZoneInfo(window.timezone)
     begin, end = _minutes(window.from_ or "00:00"), _minutes(window.until or "24:00")
-    days = frozenset(_DAYS.index(day) for day in window.days or _DAYS)
+    days = frozenset(DAYS.index(day) for day in window.days or DAYS)
 
     def holds(facts: Facts) -> bool:
         local = facts.at.astimezone(zone)
@@ -228,6 +284,3 @@ def _window(window: Window) -> Test:
         return (minute >= begin and day in days) or (minute < end and (day - 1) % 7 in days)
 
     return holds
-
-
-_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

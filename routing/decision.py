@@ -42,6 +42,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
 MODES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "exploit": "the account that the strategy expects most of",
+        "split": "an account's part of the payments, by the strategy's weights",
         "explore": "another account than the best one, to learn more of it",
         "probe": "a payment that finds out whether an account with an open breaker has recovered",
         "forced": "a constraint, a pinned account or a fallback left no choice",
@@ -58,8 +59,8 @@ WHY_NOT: Final[Mapping[str, str]] = MappingProxyType(
         "later": "it comes later in the list",
         "other_arm": "the payment's id falls into another arm of the split",
         "lower_score": "another account is expected to approve more",
-        "explored": "it is expected to approve most, and another one was tried to learn more of it",
-        "probed": "it is expected to approve most, and another one was probed",
+        "explored": "another account was tried, to learn more of it",
+        "probed": "another account was tried, to find out whether it has recovered",
         "breaker_open": "its breaker is open",
         "constraint": "a constraint put another account first",
         "holdout": "the payment belongs to the share that is kept from the strategy",
@@ -96,6 +97,8 @@ class Facts:
     def __post_init__(self) -> None:
         if self.bin is not None and len(self.bin) > BIN_DIGITS:
             raise ValueError(f"a BIN has at most {BIN_DIGITS} digits; the rest of a card number belongs nowhere")
+        if self.at.tzinfo is None:
+            raise ValueError("a payment happens at a moment: its time needs a time zone")
 
     @property
     def amount_band(self) -> str:
@@ -103,11 +106,16 @@ class Facts:
         return _BANDS[bisect_right(_ENDS, self.amount)]
 
     def context(self) -> dict[str, str]:
-        """What a strategy sees: ``currency``, ``brand``, ``funding``, ``issuer_country``, ``bin``, ``initiator``, ``amount_band``.
+        """What a strategy sees: the keys of ``routing.strategies.CONTEXT_KEYS``; one of which nothing is known is absent.
 
-        A key of which nothing is known is absent. The amount itself, the metadata and every id are kept from strategies.
+        Metadata and ids are kept from strategies.
         """
-        context = {"currency": self.currency, "initiator": self.initiator, "amount_band": self.amount_band}
+        context = {
+            "currency": self.currency,
+            "initiator": self.initiator,
+            "amount_band": self.amount_band,
+            "amount": str(self.amount),
+        }
         if self.brand is not None:
             context["brand"] = self.brand
         if self.funding is not None:
@@ -234,12 +242,12 @@ class Decision:
 
 
 def _static(decision: Decision, first: Candidate) -> str:
-    cause = "no routing document is in force" if decision.version is None else "the routing document offers no account"
+    cause = "no document is in force" if decision.version is None else "no account that the document offers can take it"
     return f"it is the first eligible account in the order of the configuration, as {cause}"
 
 
 def _split(decision: Decision, first: Candidate) -> str:
-    share = "" if first.propensity is None else f" ({first.propensity:.4g} of the payments)"
+    share = "" if first.propensity is None else f" ({100 * first.propensity:.4g} % of the payments)"
     return f"the payment falls into its arm{share} of the split of {decision.by()}"
 
 

@@ -2,148 +2,256 @@
 
 A document is an ordered list of rules, each with conditions (``when``) and an outcome (``then``), and a ``default`` for all other
 payments. :func:`read` is the only way in: what it returns can be written as :meth:`Document.canonical` and read again to an equal
-document, on any process of the same release. What it means is in :mod:`routing.conditions` and :mod:`routing.rules`.
+document. What the conditions mean is in :mod:`routing.conditions`, what is decided by them in :mod:`routing.rules`.
+
+The models are the JSON Schema (:mod:`routing.schema`), too: their texts are what an editor shows.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, StrictBool, StringConstraints, Tag, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
-from routing.conditions import Test, When
-from routing.faults import Fault, Faulty, wrong
-from routing.values import Accounts, Currency, Minor, Name, Part, Percent, Shares, Text, hundredths
-
-SIZE_MAX: Final = 256 * 1024
-"""Bytes of a document in its canonical form, and as it is sent."""
-RULES_MAX: Final = 500
-DEPTH_MAX: Final = 16
-_INTEGER_MAX: Final = 2**53
-
-StrategyName = Literal["priority", "weighted", "least_cost", "success_rate_window", "adaptive"]
+from routing.conditions import Amount, Not, Test, When, Window
+from routing.faults import Fault, Faulty, near, pointer_to, wrong
+from routing.reading import SIZE_MAX, TOO_DEEP, TOO_LARGE, dumped, listed, parsed, told, unwritable
+from routing.strategies.policy import STRATEGIES
+from routing.strategies.policy import faults as strategy_faults
+from routing.values import Accounts, Currency, HoldoutPercent, Minor, Name, Part, Percent, Shares, Text, hundredths
 
 __all__ = [
+    "RULES_MAX",
+    "Constraints",
     "Document",
     "Fault",
     "Faulty",
     "Holdout",
+    "Limit",
     "Outcome",
     "Priority",
     "Rule",
     "Split",
     "Strategy",
-    "dumped",
+    "outcomes",
     "read",
 ]
 
-# --- Outcomes ---------------------------------------------------------------------------------------------------------
+RULES_MAX: Final = 500
+
+StrategyName = Literal["priority", "weighted", "least_cost", "success_rate_window", "adaptive"]
 
 
 class Priority(Part):
     """The accounts are asked in this order."""
 
-    priority: Accounts
+    model_config = ConfigDict(
+        title="Priority list", json_schema_extra={"examples": [{"priority": ["acme_eu", "acme_us"]}]}
+    )
+
+    priority: Accounts = Field(description="Accounts in the order in which they are asked.")
 
     @property
     def accounts(self) -> tuple[str, ...]:
-        """The accounts that may be asked."""
+        """The accounts that may be asked, in order."""
         return self.priority
 
 
 class Split(Part):
-    """Each account gets its percentage of the payments, by a hash of the payment's id; the others follow, the largest first."""
+    """Each account gets its percentage of the payments, chosen by the payment's id. The other accounts follow, the largest first."""
 
-    split: Shares
+    model_config = ConfigDict(
+        title="Weighted split", json_schema_extra={"examples": [{"split": {"acme_eu": 70, "acme_us": 30}}]}
+    )
+
+    split: Shares = Field(description="Account → percentage of the payments. The percentages sum up to 100.")
 
     @model_validator(mode="after")
     def _whole(self) -> Split:
-        total = sum(hundredths(share) for share in self.split.values())
-        if total != 100_00:
-            raise wrong(f"the percentages sum up to {total / 100:g}", "let them sum up to 100")
+        missing = 100_00 - sum(hundredths(share) for share in self.split.values())
+        if missing:
+            total = f"{(100_00 - missing) / 100:g}"
+            change = f"Add {missing / 100:g}" if missing > 0 else f"Take {-missing / 100:g} away"
+            raise wrong(f"The percentages sum up to {total}, not to 100.", f"{change}.")
         return self
 
-    @property
+    @cached_property
     def accounts(self) -> tuple[str, ...]:
         """The accounts that may be asked, the largest share first; equal shares by name, as JSON objects have no order."""
         return tuple(sorted(self.split, key=lambda account: (-self.split[account], account)))
 
+    @cached_property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """Each account with the hundredths of a percent at which its part ends, in the order of the names.
+
+        That order does not change with the shares: so moving them a little moves few payments.
+        """
+        end, parts = 0, []
+        for account in sorted(self.split):
+            end += hundredths(self.split[account])
+            parts.append((account, end))
+        return tuple(parts)
+
 
 class Limit(Part):
-    """An amount of one currency, in minor units."""
+    """An amount of one currency."""
 
     amount: Minor
     currency: Currency
 
 
 class Constraints(Part):
-    """What a strategy has to keep, whatever it has learned. Shares and ``explore_max`` are in percent."""
+    """What a strategy has to keep, whatever it has learned."""
 
-    min_share: Shares | None = None
-    max_share: Shares | None = None
-    explore_max: Percent | None = None
-    never_explore_above: Limit | None = None
+    min_share: Shares | None = Field(
+        default=None, description="Account → percentage of the payments that it gets at least."
+    )
+    max_share: Shares | None = Field(
+        default=None, description="Account → percentage of the payments that it gets at most."
+    )
+    explore_max: Percent | None = Field(
+        default=None, description="Percentage of the payments that may go to another account than the best, to learn."
+    )
+    never_explore_above: Limit | None = Field(
+        default=None, description="Payments above this amount always go to the best account."
+    )
 
 
 class Strategy(Part):
-    """The accounts are ranked by a strategy, which learns from outcomes."""
+    """A strategy ranks the accounts by what has become of earlier payments."""
+
+    model_config = ConfigDict(
+        title="Strategy",
+        json_schema_extra={
+            "examples": [
+                {
+                    "strategy": "adaptive",
+                    "accounts": ["acme_eu", "acme_us"],
+                    "constraints": {"explore_max": 2, "min_share": {"acme_us": 5}},
+                }
+            ]
+        },
+    )
 
     strategy: StrategyName
-    accounts: Accounts
-    settings: dict[str, Any] = Field(default_factory=dict)
+    accounts: Accounts = Field(
+        description="The accounts it ranks. While it knows nothing, and where it cannot be used, this is the order."
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the strategy.")
     constraints: Constraints = Constraints()
 
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """Settings with the constraints among them, as :func:`routing.strategies.make` takes them."""
+        constraints = self.constraints.model_dump(exclude_unset=True)
+        return {**self.settings, "constraints": constraints} if constraints else dict(self.settings)
 
-def _sort(value: object) -> str:
-    if isinstance(value, Priority | Split | Strategy):
+
+_SORTS: Final[Mapping[str, type[BaseModel]]] = {"priority": Priority, "split": Split, "strategy": Strategy}
+
+
+def _one_sort(value: object) -> object:
+    """Refuses an outcome that is none, or several at once."""
+    if not isinstance(value, dict):
+        raise wrong(
+            "An outcome is an object.", f"Write one with {listed(_SORTS)}, such as {{'priority': ['acme_eu']}}."
+        )
+    found = [sort for sort in _SORTS if sort in value]
+    if len(found) > 1:
+        raise wrong(f"The outcome is {listed(found)} at once.", "Keep one of them.")
+    if not found:
+        meant = next((near(key, _SORTS) for key in value if isinstance(key, str) and near(key, _SORTS)), None)
+        one_of = "'priority', 'split' or 'strategy'"
+        raise wrong(f"An outcome has {one_of}.", f"Write {meant!r}." if meant else f"Add {one_of}.")
+    return value
+
+
+def _sort(value: Any) -> str:
+    if isinstance(value, BaseModel):  # as it is written again
         return f"‹{type(value).__name__.lower()}›"
-    keys = value if isinstance(value, dict) else ()
-    return next((f"‹{key}›" for key in ("strategy", "split", "priority") if key in keys), "none")
+    return f"‹{next(sort for sort in _SORTS if sort in value)}›"
 
 
 Outcome = Annotated[
     Annotated[Priority, Tag("‹priority›")] | Annotated[Split, Tag("‹split›")] | Annotated[Strategy, Tag("‹strategy›")],
     Discriminator(_sort),
+    BeforeValidator(_one_sort),
 ]
 
 
-# --- The document -----------------------------------------------------------------------------------------------------
-
-
 class Rule(Part):
-    """One rule: the first whose conditions all hold decides."""
+    """The first rule whose conditions all hold decides."""
 
-    name: Name
+    name: Name = Field(description="Says in decisions which rule it was. Each rule has a name of its own.")
     when: When
-    then: Outcome
-    note: Text | None = None
+    then: Outcome = Field(description="What happens to the payments that it takes.")
+    note: Text | None = Field(default=None, description="For people; it changes nothing.")
 
 
 class Holdout(Part):
-    """The share of payments that is kept from strategies, to measure what they are worth.
+    """The share of the payments that no strategy ranks, so that one can tell what strategies are worth.
 
-    It goes by the order of ``accounts``, and then by the order that the outcome lists.
+    They are asked in the order of ``accounts``, then in the order that the outcome lists.
     """
 
-    percent: Annotated[Percent, Field(ge=0.5, le=10)]
-    accounts: Accounts | None = None
-    rollback: StrictBool = True
+    model_config = ConfigDict(json_schema_extra={"examples": [{"percent": 5}]})
+
+    percent: HoldoutPercent = Field(description="Percentage of the payments, 0.5 to 10.")
+    accounts: Accounts | None = Field(
+        default=None, description="The order to compare with, among those the outcome lists."
+    )
+    rollback: StrictBool = Field(
+        default=True, description="Whether the version is rolled back when the holdout is proved to do better."
+    )
 
 
 class Document(Part):
-    """A routing document. Made by :func:`read` alone."""
+    """Which account a payment goes to: the first rule that holds decides, and the default where none does.
 
-    schema_: Annotated[str, StringConstraints(max_length=300)] | None = Field(default=None, alias="$schema")
-    name: Name | None = None
-    rules: Annotated[tuple[Rule, ...], Field(max_length=RULES_MAX)] = ()
-    default: Outcome
-    holdout: Holdout | None = None
+    Whatever is decided, an account that cannot take a payment is not asked for it.
+    """
+
+    model_config = ConfigDict(
+        title="Routing document",
+        json_schema_extra={
+            "examples": [
+                {
+                    "rules": [
+                        {
+                            "name": "large amounts",
+                            "when": {"currency": "EUR", "amount": {"min": 50000}},
+                            "then": {"priority": ["acme_eu", "acme_us"]},
+                        }
+                    ],
+                    "default": {"split": {"acme_eu": 70, "acme_us": 30}},
+                }
+            ]
+        },
+    )
+
+    schema_: Annotated[str, StringConstraints(max_length=300)] | None = Field(
+        default=None, alias="$schema", description="Where an editor finds the JSON Schema."
+    )
+    name: Name | None = Field(default=None, description="For people.")
+    note: Text | None = Field(default=None, description="For people; it changes nothing.")
+    rules: Annotated[tuple[Rule, ...], Field(max_length=RULES_MAX)] = Field(
+        default=(), description="Rules in order: the first that holds decides."
+    )
+    default: Outcome = Field(description="What happens to the payments that no rule takes.")
+    holdout: Holdout | None = Field(default=None)
 
     @cached_property
     def compiled(self) -> tuple[tuple[str, tuple[Test, ...], Priority | Split | Strategy], ...]:
@@ -151,131 +259,139 @@ class Document(Part):
         return tuple((rule.name, rule.when.tests, rule.then) for rule in self.rules)
 
     def canonical(self) -> bytes:
-        """The document as canonical JSON: the same for equal documents, without what was not written. :func:`read` takes it back."""
-        return dumped(self.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        """The document as canonical JSON: keys sorted, and nothing that was not written. :func:`read` takes it back."""
+        return dumped(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """The document as JSON values, as it was written."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def dumped(value: object) -> bytes:
-    """JSON with sorted keys and no spaces, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+def outcomes(document: Document) -> Iterator[tuple[str, str, Priority | Split | Strategy]]:
+    """Every outcome with its JSON pointer and the name of its rule, ``default`` last."""
+    for index, rule in enumerate(document.rules):
+        yield f"/rules/{index}/then", rule.name, rule.then
+    yield "/default", "default", document.default
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+_PARTS: Final[Mapping[str, type[BaseModel]]] = {
+    "": Document,
+    "rules": Rule,
+    "when": When,
+    "amount": Amount,
+    "time": Window,
+    "‹not›": Not,
+    "holdout": Holdout,
+    "constraints": Constraints,
+    "never_explore_above": Limit,
+    **{f"‹{name}›": model for name, model in _SORTS.items()},
+}
+"""Which model stands under a key."""
 
 
 def read(value: Mapping[str, Any] | bytes) -> Document:
-    """The document that ``value`` is: JSON in UTF-8, or what such JSON was parsed to. Raises :class:`Faulty` with every fault."""
-    parsed = _parsed(value) if isinstance(value, bytes) else value
-    faults = list(_unwritable(parsed, ""))
-    if not faults and len(dumped(parsed)) > SIZE_MAX:
-        faults.append(_TOO_LARGE)
+    """The document that ``value`` is: JSON in UTF-8, or what such JSON was parsed to.
+
+    Raises :class:`Faulty` with every fault, in the order of the document. Loads the time zones that the document names.
+    """
+    plain = parsed(value) if isinstance(value, bytes) else value
+    faults = list(unwritable(plain))
+    if any(fault.message is TOO_DEEP for fault in faults):
+        raise Faulty(faults)
+    if not faults and len(dumped(plain)) > SIZE_MAX:
+        faults.append(TOO_LARGE)
+    document = None
     try:
-        document = Document.model_validate(parsed)
+        document = Document.model_validate(plain)
     except ValidationError as error:
-        known = {fault.pointer for fault in faults}
-        faults += [fault for fault in map(_fault, error.errors(include_url=False)) if fault.pointer not in known]
-    else:
-        faults += _names(document)
-        if not faults:
-            _ = document.compiled  # here, as it loads time zones from files
-            return document
-    raise Faulty(faults)
+        faults += told(error, _PARTS)
+    faults += _of_strategies(plain, {fault.pointer for fault in faults})
+    faults += _of_names(plain)
+    if document is not None and not faults:
+        _ = document.compiled  # here, as it reads the files of time zones
+        return document
+    raise Faulty(_in_order({fault.pointer: fault for fault in reversed(faults)}.values(), plain))
 
 
-_TOO_LARGE: Final = Fault(
-    "", f"a document has at most {SIZE_MAX // 1024} KiB", "merge rules, or use prefixes for ranges"
-)
-_NO_JSON: Final = "check it with the JSON Schema in an editor"
+def _rules(plain: Any) -> list[Any]:
+    rules = plain.get("rules") if isinstance(plain, dict) else None
+    return rules if isinstance(rules, list) else []
 
 
-class _Pairs(dict[str, Any]):
-    """A JSON object that knows which of its keys stood there twice."""
-
-    twice: tuple[str, ...] = ()
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
-    found = _Pairs(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        found.twice = tuple(name for name in found if names.count(name) > 1)
-    return found
-
-
-def _parsed(text: bytes) -> Any:
-    if len(text) > SIZE_MAX:
-        raise Faulty([_TOO_LARGE])
-    try:
-        return json.loads(text.decode(), object_pairs_hook=_pairs)
-    except UnicodeDecodeError:
-        raise Faulty([Fault("", "the document is not UTF-8", "save it as UTF-8")]) from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise Faulty([Fault("", f"the document is not JSON: {error.msg} at {where}", _NO_JSON)]) from None
-    except (RecursionError, ValueError):
-        raise Faulty([Fault("", "the document is not JSON that can be read", _NO_JSON)]) from None
+def _of_names(plain: Any) -> Iterator[Fault]:
+    """Rules with a name that an earlier one or the default has."""
+    taken = {"default": "/default"}
+    for index, rule in enumerate(_rules(plain)):
+        name = rule.get("name") if isinstance(rule, dict) else None
+        if not isinstance(name, str):
+            continue
+        if name in taken:
+            yield Fault(
+                f"/rules/{index}/name", f"The name {name!r} is that of {taken[name]}.", "Give the rule its own."
+            )
+        else:
+            taken[name] = f"/rules/{index}"
 
 
-def _unwritable(value: object, pointer: str, depth: int = 0) -> Iterator[Fault]:
-    """What could not be stored as JSON and read again."""
-    if isinstance(value, Mapping | list | tuple):
-        if depth >= DEPTH_MAX:
-            yield Fault(pointer, "the document is nested too deep", f"use at most {DEPTH_MAX} levels")
-            return
-        for name in getattr(value, "twice", ()):
-            yield Fault(f"{pointer}/{_escaped(name)}", "the key stands here twice", "write it once")
-        for name, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-            if not isinstance(name, int) and not (isinstance(name, str) and _storable(name)):
-                yield Fault(pointer, "a key has a character that cannot be stored", "rename the key")
-            else:
-                yield from _unwritable(each, f"{pointer}/{_escaped(name)}", depth + 1)
-    else:
-        wrong = _scalar(value)
-        if wrong is not None:
-            yield Fault(pointer, *wrong)
+def _of_strategies(plain: Any, known: set[str]) -> Iterator[Fault]:
+    """What the strategies themselves find wrong with their settings and constraints."""
+    if not isinstance(plain, dict):
+        return
+    places = [
+        (f"/rules/{index}/then", rule.get("then")) for index, rule in enumerate(_rules(plain)) if isinstance(rule, dict)
+    ]
+    for pointer, outcome in [*places, ("/default", plain.get("default"))]:
+        if isinstance(outcome, dict) and outcome.get("strategy") in tuple(STRATEGIES):
+            sound = not any(fault.startswith(f"{pointer}/constraints") for fault in known)
+            yield from _of_strategy(pointer, outcome, constraints=sound)
 
 
-def _scalar(value: object) -> tuple[str, str] | None:
-    """What is wrong with a value that holds no others, and its fix."""
-    match value:
-        case None:
-            return "null says nothing here", "leave the key out"
-        case bool():
-            return None
-        case str() if not _storable(value):
-            return "the text has a character that cannot be stored", "leave \\u0000 and lone surrogates out"
-        case int() if abs(value) > _INTEGER_MAX:
-            return "the number is too large", f"write at most {_INTEGER_MAX}"
-        case float() if not math.isfinite(value):
-            return "the number is not finite", "write a number"
-        case str() | int() | float():
-            return None
-        case _:
-            return "this is no JSON value", "write text, a number, true, false, a list or an object"
+def _of_strategy(pointer: str, outcome: dict[str, Any], *, constraints: bool) -> Iterator[Fault]:
+    name, accounts, settings = outcome["strategy"], outcome.get("accounts"), outcome.get("settings", {})
+    if not isinstance(settings, dict) or not isinstance(accounts, list):
+        return
+    known = tuple(setting.name for setting in STRATEGIES[name])
+    for key in [key for key in settings if key not in known]:
+        meant = near(str(key), known)
+        fix = (
+            "Write them beside the settings." if key == "constraints" else f"Leave it out; {name} has {listed(known)}."
+        )
+        yield Fault(
+            pointer_to(pointer, "settings", key), f"{name} has no such setting.", f"Write {meant!r}." if meant else fix
+        )
+    asked = {key: each for key, each in settings.items() if key in known}
+    if constraints and "constraints" in outcome:
+        asked["constraints"] = outcome["constraints"]
+    named = [account for account in accounts if isinstance(account, str)]
+    for fault in strategy_faults(name, list(dict.fromkeys(named)) or [""], asked):
+        if not fault.pointer:
+            continue
+        below = fault.pointer if fault.pointer.startswith("/constraints") else f"/settings{fault.pointer}"
+        account = below.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
+        meant = near(account, named) if account not in named and "not an account" in fault.message else None
+        yield Fault(pointer + below, _sentence(fault.message), f"Write {meant!r}." if meant else _sentence(fault.fix))
 
 
-def _storable(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
-def _names(document: Document) -> Iterator[Fault]:
-    """Rules that have a name which an earlier one or the default has."""
-    taken = {"default"}
-    for index, rule in enumerate(document.rules):
-        if rule.name in taken:
-            yield Fault(f"/rules/{index}/name", f"the name {rule.name!r} is taken", "give each rule a name of its own")
-        taken.add(rule.name)
+def _in_order(faults: Any, plain: Any) -> list[Fault]:
+    """The faults in the order in which their places stand in the document; a missing key comes first where it is missing."""
 
+    def place(fault: Fault) -> list[int]:
+        at, value = [], plain
+        for part in fault.pointer.split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(value, dict):
+                keys = list(value)
+                at.append(keys.index(key) + 1 if key in keys else 0)
+                value = value.get(key)
+            elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
+                at.append(int(key))
+                value = value[int(key)]
+        return at
 
-# --- Faults -----------------------------------------------------------------------------------------------------------
-
-
-def _escaped(part: object) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")
-
-
-def _fault(error: ErrorDetails) -> Fault:
-    """What pydantic found, with its JSON pointer and a fix."""
-    parts = [part for part in error["loc"] if not (isinstance(part, str) and re.fullmatch("‹.*›", part))]
-    pointer = "".join(f"/{_escaped(part)}" for part in parts if part != "[key]")
-    context = error.get("ctx", {})
-    if error["type"] == "fault":
-        return Fault(pointer, context["message"], context["fix"])
-    return Fault(pointer, error["msg"], "see the JSON Schema of routing documents")
+    return sorted(faults, key=place)

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from routing.decision import Candidate, Decision, Facts
 from routing.document import Document, Priority, Split, Strategy
+from routing.strategies.policy import Explained, Policy, Ranked
 from routing.values import hundredths
 
 DEFAULT: Final = "default"
@@ -25,31 +26,6 @@ UNKNOWN: Final = "unknown_account"
 """Why an account that an outcome names and the merchant does not have cannot take a payment."""
 
 _KEY: Final = b"interlock.routing.1"
-
-
-class Explained(Protocol):
-    """What a strategy knows of one account in one context: expected approvals from 0 to 1 with their 95 % interval."""
-
-    @property
-    def score(self) -> float | None: ...  # noqa: D102
-    @property
-    def low(self) -> float | None: ...  # noqa: D102
-    @property
-    def high(self) -> float | None: ...  # noqa: D102
-    @property
-    def breaker(self) -> str | None: ...  # noqa: D102
-
-
-class Policy(Protocol):
-    """What is asked of a strategy here. ``routing.strategies`` has the rest."""
-
-    def rank(
-        self, context: Mapping[str, str], candidates: Sequence[str], rng: Random, now: float
-    ) -> list[tuple[str, float, float]]:
-        """The candidates, best first, each with its score and the probability that it came first."""
-
-    def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
-        """What is known of ``account``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +136,8 @@ class _Table:
             why = later if place else None
             if known is not None and account in known:
                 each = known[account]
+                if place and each.breaker == "open":
+                    why = "breaker_open"
                 candidates.append(Candidate(account, None, each.score, each.low, each.high, chance, each.breaker, why))
             else:
                 candidates.append(Candidate(account, propensity=chance, why_not=why))
@@ -193,9 +171,9 @@ def _split(table: _Table, chosen: Chosen, split: Split) -> Decision:
     """
     seed = seed_of(table.facts.payment_id)
     arm, by_size = arm_of(split, seed), split.accounts
-    heir = next(account for account in by_size if table.can(account))
-    chances = {account: split.split[account] / 100 for account in by_size if table.can(account)}
-    chances[heir] += sum(split.split[account] for account in by_size if not table.can(account)) / 100
+    able = [account for account in by_size if table.can(account)]
+    chances = {account: split.split[account] / 100 for account in able}
+    chances[able[0]] += sum(split.split[account] for account in by_size if account not in chances) / 100
     return table.decision(
         "split",
         chosen.rule,
@@ -208,16 +186,9 @@ def _split(table: _Table, chosen: Chosen, split: Split) -> Decision:
 
 
 def arm_of(split: Split, seed: int) -> str:
-    """The account whose part of the split the dice fall into.
-
-    The parts lie in the order of the accounts' names, so that moving the percentages a little moves few payments.
-    """
-    left = fall(seed, "split")
-    for account in sorted(split.split):
-        left -= hundredths(split.split[account])
-        if left < 0:
-            return account
-    raise AssertionError("a split sums up to 100")
+    """The account whose part of the split the dice fall into."""
+    fallen = fall(seed, "split")
+    return next(account for account, end in split.parts if fallen < end)
 
 
 def _strategy(
@@ -226,46 +197,28 @@ def _strategy(
     """What the strategy ranks, or the holdout; and the listed order where the strategy gives nothing."""
     seed = seed_of(table.facts.payment_id)
     offered = [account for account in outcome.accounts if table.can(account)]
-    context, constraint = table.facts.context(), chosen.constraint
-    ranked, known, failure = _ranked(outcome, policy, context, offered, seed, now)
-    chances = {account: propensity for account, _, propensity in ranked} or {offered[0]: 1.0}
-    route = [account for account, _, _ in ranked] or offered
-    mode = _mode(route, known) if ranked else "forced"
-    later = {"explore": "explored", "probe": "probed"}.get(mode, "lower_score")
-    if not ranked:
-        constraint, later = _joined(constraint, failure), "later"
-    limit = outcome.constraints.never_explore_above
-    facts = table.facts
-    if mode == "explore" and limit is not None and facts.currency == limit.currency and facts.amount > limit.amount:
-        best = _best(route, known)
-        route = [best, *(account for account in route if account != best)]
-        chances, mode, later = {best: 1.0}, "forced", "constraint"
-        constraint = _joined(constraint, f"nothing is explored above {limit.amount} {limit.currency}")
-    kind, held = "strategy", document.holdout
+    said = _said(outcome, policy, table.facts.context(), offered, seed, now)
+    route, chances, kind, mode, later = said.route, said.chances, "strategy", said.mode, _LATER.get(said.mode, "later")
+    held = document.holdout
     if held is not None:
-        kept = _kept(held.accounts, offered)
-        share = held.percent / 100
+        kept, share = _kept(held.accounts, offered), held.percent / 100
         chances = {account: (1 - share) * chances.get(account, 0.0) for account in offered}
         chances[kept[0]] += share
         if fall(seed, "holdout") < hundredths(held.percent):
             kind, route, mode, later = "holdout", kept, "holdout", "holdout"
-    rest = [account for account in outcome.accounts if account not in route]
+    unable = [account for account in outcome.accounts if account not in route]
     return table.decision(
         kind,
         chosen.rule,
-        (*route, *rest),
+        (*route, *unable),
         later=later,
         propensity=chances,
-        known=known,
+        known=said.known,
         strategy=outcome.strategy,
         seed=seed,
-        constraint=constraint,
+        constraint="; ".join(part for part in (chosen.constraint, said.constraint) if part is not None) or None,
         mode=mode,
     )
-
-
-def _joined(*parts: str | None) -> str | None:
-    return "; ".join(part for part in parts if part is not None) or None
 
 
 def _kept(accounts: Sequence[str] | None, offered: Sequence[str]) -> list[str]:
@@ -274,40 +227,48 @@ def _kept(accounts: Sequence[str] | None, offered: Sequence[str]) -> list[str]:
     return first + [account for account in offered if account not in first]
 
 
-def _ranked(
-    outcome: Strategy,
-    policy: Policy | None,
-    context: Mapping[str, str],
-    offered: Sequence[str],
-    seed: int,
-    now: float,
-) -> tuple[list[tuple[str, float, float]], dict[str, Explained], str | None]:
-    """What the strategy says, or nothing and the reason. It comes from elsewhere: whatever it does must not stop a payment."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a strategy says of one payment."""
+
+    route: list[str]
+    chances: dict[str, float]
+    known: dict[str, Explained]
+    mode: str
+    constraint: str | None
+
+
+def _said(
+    outcome: Strategy, policy: Policy | None, context: Mapping[str, str], offered: list[str], seed: int, now: float
+) -> _Said:
+    """What the strategy says. It comes from elsewhere: whatever it does must not stop a payment."""
     if policy is None:
-        return [], {}, f"strategy {outcome.strategy} is not available, so its accounts are asked in their listed order"
+        return _unsaid(outcome, offered, "is not available")
     try:
-        ranked = policy.rank(context, offered, Random(seed), now)  # noqa: S311  # dice that can be thrown again
+        choice = policy.choose(context, offered, Random(seed), now)  # noqa: S311  # dice that can be thrown again
+        ranking = [Ranked(*ranked) for ranked in choice.ranking]
         known = {account: policy.explain(context, account, now) for account in offered}
     except Exception as error:
-        return [], {}, _FAILED.format(outcome.strategy, type(error).__name__)
-    if sorted(account for account, _, _ in ranked) != sorted(offered):
-        return [], {}, _FAILED.format(outcome.strategy, "no ranking of its accounts")
-    return ranked, known, None
+        return _unsaid(outcome, offered, f"failed ({type(error).__name__})")
+    route = [ranked.account for ranked in ranking]
+    if len(route) != len(offered) or set(route) != set(offered):
+        return _unsaid(outcome, offered, "did not rank its accounts")
+    chances = {ranked.account: ranked.propensity for ranked in ranking}
+    return _Said(route, chances, known, choice.mode, choice.constraint)
 
 
-_FAILED: Final = "strategy {} failed ({}), so its accounts are asked in their listed order"
+def _unsaid(outcome: Strategy, offered: list[str], cause: str) -> _Said:
+    constraint = f"strategy {outcome.strategy} {cause}, so its accounts are asked in their listed order"
+    return _Said(offered, {offered[0]: 1.0}, {}, "forced", constraint)
 
 
-def _mode(route: Sequence[str], known: Mapping[str, Explained]) -> str:
-    if known[route[0]].breaker in {"open", "probing"}:
-        return "probe"
-    return "exploit" if route[0] == _best(route, known) else "explore"
-
-
-def _best(route: Sequence[str], known: Mapping[str, Explained]) -> str:
-    """The account that is expected to approve most, of those whose breaker is not open if there is one."""
-    sound = [account for account in route if known[account].breaker in {None, "closed"}] or list(route)
-    return max(sound, key=lambda account: known[account].score or 0.0)
+_LATER: Final[Mapping[str, str]] = {
+    "exploit": "lower_score",
+    "explore": "explored",
+    "probe": "probed",
+    "split": "other_arm",
+}
+"""Why an account is not the first, by what the choice was for."""
 
 
 # --- Dice -------------------------------------------------------------------------------------------------------------

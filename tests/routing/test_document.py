@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from importlib import resources
+from typing import Any, Final, get_args
 
-import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from routing.document import Faulty, read
+from routing.document import Strategy, StrategyName, read
+from routing.schema import schema
+from routing.strategies import STRATEGIES, make
+from routing.strategies.guarded import Guarded
+from routing.values import COUNTRIES
 
 WHOLE: Final[dict[str, Any]] = {
     "$schema": "https://example.com/routing.schema.json",
@@ -40,23 +45,33 @@ def test_what_was_read_is_written_and_read_again() -> None:
     assert json.loads(document.canonical()) == WHOLE
 
 
-def test_every_fault_is_told_with_its_pointer_and_fix() -> None:
-    with pytest.raises(Faulty) as caught:
-        read(
-            {
-                "rules": [
-                    {"name": "a", "when": {"currency": "EURO"}, "then": {"split": {"x": 50}}},
-                    {"name": "a", "when": {"amount": {"min": 1.5}}, "then": {"priority": []}},
-                ],
-                "default": {"priority": ["x", "x"]},
-            }
-        )
+def test_the_schema_is_one_and_takes_the_examples() -> None:
+    whole = schema()
+    Draft202012Validator.check_schema(whole)
+    validator = Draft202012Validator(whole)
 
-    assert [fault.pointer for fault in caught.value.faults] == [
-        "/rules/0/when/currency",
-        "/rules/0/then",
-        "/rules/1/when/amount/min",
-        "/rules/1/then/priority",
-        "/default/priority",
-    ]
-    assert all(fault.message and fault.fix for fault in caught.value.faults)
+    assert validator.is_valid(WHOLE)
+    for example in whole["examples"]:
+        assert validator.is_valid(example)
+        assert json.loads(read(example).canonical()) == example
+    for name, part in whole["$defs"].items():
+        for example in part.get("examples", ()):
+            of_part = Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": whole["$defs"]})
+            assert of_part.is_valid(example), name
+
+
+def test_the_names_of_countries_are_those_of_the_standard() -> None:
+    table = resources.files("tzdata").joinpath("zoneinfo/iso3166.tab").read_text(encoding="utf-8")
+    codes = {line[:2] for line in table.splitlines() if not line.startswith("#")}
+
+    assert codes | {"XK"} == COUNTRIES
+
+
+def test_every_strategy_can_be_named() -> None:
+    assert get_args(StrategyName) == tuple(STRATEGIES)
+    for name in STRATEGIES:
+        outcome = read(
+            {"default": {"strategy": name, "accounts": ["north"], "constraints": {"explore_max": 2}}}
+        ).default
+        assert isinstance(outcome, Strategy)
+        assert isinstance(make(name, outcome.accounts, outcome.all_settings), Guarded)
