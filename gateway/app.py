@@ -38,6 +38,7 @@ from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.api.policies import Policies
 from gateway.api.returns import Returns
+from gateway.api.routing import Routing
 from gateway.api.webhook_endpoints import WebhookEndpoints
 from gateway.books import Books
 from gateway.deps import Deps
@@ -52,6 +53,7 @@ from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
 from gateway.queries import Queries
+from gateway.routing_books import RoutingBooks
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
 from gateway.stopping import stopped
@@ -117,6 +119,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             method_books=MethodBooks(pool),
             news_books=NewsBooks(pool),
             endpoint_books=EndpointBooks(pool),
+            routing_books=RoutingBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
             in_force=InForce(pool, {(each.merchant, each.livemode) for each in accounts.values()}, instruments),
@@ -130,6 +133,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             worker_backlog_max=settings.worker_backlog_max,
             limits=settings.limits,
             webhooks_allow_loopback=settings.webhooks_allow_loopback,
+            routing_second_person=settings.routing_second_person,
         )
 
         yield House(deps, _inbox(pool, deps), _outbox(pool, egress, deps), pool, gate, registry, unproved)
@@ -246,6 +250,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     app.router.routes += [
         *_charged(deps, authenticator),
         *_stored(deps, authenticator),
+        *_routed(deps, authenticator),
         *_told(deps, authenticator),
         *_heard(house, authenticator, webhooks),
         *_served(house),
@@ -296,6 +301,22 @@ def _stored(deps: Deps, authenticator: Authenticator) -> list[Route]:
         Route("/v1/customers/{id}", customers.delete, methods=["DELETE"]),
         Route("/v1/accounts", Accounts(deps, authenticator).list, methods=["GET"]),
         Route("/v1/policies", Policies(deps, authenticator).list, methods=["GET"]),
+    ]
+
+
+def _routed(deps: Deps, authenticator: Authenticator) -> list[Route]:
+    """The routes of what a merchant says about routing."""
+    routing = Routing(deps, authenticator)
+    return [
+        Route("/v1/routing", routing.overview, methods=["GET"]),
+        Route("/v1/routing/history", routing.history, methods=["GET"]),
+        Route("/v1/routing/rollback", routing.rollback, methods=["POST"]),
+        Route("/v1/routing/configs", routing.create, methods=["POST"]),
+        Route("/v1/routing/configs", routing.list, methods=["GET"]),
+        Route("/v1/routing/configs/{id}", routing.retrieve, methods=["GET"]),
+        Route("/v1/routing/configs/{id}/publish", routing.publish, methods=["POST"]),
+        Route("/v1/routing/publications/{id}/approve", routing.approve, methods=["POST"]),
+        Route("/v1/routing/publications/{id}/withdraw", routing.withdraw, methods=["POST"]),
     ]
 
 

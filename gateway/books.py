@@ -117,12 +117,13 @@ class Written(Enum):
     KEY_USED = auto()
     """The idempotency key is there already: nothing was written."""
     STALE = auto()
-    """The payment has changed since it was read: nothing was written."""
+    """What it was decided on has changed since it was read: nothing was written."""
 
 
-_KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
+KEY: Final = f"""INSERT INTO idempotency_key ({columns(IdempotencyKey)})
     SELECT {values(IdempotencyKey, "k_")} FROM {{source}}
     ON CONFLICT DO NOTHING RETURNING payment_id"""
+"""The key of whatever is written together with it, where ``source`` has a row: no row where the key is used already."""
 _NOT_YET: Final = {
     "deleted_at": "NULL::timestamptz",
     "dead_tokens": "NULL::text[]",
@@ -232,7 +233,7 @@ def _statement(pieces: frozenset[str], *, guarded: bool, keyed: bool) -> Stateme
         )
     if keyed:
         source = "guard" if guarded else "fresh" if "fresh" in pieces else "(SELECT) AS nothing"
-        parts.append(f"claim AS ({_KEY.format(source=source)})")
+        parts.append(f"claim AS ({KEY.format(source=source)})")
     source = "claim" if keyed else "guard"
     for name, sql in _PIECES.items():
         if name in pieces:
@@ -517,7 +518,7 @@ class Books:
         at: datetime,
     ) -> Written:
         """Store what is no payment, once a key: ``row`` are the piece's values, ``row_id`` is what the key opened."""
-        params = {**row, **_key_values(key, row_id, at)}
+        params = {**row, **key_values(key, row_id, at)}
         return _written(await _statement(frozenset({piece}), guarded=False, keyed=True).row(self._pool, params))
 
     async def mark_due(self, payment_id: str) -> None:
@@ -554,10 +555,11 @@ class Books:
 
     @staticmethod
     def _key(use: KeyUse, payment: Payment) -> dict[str, Any]:
-        return _key_values(use, payment.terms.id, payment.updated_at)
+        return key_values(use, payment.terms.id, payment.updated_at)
 
 
-def _key_values(use: KeyUse, opened_id: str, at: datetime) -> dict[str, Any]:
+def key_values(use: KeyUse, opened_id: str, at: datetime) -> dict[str, Any]:
+    """The parameters of :data:`KEY`; ``opened_id`` is what the key opens."""
     status, answer = use.answer or (None, None)
     return {
         "k_merchant_id": use.key.merchant_id,

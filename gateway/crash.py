@@ -145,6 +145,11 @@ STEPS: Final[Mapping[str, Step]] = {
         "Nothing is written: the same key starts anew.",
         "It is stored: the same key gets the answer.",
     ),
+    "publish": Step(
+        "what is in force of routing is changed, with its event, key and answer",
+        "Nothing is written: what was in force is in force, and the same key starts anew.",
+        "It is in force, or scheduled, and the merchant is told: the same key gets the answer.",
+    ),
     "update": Step(
         "a payment method is changed", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
@@ -310,6 +315,11 @@ PATHS: Final[Mapping[str, Path]] = {
             ("POST", "/v1/webhook_endpoints(/[^/]+(/(rotate_secret|test|replay))?)?"),
             ("DELETE", "/v1/webhook_endpoints/[^/]+"),
         ),
+    ),
+    "routing": Path(
+        "a version of routing, and what puts it in force",
+        (*_GATE, "store", "publish"),
+        (("POST", "/v1/routing/(rollback|configs(/[^/]+/[a-z-]+)?|publications/[^/]+/[a-z]+)"),),
     ),
     "redeliver": Path("an event that is sent again", ("redeliver",), (("POST", "/v1/events/[^/]+/redeliver"),)),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),

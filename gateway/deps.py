@@ -19,6 +19,7 @@ from gateway.news_books import NewsBooks
 from gateway.payment import Operation, Terms
 from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
+from gateway.routing_books import RoutingBooks
 from gateway.vault import Keyring
 from idempotency.once import Once
 from providers.registry import Account
@@ -77,6 +78,7 @@ class Deps:
     method_books: MethodBooks
     news_books: NewsBooks
     endpoint_books: EndpointBooks
+    routing_books: RoutingBooks
     queries: Queries
     once: Once
     in_force: InForce
@@ -96,6 +98,8 @@ class Deps:
     """How often a charge, and a card, may be tried."""
     webhooks_allow_loopback: bool = False
     """Whether merchants may be told on this machine, without TLS: for development."""
+    routing_second_person: bool = False
+    """Whether what one key publishes of routing waits until another key approves it."""
 
     def hold(self, operation: Operation) -> Hold:
         """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""

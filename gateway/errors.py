@@ -46,11 +46,15 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     "amount_too_large": Sort(422, "The amount is too large"),
     "capability_missing": Sort(422, "The account cannot do this"),
     "provider_refused": Sort(422, "The provider refused"),
+    "routing_document_invalid": Sort(422, "The routing document has faults"),
+    "routing_not_publishable": Sort(422, "The routing document does not work here"),
     # The state of things.
     "request_in_progress": Sort(409, "The same request is being worked on", retryable=True, retry_after_s=2),
     "payment_state": Sort(409, "The payment's state forbids this", retry_after_s=2),
     "not_deliverable": Sort(409, "Nothing is delivered there", retry_after_s=2),
     "payment_changed": Sort(409, "The payment changed meanwhile", retryable=True, retry_after_s=1),
+    "routing_state": Sort(409, "The state of routing forbids this"),
+    "routing_changed": Sort(409, "Other routing is in force than was expected"),
     # Nothing happened.
     "provider_unavailable": Sort(503, "No provider could be reached", retryable=True, retry_after_s=5),
     "database_unavailable": Sort(503, "The database cannot be reached", retryable=True, retry_after_s=2),

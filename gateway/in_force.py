@@ -21,11 +21,12 @@ from typing import Any, Final
 import structlog
 
 from gateway.metrics.instruments import Instruments
+from gateway.routing_books import publication_from
 from gateway.sql import Pool, Statement, columns
 from gateway.tables import RoutingPublicationRow
 from routing import document, publications
 from routing.document import Document, Faulty
-from routing.publications import Publication, PublicationKind, Standing, bucket
+from routing.publications import Publication, Standing, bucket
 
 READ_EVERY_S: Final = 1.0
 FIRST_READ_S: Final = 3.0
@@ -207,17 +208,6 @@ class InForce:
 
 
 _AWAY: Final = "postgres"
-
-
-def publication_from(row: Mapping[str, Any]) -> Publication:
-    """The value that a publication's row was written from. Raises ``ValueError`` for a kind that this release does not know."""
-    names = ("id", "sequence", "percent", "starts_at", "published_at", "published_by", "reason", "shadow", "target")
-    return Publication(
-        kind=PublicationKind(row["kind"]),
-        version=row["version_id"],
-        approved_by=row["approved_by"],
-        **{name: row[name] for name in names},
-    )
 
 
 def _next(standing: Standing) -> datetime | None:

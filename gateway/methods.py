@@ -21,7 +21,7 @@ from gateway.charge import Charge, charge
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import CUSTOMER, is_id
-from gateway.keys import in_progress, seal_answer, stored_answer
+from gateway.keys import Decided, written_once
 from gateway.method_books import handed_out
 from gateway.payment import Payment, Status, Terms
 from gateway.queries import StoredCustomer, StoredMethod
@@ -198,28 +198,14 @@ async def stored_once(
     write: Callable[[KeyUse], Awaitable[Written]],
     unusable: Problem | None,
 ) -> Answer:
-    """Write what the key opens together with its answer, or give the answer that it has."""
-    claim = await deps.once.claim(key)
-    decided = False
-    try:
-        used = await deps.queries.used_key(key)
-        if used is None:
-            if not claim.fresh:  # somebody holds the gate and has not committed yet
-                raise in_progress()
-            if unusable is not None:
-                raise unusable
-            use = KeyUse(key, fingerprint, answer=(answer.status, seal_answer(answer, key, deps)))
-            if await write(use) is Written.DONE:
-                decided = True
-                return answer
-            used = await deps.queries.used_key(key)
-        known = None if used is None else stored_answer(key, fingerprint, used, deps)
-        if known is None:
-            raise in_progress()
-        decided = True
-        return known
-    finally:
-        await claim.let_go(decided=decided)
+    """Write what the key opens together with its answer, or give the answer that it has. ``unusable`` is raised where the key is new."""
+
+    async def decide() -> Decided:
+        if unusable is not None:
+            raise unusable
+        return answer, write
+
+    return await written_once(key, fingerprint, deps, decide)
 
 
 def stored(method: Method, *, livemode: bool, at: datetime) -> StoredMethod:

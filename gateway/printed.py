@@ -279,6 +279,7 @@ def events_page() -> str:
             "erased. `payment` names the payment it is about and `sequence` that payment's version:\n"
             "events may arrive in any order and more than once, so keep the one with the highest `sequence`, and drop an `id` that you\n"
             "have had. Events of one change share their `sequence`; an incident or a provider's notice about a payment has none.\n"
+            "What is published of routing is told when it is recorded: `starts_at` says from when it decides, and its start tells nothing more.\n"
         ),
     ]
     for family, rows in families.items():

@@ -164,6 +164,11 @@ class Settings(BaseSettings):
         description="Let merchants be told on this machine, by http and on any port: for development, and on in `gateway dev`. "
         "Refused together with live accounts.",
     )
+    routing_second_person: bool = Field(
+        default=False,
+        description="Let what one API key publishes of routing wait until another key of the merchant approves it, for a day at most. "
+        "A rollback never waits.",
+    )
     dev: bool = Field(
         default=False,
         description="Set by `gateway dev`: accepts the fixed development keys. Refused together with live accounts.",

@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -439,6 +440,11 @@ class DeclinedCardRow(SQLModel, table=True):
     )
 
 
+VERSION_OF: Final = ["routing_version.merchant_id", "routing_version.livemode", "routing_version.id"]
+PUBLICATION_OF: Final = ["routing_publication.merchant_id", "routing_publication.livemode", "routing_publication.id"]
+"""What one merchant publishes in one mode is their own, of that mode: the database holds it."""
+
+
 class RoutingVersionRow(SQLModel, table=True):
     """A routing document as it was made. It never changes: who wants it otherwise makes another version.
 
@@ -455,16 +461,15 @@ class RoutingVersionRow(SQLModel, table=True):
     name: str = Field(sa_type=Text)
     document: dict[str, Any] = Field(sa_type=JSONB)
     hash: str = Field(sa_type=Text)
-    parent: str | None = Field(
-        default=None, sa_type=ID, sa_column_args=[ForeignKey("routing_version.id")], nullable=True
-    )
+    parent: str | None = Field(default=None, sa_type=ID, nullable=True)
     note: str | None = Field(default=None, sa_type=Text, nullable=True)
     created_at: datetime = Field(sa_type=INSTANT)
     created_by: str = Field(sa_type=ID)
 
     __table_args__ = (
         UniqueConstraint("merchant_id", "livemode", "number", name="routing_version_number"),
-        Index("routing_version_by_merchant", "merchant_id", "livemode", "id"),
+        UniqueConstraint("merchant_id", "livemode", "id", name="routing_version_by_merchant"),
+        ForeignKeyConstraint(["merchant_id", "livemode", "parent"], VERSION_OF),
     )
 
 
@@ -483,15 +488,11 @@ class RoutingPublicationRow(SQLModel, table=True):
     livemode: bool = Field(sa_type=Boolean)
     sequence: int = Field(sa_type=Integer)
     kind: str = Field(sa_type=Text)
-    version_id: str | None = Field(
-        default=None, sa_type=ID, sa_column_args=[ForeignKey("routing_version.id")], nullable=True
-    )
+    version_id: str | None = Field(default=None, sa_type=ID, nullable=True)
     percent: int = Field(sa_type=Integer)
     shadow: bool = Field(default=False, sa_type=Boolean, sa_column_kwargs={"server_default": text("false")})
     starts_at: datetime = Field(sa_type=INSTANT)
-    target: str | None = Field(
-        default=None, sa_type=ID, sa_column_args=[ForeignKey("routing_publication.id")], nullable=True
-    )
+    target: str | None = Field(default=None, sa_type=ID, nullable=True)
     reason: str = Field(sa_type=Text)
     published_at: datetime = Field(sa_type=INSTANT)
     published_by: str = Field(sa_type=ID)
@@ -507,4 +508,7 @@ class RoutingPublicationRow(SQLModel, table=True):
             "(target IS NOT NULL) = (kind = 'withdraw' OR approved_by IS NOT NULL)", name="routing_publication_target"
         ),
         CheckConstraint("approved_by <> published_by", name="routing_publication_two_persons"),
+        UniqueConstraint("merchant_id", "livemode", "id", name="routing_publication_by_merchant"),
+        ForeignKeyConstraint(["merchant_id", "livemode", "version_id"], VERSION_OF),
+        ForeignKeyConstraint(["merchant_id", "livemode", "target"], PUBLICATION_OF),
     )

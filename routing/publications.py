@@ -17,7 +17,7 @@ publication to start, and every process that has read the same history says the 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
@@ -69,15 +69,15 @@ class Standing:
     """What a history comes to at one moment.
 
     ``settled`` are the versions that were in force for all payments and can be gone back to, the present one last; empty where the
-    configuration decides. ``staged`` is the publication for a part of the payments, ``shadow`` the one that only watches.
-    ``current`` is the publication or rollback that made it so. ``scheduled`` have not started, the next one first.
+    configuration decides. ``base`` is the publication or rollback that put it in force for all payments, ``staged`` the newer one for a
+    part of them, ``shadow`` the one that only watches. ``scheduled`` have not started, the next one first.
     """
 
     settled: tuple[str, ...] = ()
+    base: Publication | None = None
     staged: Publication | None = None
     shadow: Publication | None = None
-    current: Publication | None = None
-    scheduled: tuple[Publication, ...] = field(default=())
+    scheduled: tuple[Publication, ...] = ()
 
     @property
     def version(self) -> str | None:
@@ -111,18 +111,18 @@ def standing(publications: Sequence[Publication], now: datetime) -> Standing:
     ]
     started = sorted((each for each in counted if each.started(now)), key=lambda each: (each.starts_at, each.sequence))
     settled: tuple[str, ...] = ()
-    staged = shadow = current = None
+    base = staged = shadow = None
     for each in started:
         if each.shadow:
             shadow = each
-            continue
-        current, staged = each, each if each.percent < BUCKETS else None
-        if staged is None:
-            settled = _settle(settled, each)
+        elif each.percent < BUCKETS:
+            staged = each
+        else:
+            base, staged, settled = each, None, _settle(settled, each)
     waiting = sorted(
         (each for each in counted if not each.started(now)), key=lambda each: (each.starts_at, each.sequence)
     )
-    return Standing(settled, staged, shadow, current, tuple(waiting))
+    return Standing(settled, base, staged, shadow, tuple(waiting))
 
 
 def _settle(settled: tuple[str, ...], publication: Publication) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.ids import ENDPOINT, PAYMENT, PAYMENT_METHOD, is_id
+from gateway.ids import ENDPOINT, PAYMENT, PAYMENT_METHOD, ROUTING_VERSION, is_id
 from providers.money import AMOUNT_MAX, AMOUNT_MIN, MoneyError, exponent
 
 METADATA_KEYS_MAX: Final = 50
@@ -454,3 +454,49 @@ class EventRedeliver(Body):
     """``POST /v1/events/{id}/redeliver``."""
 
     endpoint: EndpointId | None = Field(default=None, description="One endpoint; left out: all that want it.")
+
+
+ConfigId = Annotated[str, _id_of(ROUTING_VERSION)]
+_EXPECTED: Final = (
+    "The version that you have seen in force for all payments, null where it was none; "
+    "409 `routing_changed` where that is another one by now. Left out: whichever it is."
+)
+
+
+class RoutingDraft(Body):
+    """``POST /v1/routing/configs``."""
+
+    document: dict[str, Any] = Field(description="The routing document (docs/routing.md, docs/routing.schema.json).")
+    name: Short | None = Field(default=None, description="Left out: the document's own name, else its number.")
+    note: Long | None = Field(default=None, description="What it is for, in your words.")
+
+
+class RoutingPublish(Body):
+    """``POST /v1/routing/configs/{id}/publish``."""
+
+    reason: Long = Field(description="Why, in your words: it stays in the history.")
+    percent: int = Field(default=100, ge=1, le=100, description="The share of the payments that it decides.")
+    starts_at: str | None = Field(
+        default=None, max_length=40, description="Left out: at once.", examples=["2026-11-27T06:00:00Z"]
+    )
+    shadow: bool = Field(default=False, description="Only record what it would decide.")
+    expected: ConfigId | None = Field(default=None, description=_EXPECTED)
+
+
+class RoutingRollback(Body):
+    """``POST /v1/routing/rollback``."""
+
+    reason: Long = Field(description="Why, in your words: it stays in the history.")
+    expected: ConfigId | None = Field(default=None, description=_EXPECTED)
+
+
+class RoutingApprove(Body):
+    """``POST /v1/routing/publications/{id}/approve``."""
+
+    expected: ConfigId | None = Field(default=None, description=_EXPECTED)
+
+
+class RoutingWithdraw(Body):
+    """``POST /v1/routing/publications/{id}/withdraw``."""
+
+    reason: Long = Field(description="Why, in your words: it stays in the history.")

@@ -593,6 +593,14 @@ def test_a_publication_that_says_too_little_is_refused_by_the_database_itself(
         publication(application, 2, **changes)
 
 
+@pytest.mark.parametrize("other", [{"merchant_id": "mer_2"}, {"livemode": True}])
+def test_what_is_anothers_or_of_the_other_mode_is_not_published(application: Connection, other: dict[str, Any]) -> None:
+    version(application)
+
+    with pytest.raises(errors.ForeignKeyViolation):
+        publication(application, 1, **other)
+
+
 def test_two_publications_never_have_the_same_place_in_the_history(application: Connection) -> None:
     version(application)
     publication(application)

@@ -164,7 +164,7 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
             _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
-            _ended, _told,
+            _ended, _told, _routed,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -311,6 +311,18 @@ async def _told(run: Run) -> None:
     await run.merchant.delete(path)
     run.watch.failing.add("endpoint.store.before")
     assert (await run.merchant.post("/v1/webhook_endpoints", {"url": "http://127.0.0.1:1/"})).status_code == 503
+
+
+async def _routed(run: Run) -> None:
+    """A version of routing that is published, and rolled back."""
+    draft = {"document": {"default": {"priority": ["stripe", "adyen"]}}}
+    version = (await run.merchant.post("/v1/routing/configs", draft)).json()
+    for path in (f"configs/{version['id']}/publish", "rollback"):
+        answer = await run.merchant.post(f"/v1/routing/{path}", {"reason": "a test"})
+        assert answer.status_code == 201, answer.text
+    run.watch.failing.add("routing.publish.before")
+    answer = await run.merchant.post(f"/v1/routing/configs/{version['id']}/publish", {"reason": "a test"})
+    assert answer.status_code == 503
 
 
 async def _overtaken(run: Run, work: Awaitable[object]) -> None:
@@ -544,11 +556,13 @@ def test_every_text_in_the_rooms_that_writes_is_a_named_statement() -> None:
 
 
 PIECES: Final = {
-    *(f"gateway/books.py: _{piece}" for piece in ("KEY", "METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "ENDPOINT", "ANSWER", "DRIVE")),
+    *(f"gateway/books.py: _{piece}" for piece in ("METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "ENDPOINT", "ANSWER", "DRIVE")),
     *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     *(f"gateway/telling.py: {piece}" for piece in ("EVENTS", "DELIVERIES")),
     "gateway/limits.py: DECLINED",
+    "gateway/books.py: KEY",
     "gateway/method_books.py: SETTLED",
+    "gateway/routing_books.py: _PUBLICATION",
     "gateway/news_books.py: _METHOD",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),

@@ -194,13 +194,13 @@ def written_after_the_call(world: World) -> Iterator[None]:
 @contextmanager
 def redis_is_the_truth(world: World) -> Iterator[None]:
     """The key's row does not decide: whoever gets through the gate opens a payment."""
-    key_values = gateway.books._key_values
+    key_values = gateway.books.key_values
 
     def never_the_same(use: Any, opened_id: str, at: Any) -> dict[str, Any]:
         row = key_values(use, opened_id, at)
         return {**row, "k_key": f"{row['k_key']}-{world.nature.getrandbits(64):016x}"}
 
-    with put(gateway.books, "_key_values", never_the_same):
+    with put(gateway.books, "key_values", never_the_same):
         yield
 
 

@@ -39,6 +39,7 @@ from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
 from gateway.queries import Queries
+from gateway.routing_books import RoutingBooks
 from gateway.settings import VERSIONS, Settings
 from gateway.sql import Pool
 from gateway.vault import Keyring
@@ -262,6 +263,7 @@ class World:
             method_books=MethodBooks(pool),
             news_books=NewsBooks(pool),
             endpoint_books=EndpointBooks(pool),
+            routing_books=RoutingBooks(pool),
             queries=Queries(pool),
             once=Once(gate, GatePolicy.FAIL_OPEN, applied),
             in_force=InForce(pool, (), instruments),

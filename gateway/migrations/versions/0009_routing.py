@@ -28,9 +28,9 @@ STATEMENTS: Final = (
     created_by TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT routing_version_number UNIQUE (merchant_id, livemode, number),
-    FOREIGN KEY (parent) REFERENCES routing_version (id)
+    CONSTRAINT routing_version_by_merchant UNIQUE (merchant_id, livemode, id),
+    FOREIGN KEY (merchant_id, livemode, parent) REFERENCES routing_version (merchant_id, livemode, id)
 )""",
-    "CREATE INDEX IF NOT EXISTS routing_version_by_merchant ON routing_version (merchant_id, livemode, id)",
     """CREATE TABLE IF NOT EXISTS routing_publication (
     id TEXT COLLATE "C" NOT NULL,
     merchant_id TEXT COLLATE "C" NOT NULL,
@@ -54,8 +54,9 @@ STATEMENTS: Final = (
     CONSTRAINT routing_publication_version CHECK (version_id IS NOT NULL OR kind = 'rollback'),
     CONSTRAINT routing_publication_target CHECK ((target IS NOT NULL) = (kind = 'withdraw' OR approved_by IS NOT NULL)),
     CONSTRAINT routing_publication_two_persons CHECK (approved_by <> published_by),
-    FOREIGN KEY (version_id) REFERENCES routing_version (id),
-    FOREIGN KEY (target) REFERENCES routing_publication (id)
+    CONSTRAINT routing_publication_by_merchant UNIQUE (merchant_id, livemode, id),
+    FOREIGN KEY (merchant_id, livemode, version_id) REFERENCES routing_version (merchant_id, livemode, id),
+    FOREIGN KEY (merchant_id, livemode, target) REFERENCES routing_publication (merchant_id, livemode, id)
 )""",
     """CREATE OR REPLACE TRIGGER routing_version_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON routing_version
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_rewrite()""",
