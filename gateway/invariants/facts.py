@@ -38,7 +38,10 @@ class PaymentRecord(NamedTuple):
 class OperationRecord(NamedTuple):
     """A row of ``operation``. ``sealed``: it holds a request. ``key_shared``: another operation has the same provider key.
 
-    ``releases_unknown``: it is the void of an attempt of unknown outcome, after which another account is asked.
+    ``releases_unknown``: it is the void of an attempt of unknown outcome, after which another account is asked. Of the record of how an
+    attempt's account was chosen: ``first_routed`` is the account that its decision puts first, ``follows`` and ``decided_by`` are the
+    attempts that the record of a further one names, and ``foreign_version`` says that the version that decided is not the merchant's
+    in that mode.
     """
 
     id: str
@@ -59,6 +62,10 @@ class OperationRecord(NamedTuple):
     key_shared: bool
     releases_unknown: bool
     review_at: float | None
+    first_routed: str | None = None
+    follows: str | None = None
+    decided_by: str | None = None
+    foreign_version: bool = False
 
 
 class ChangeRecord(NamedTuple):

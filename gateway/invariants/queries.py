@@ -36,6 +36,11 @@ class Fetches(Protocol):
 _OPERATION: Final = {
     "sealed": "o.sealed_request IS NOT NULL",
     "releases_unknown": "o.kind = 'void' AND coalesce(o.metadata->>'purpose' = 'failover', false)",
+    "first_routed": "o.decision->'route'->>0",
+    "follows": "o.decision->>'after'",
+    "decided_by": "o.decision->>'decided_by'",
+    "foreign_version": """coalesce(o.decision->>'version' IS NOT NULL AND NOT EXISTS (SELECT FROM routing_version v
+        WHERE v.id = o.decision->>'version' AND v.merchant_id = p.merchant_id AND v.livemode = p.livemode), false)""",
     "key_shared": "EXISTS (SELECT FROM operation s WHERE s.provider_key = o.provider_key AND s.id <> o.id)",
 }
 

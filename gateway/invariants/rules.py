@@ -209,6 +209,21 @@ def steps_are_legal(case: Case) -> Sentences:
         yield "its operations are not numbered without a gap"
 
 
+def decisions_are_followed(case: Case) -> Sentences:
+    """Every attempt is at the account that its round's decision, made by a version of the merchant's own, says. Older ones have none."""
+    attempts = sorted(case.attempts, key=lambda op: op.seq)
+    for op in attempts:
+        if op.first_routed not in {None, op.account}:
+            yield f"{op.id} is at {op.account}, its decision says {op.first_routed}"
+        if op.foreign_version:
+            yield f"{op.id} was decided by a version that is not its merchant's"
+        if op.follows is None and op.decided_by is None:
+            continue
+        earlier = [other for other in attempts if other.round == op.round and other.seq < op.seq]
+        if not earlier or (op.decided_by, op.follows) != (earlier[0].id, earlier[-1].id):
+            yield f"{op.id} says that it follows {op.follows} by the decision of {op.decided_by}, and it does not"
+
+
 def news_moves_forward(case: Case) -> Sentences:
     """Nothing that a provider tells by webhook takes a payment back to where it had been."""
     for change in case.changes:

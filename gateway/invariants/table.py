@@ -141,6 +141,11 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
         "Every step of a payment is one that may be taken, and every operation is what it may be.",
         rows=rules.steps_are_legal,
     ),
+    Invariant(
+        "decisions_are_followed",
+        "Every attempt is at the account that the decision on record says, made by a version of its merchant's own.",
+        rows=rules.decisions_are_followed,
+    ),
     Invariant("status_agrees", "A payment's status is what its operations say.", rows=rules.status_agrees),
     Invariant(
         "amounts_are_sums",

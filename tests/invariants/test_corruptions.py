@@ -63,6 +63,22 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
         f"UPDATE operation SET status = 'unknown', due_at = now() WHERE payment_id = {CASCADED} AND {FIRST}",
         {"nobody_else_while_open", "status_agrees", "nothing_forgotten"},
     ),
+    "an attempt at another account than its decision's": (
+        f"""UPDATE operation SET decision = jsonb_set(decision, '{{route,0}}', '"elsewhere"') WHERE payment_id = {PAID} AND {FIRST}""",
+        {"decisions_are_followed"},
+    ),
+    "an attempt that a stranger's version has decided": (
+        f"""UPDATE operation SET decision = decision || '{{"version": "rt_elsewhere"}}' WHERE payment_id = {PAID} AND {FIRST}""",
+        {"decisions_are_followed"},
+    ),
+    "a further attempt that follows another payment's": (
+        f"""UPDATE operation SET decision = decision || '{{"after": "att_elsewhere"}}' WHERE payment_id = {CASCADED} AND seq = 2""",
+        {"decisions_are_followed"},
+    ),
+    "a further attempt by another decision": (
+        f"""UPDATE operation SET decision = decision || '{{"decided_by": "att_elsewhere"}}' WHERE payment_id = {CASCADED} AND seq = 2""",
+        {"decisions_are_followed"},
+    ),
     "more captured than authorized": (
         f"ALTER TABLE payment DROP CONSTRAINT payment_captured; UPDATE payment SET amount_captured = amount_captured + 1 WHERE id = {PAID}",
         {"captured_within_authorized", "amounts_are_sums"},
