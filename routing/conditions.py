@@ -265,14 +265,15 @@ def _bin(condition: Any) -> Test:
     return holds
 
 
-def _minutes(clock: str) -> int:
+def minutes(clock: str) -> int:
+    """Minutes since midnight."""
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
 def _window(window: Window) -> Test:
     """The zone is loaded here, once: that reads a file, which no decision may do."""
     zone = ZoneInfo(window.timezone)
-    begin, end = _minutes(window.from_ or "00:00"), _minutes(window.until or "24:00")
+    begin, end = minutes(window.from_ or "00:00"), minutes(window.until or "24:00")
     days = frozenset(DAYS.index(day) for day in window.days or DAYS)
 
     def holds(facts: Facts) -> bool:

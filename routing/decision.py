@@ -242,7 +242,11 @@ class Decision:
 
 
 def _static(decision: Decision, first: Candidate) -> str:
-    cause = "no document is in force" if decision.version is None else "no account that the document offers can take it"
+    cause = (
+        "no routing document is in force"
+        if decision.version is None
+        else "no account that the document offers can take it"
+    )
     return f"it is the first eligible account in the order of the configuration, as {cause}"
 
 

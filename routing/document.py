@@ -259,7 +259,7 @@ class Document(Part):
         return tuple((rule.name, rule.when.tests, rule.then) for rule in self.rules)
 
     def canonical(self) -> bytes:
-        """The document as canonical JSON: keys sorted, and nothing that was not written. :func:`read` takes it back."""
+        """The document as JSON in its canonical form: keys sorted, and nothing that was not written. :func:`read` takes it back."""
         return dumped(self.plain())
 
     def plain(self) -> dict[str, Any]:

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Final, Literal
 from zoneinfo import available_timezones
 
 import iso4217
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictInt,
+    StringConstraints,
+)
 
 from providers.money import AMOUNT_MAX, MoneyError, exponent
 from routing.faults import near, wrong
@@ -115,7 +124,12 @@ def _number(value: object) -> object:
 def _percent(value: float) -> float:
     if round(value, 2) != value:
         raise wrong("A percentage has at most two decimals.", f"Write {round(value, 2):g}.")
-    return int(value) if value.is_integer() else value
+    return value
+
+
+def _written(value: float) -> int | float:
+    """60 % is written as 60, whatever it was read from."""
+    return int(value) if value == int(value) else value
 
 
 def _zone(name: str) -> str:
@@ -197,9 +211,13 @@ Clock = Annotated[
 ]
 Day = Annotated[str, AfterValidator(_day), Field(json_schema_extra={"enum": list(DAYS)})]
 Minor = Annotated[StrictInt, Field(ge=0, le=AMOUNT_MAX, description="Minor units of the currency.")]
-Percent = Annotated[float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_percent)]
+Percent = Annotated[
+    float, Field(ge=0, le=100), BeforeValidator(_number), AfterValidator(_percent), PlainSerializer(_written)
+]
 """A percentage of at most two decimals."""
-HoldoutPercent = Annotated[float, Field(ge=0.5, le=10), BeforeValidator(_number), AfterValidator(_percent)]
+HoldoutPercent = Annotated[
+    float, Field(ge=0.5, le=10), BeforeValidator(_number), AfterValidator(_percent), PlainSerializer(_written)
+]
 """Below half a percent nothing is ever proved by it, and above ten it costs more than it tells."""
 Initiator = Literal["customer", "merchant"]
 Recurring = Literal["subscription", "unscheduled", "card_on_file"]

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from routing.decision import Decision, Facts
+from routing.diff import diff
 from routing.document import Document, Fault, Faulty, Split, Strategy, read
+from routing.lint import lint
 from routing.rules import choose, decide, match
 from routing.schema import schema
 from routing.strategies import STRATEGIES, Policy, make
@@ -283,6 +285,28 @@ def test_a_not_holds_exactly_where_its_values_would_not(when: dict[str, Any], fa
     for key, given_ in when.items():
         if key not in {"amount", "time", "metadata"} and isinstance(given_, dict):
             assert holds({key: given_}) is not holds({key: given_["not"]})
+
+
+@given(documents(), st.lists(payments, min_size=20, max_size=20))
+@settings(max_examples=150, deadline=None)
+def test_no_payment_reaches_what_lint_calls_unreachable(plain: dict[str, Any], seen: list[Facts]) -> None:
+    document = read(plain)
+    never = {
+        document.rules[int(each.pointer.split("/")[2])].name
+        for each in lint(document)
+        if each.code in {"unreachable", "impossible"}
+    }
+
+    assert never.isdisjoint(match(document, facts)[0] for facts in seen)
+
+
+@given(documents(), documents())
+@settings(max_examples=75, deadline=None)
+def test_a_diff_is_empty_exactly_where_nothing_has_changed(first: dict[str, Any], second: dict[str, Any]) -> None:
+    before, after = read(first), read(second)
+
+    assert diff(before, before) == []
+    assert (diff(before, after) == []) == (before.canonical() == after.canonical())
 
 
 jsons: Final = st.recursive(

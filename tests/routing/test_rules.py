@@ -362,7 +362,10 @@ def test_a_strategy_sees_what_is_known_and_nothing_else() -> None:
     [
         (
             ask(None),
-            "north is asked first: it is the first eligible account in the order of the configuration, as no document is in force.",
+            (
+                "north is asked first: it is the first eligible account in the order of the configuration, as no routing document "
+                "is in force."
+            ),
         ),
         (
             ask(document(rule({"currency": "EUR"}, "west", "south")), eligibility={**ALL, "west": "no_token"}),
