@@ -376,6 +376,79 @@ async def test_a_document_that_cannot_be_read_stops_no_payment(
     assert (payment["account"], decision["version"], decision["unreadable_versions"]) == ("adyen", good, [bad])
 
 
+async def test_a_publication_that_this_release_cannot_read_is_passed_over(
+    open_gateway: Open, database: Database
+) -> None:
+    """What is newer than this release, or was damaged, leaves in force what was; what comes after it counts again."""
+    good = database.publish({"default": to("adyen")})
+    database.rows("ALTER TABLE routing_publication DROP CONSTRAINT routing_publication_kind")
+    database.publish({"default": to("stripe")}, kind="of another release")
+
+    async with open_gateway() as inside:
+        before = await decision_of(inside.merchant, await inside.merchant.charged())
+        counted = stood_in((await inside.merchant.get("/metrics")).text, "routing_document")
+        newest = database.publish({"default": to("stripe")})
+        await asyncio.sleep(2)
+        after = await decision_of(inside.merchant, await inside.merchant.charged())
+
+    assert (before["version"], before["route"], before["unreadable_versions"]) == (good, ["adyen"], [])
+    assert (after["version"], after["route"]) == (newest, ["stripe"])
+    assert counted == 1
+
+
+async def test_a_version_of_another_merchant_decides_nothing_whoever_has_published_it(
+    open_gateway: Open, database: Database
+) -> None:
+    theirs = database.publish({"default": to("adyen")})
+    database.rows("SET session_replication_role = replica; UPDATE routing_version SET merchant_id = 'mer_other'")
+
+    async with open_gateway() as inside:
+        payment = await inside.merchant.charged()
+        decision = await decision_of(inside.merchant, payment)
+
+    assert (payment["account"], decision["kind"], decision["unreadable_versions"]) == ("stripe", "static", [theirs])
+
+
+async def test_a_rollback_and_a_withdrawal_are_in_force_like_a_publication(
+    open_gateway: Open, database: Database, flow: type[Kit]
+) -> None:
+    """Through the API, as a payments team does it."""
+    async with open_gateway() as inside:
+
+        async def post(path: str, **fields: Any) -> Json:
+            answer = await inside.merchant.post(f"/v1/routing/{path}", fields)
+            assert answer.status_code == 201, answer.text
+            made: Json = answer.json()
+            return made
+
+        async def goes_to(*accounts: str) -> str | None:
+            decision: Json = {}
+
+            async def goes() -> bool:
+                nonlocal decision
+                decision = await decision_of(inside.merchant, await inside.merchant.charged())
+                return tuple(decision["route"]) == accounts
+
+            await flow.eventually(goes, f"payments go to {accounts}")
+            version: str | None = decision["version"]
+            return version
+
+        first, second = [
+            (await post("configs", document={"default": to(*accounts)}))["id"]
+            for accounts in (("adyen", "stripe"), ("adyen",))
+        ]
+        await post(f"configs/{first}/publish", reason="a test")
+        by = [await goes_to("adyen", "stripe")]
+        await post(f"configs/{second}/publish", reason="a test")
+        by.append(await goes_to("adyen"))
+        await post("rollback", reason="a test")
+        by.append(await goes_to("adyen", "stripe"))
+        await post("rollback", reason="a test")
+        by.append(await goes_to("stripe", "adyen"))
+
+    assert by == [first, second, first, None]
+
+
 # --- The record -------------------------------------------------------------------------------------------------------
 
 REPLAYED: Final[dict[str, Any]] = {
