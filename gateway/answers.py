@@ -83,6 +83,8 @@ def payment_facts(payment: Payment) -> dict[str, Any]:
         "provider_payment_id": payment.provider_payment_id,
         "network_transaction_id": payment.network_transaction_id,
         "processing_reason": _processing_reason(payment),
+        "next_retry_at": instant(payment.retry_at),
+        "retry": None if terms.retry_until is None else {"until": instant(terms.retry_until)},
         "cancel_requested": payment.cancel_requested,
         "cancellation_reason": payment.cancellation_reason,
         "decline": decline_object(payment.decline),
@@ -309,6 +311,10 @@ def charge_answer(payment: Payment, keys: Keyring, *, ok: int) -> Answer:
                 payment=shown,
             )
             return Answer(problem.sort.status, b"", decided=False, problem=problem)
+        case Status.PROCESSING if payment.processing_reason is Reason.RETRY_SCHEDULED and payment.retry_at is not None:
+            wait_s = max(POLL_AFTER_S, round((payment.retry_at - payment.updated_at).total_seconds()))
+            location = {"Location": f"/v1/payments/{payment.terms.id}", "Retry-After": str(wait_s)}
+            return Answer(202, orjson.dumps(shown), location, decided=False)
         case Status.PROCESSING:
             return Answer(202, orjson.dumps(shown), _waiting(f"/v1/payments/{payment.terms.id}"), decided=False)
         case Status.REQUIRES_ACTION:

@@ -311,6 +311,12 @@ _CLAIM: Final = Statement(
     FOR UPDATE SKIP LOCKED) RETURNING payment_id, id""",
     writes="claim",
 )
+_CLAIM_RETRIES: Final = Statement(
+    """UPDATE payment SET retry_at = now() + make_interval(secs => :again::float8) WHERE id IN
+    (SELECT id FROM payment WHERE retry_at <= now() AND processing_reason = 'retry_scheduled' ORDER BY retry_at LIMIT :limit
+    FOR UPDATE SKIP LOCKED) RETURNING id""",
+    writes="claim",
+)
 _ADOPT: Final = Statement(
     """UPDATE operation SET due_at = now(), challenged = true WHERE kind = 'authorize' AND status = 'requires_action'
     AND due_at IS NULL AND updated_at < now() - make_interval(secs => :age::float8) RETURNING id""",
@@ -534,6 +540,10 @@ class Books:
         """
         rows = await _CLAIM.rows(self._pool, {"statuses": list(statuses), "again": again_s, "limit": limit})
         return [(row["payment_id"], row["id"]) for row in rows]
+
+    async def claim_retries(self, again_s: float, limit: int) -> list[str]:
+        """Payments whose scheduled retry is due. Each is claimed for one try, as by :meth:`claim_due`."""
+        return [row["id"] for row in await _CLAIM_RETRIES.rows(self._pool, {"again": again_s, "limit": limit})]
 
     async def adopt_challenges(self, age_s: float) -> None:
         """Make due what a process of an older version has left waiting for its shopper: it knew no such time."""

@@ -66,7 +66,8 @@ log = structlog.get_logger()
 class Charge:
     """A request to create a payment (``new``), to confirm one that is there, or to create one without confirming it."""
 
-    key: Key
+    key: Key | None
+    """The key that the request came under; what the worker does by itself has none."""
     fingerprint: bytes
     terms: Terms
     wallet: Wallet | None
@@ -91,6 +92,13 @@ class Charge:
     def ok(self) -> int:
         """The status of success: 201 for a new payment, 200 for a verb on one."""
         return 201 if self.new else 200
+
+    @property
+    def named(self) -> Key:
+        """The key of a request."""
+        if self.key is None:
+            raise AssertionError("a request has a key")
+        return self.key
 
     @property
     def unread(self) -> str | None:
@@ -122,18 +130,23 @@ async def charge(command: Charge, deps: Deps) -> Answer:
     Raises :class:`Problem` where this call did nothing: the key is being worked on (409) or was used for another request (422), no
     account can take the payment (422), or the payment's state forbids a confirm (409).
     """
-    claim = await deps.once.claim(command.key)
+    claim = await deps.once.claim(command.named)
     decided = False
     try:
-        work = await _open_or_resume(command, claim, deps)
-        while isinstance(work, Work):  # bounded: every round of it asks an account that was not asked before
-            # The only call on a PSP. Its intent is committed, and no transaction is open.
-            outcome = await send(work.payment, work.operation, work.request, deps, first_send=work.first_send)
-            work = await _record(work, outcome, deps)
-        decided = work.decided
-        return work
+        answer = await carry_out(await _open_or_resume(command, claim, deps), deps)
+        decided = answer.decided
+        return answer
     finally:
         await claim.let_go(decided=decided)
+
+
+async def carry_out(work: Work | Answer, deps: Deps) -> Answer:
+    """Send what is committed and record what comes of it, at one account after the other, until there is an answer."""
+    while isinstance(work, Work):  # bounded: every round of it asks an account that was not asked before
+        # The only call on a PSP. Its intent is committed, and no transaction is open.
+        outcome = await send(work.payment, work.operation, work.request, deps, first_send=work.first_send)
+        work = await _record(work, outcome, deps)
+    return work
 
 
 # --- Opening ----------------------------------------------------------------------------------------------------------
@@ -145,7 +158,7 @@ async def _open_or_resume(command: Charge, claim: Claim, deps: Deps) -> Work | A
         opened = await _create(command, deps)
         if opened is not None:
             return opened
-    used = await deps.queries.used_key(command.key)
+    used = await deps.queries.used_key(command.named)
     if used is not None:
         return await _resume(command, used, deps)
     if not claim.fresh:  # somebody holds the gate and has not committed yet
@@ -162,7 +175,7 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     routed = None if wallet is None else routes.decide(terms, wallet, payment.card, deps, now)
     refusal = command.unusable if routed is None else _refusal(command, routed, deps)
     if refusal is not None:
-        if await deps.queries.used_key(command.key) is not None:
+        if await deps.queries.used_key(command.named) is not None:
             return None  # a replay outlives a change of the configuration
         raise refusal
     plan = Plan.start(routed.route if routed is not None else (), budget=deps.budget(terms))
@@ -170,17 +183,20 @@ async def _create(command: Charge, deps: Deps) -> Work | Answer | None:
     if wallet is None or routed is None or stopped is not None:
         change = stopped or lifecycle.created(payment, now)
         answer = command.render(change.payment, deps.keys)
-        use = _key_use(command, answer=(answer.status, seal_answer(answer, command.key, deps)))
-        written = await deps.books.open(change, use, source="api", method=command.method, request=None)
-        return answer if written is Written.DONE else None
+        use = _key_use(command, answer=(answer.status, seal_answer(answer, command.named, deps)))
+        if await deps.books.open(change, use, source="api", method=command.method, request=None) is not Written.DONE:
+            return None
+        if stopped is not None:
+            _count_stopped(stopped, deps)
+        return answer
     step = Step(routed.route[0], 1, Rule.FIRST, routed.record())
     operation, request = compose(payment, step, wallet, deps, now)
     change = lifecycle.confirmed(payment, operation, routed.route, now)
-    work = Work(_informed(command), change.payment, operation, request, first_send=True, deadline=_deadline())
+    work = Work(_informed(command), change.payment, operation, request, first_send=True, deadline=deadline())
     use = _key_use(command, operation_id=operation.id)
     fresh = _fresh(command, deps)
     write = partial(
-        deps.books.open, change, use, source="api", method=command.method, request=_seal(work, deps), fresh=fresh
+        deps.books.open, change, use, source="api", method=command.method, request=seal(work, deps), fresh=fresh
     )
     written = await open_certainly(write, terms.id, operation.id, deps)
     if written is Written.CARD_KNOWN:
@@ -194,23 +210,25 @@ async def _confirm(command: Charge, deps: Deps) -> Work | Answer:
     try:
         work, change = _new_round(payment, command, deps)
     except Problem:
-        if await deps.queries.used_key(command.key) is not None:  # the same request, a moment earlier, is why
+        if await deps.queries.used_key(command.named) is not None:  # the same request, a moment earlier, is why
             raise in_progress() from None
         raise
     opened = None if isinstance(work, Answer) else work.operation.id
-    decided = (work.status, seal_answer(work, command.key, deps)) if isinstance(work, Answer) else None
+    decided = (work.status, seal_answer(work, command.named, deps)) if isinstance(work, Answer) else None
     write = partial(
         deps.books.write,
         payment,
         change,
         source="api",
-        opened=None if isinstance(work, Answer) else (work.operation, _seal(work, deps)),
+        opened=None if isinstance(work, Answer) else (work.operation, seal(work, deps)),
         key=_key_use(command, operation_id=opened, answer=decided),
         method=command.method,
         fresh=_fresh(command, deps),
     )
     match await open_certainly(write, payment.terms.id, opened or "", deps):
         case Written.DONE:
+            if isinstance(work, Answer):
+                _count_stopped(change, deps)
             return work
         case Written.CARD_KNOWN:
             return await _confirm(await _with_declines(command, deps), deps)
@@ -247,7 +265,7 @@ def _new_round(payment: Payment, command: Charge, deps: Deps) -> tuple[Work | An
     except lifecycle.Refused as refused:
         raise Problem(refused.code, str(refused)) from None
     command = _informed(command)
-    return Work(command, change.payment, operation, request, first_send=True, deadline=_deadline()), change
+    return Work(command, change.payment, operation, request, first_send=True, deadline=deadline()), change
 
 
 # --- The card's limits ------------------------------------------------------------------------------------------------
@@ -275,11 +293,14 @@ def _stopped(payment: Payment, plan: Plan, command: Charge, deps: Deps) -> Chang
     """The charge that is sent to nobody, where a limit of its card forbids the first attempt."""
     now = deps.clock()
     ruling = limits.judged(payment, plan, command.declines or (), deps.limits, now)
-    if ruling.allowed:
-        return None
-    deps.instruments.retries.labels(ruling.rule, "forbidden").inc()
-    log.info("card_limited", payment=payment.terms.id, rule=ruling.rule)
-    return lifecycle.limited(payment, limits.limited(ruling, payment, now), ruling.rule, now)
+    return (
+        None if ruling.allowed else lifecycle.limited(payment, limits.limited(ruling, payment, now), ruling.rule, now)
+    )
+
+
+def _count_stopped(change: Change, deps: Deps) -> None:
+    deps.instruments.retries.labels(change.reason, "forbidden").inc()
+    log.info("card_limited", payment=change.payment.terms.id, rule=change.reason)
 
 
 def _display(card: Mapping[str, Any] | None) -> CardFacts | None:
@@ -293,7 +314,7 @@ def _refusal(command: Charge, routed: Routed, deps: Deps) -> Problem | None:
     return routes.refusal(command.terms, command.wallet or Wallet(), deps)
 
 
-def _seal(work: Work, deps: Deps) -> Request:
+def seal(work: Work, deps: Deps) -> Request:
     """The request as it stands in the operation's row."""
     terms, operation = work.payment.terms, work.operation
     wallet = work.command.wallet
@@ -313,12 +334,13 @@ async def _record(work: Work, outcome: Outcome, deps: Deps) -> Work | Answer:
         nonlocal following
         alone = _alone(deps) and isinstance(outcome, NotProcessed)
         following = None if alone else _following(payment, plan, work, outcome, deps)
-        return None if following is None else Next(following.operation, _seal(following, deps))
+        return None if following is None else Next(following.operation, seal(following, deps))
 
     def decide(payment: Payment) -> tuple[Key, int, bytes] | None:
         nonlocal answer
         answer = command.render(payment, deps.keys, outcome)
-        return (command.key, answer.status, seal_answer(answer, command.key, deps)) if answer.decided else None
+        key = command.key if answer.decided else None
+        return None if key is None else (key, answer.status, seal_answer(answer, key, deps))
 
     recorded = await record(
         work.payment,
@@ -407,7 +429,7 @@ def _next_account(payment: Payment, plan: Plan, command: Charge, deadline: float
 
 async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
     """What a key that was used before answers: its stored answer, or the payment driven on."""
-    stored = stored_answer(command.key, command.fingerprint, used, deps)
+    stored = stored_answer(command.named, command.fingerprint, used, deps)
     if stored is not None:
         return stored
     payment = await read(used.payment_id, deps)
@@ -419,11 +441,11 @@ async def _resume(command: Charge, used: UsedKey, deps: Deps) -> Work | Answer:
         return command.render(payment, deps.keys)
     command = await _with_declines(command, deps)
     if attempt is None or attempt.status not in IN_FLIGHT:
-        return await _go_on(command, payment, deps, _deadline())
+        return await _go_on(command, payment, deps, deadline())
     taken = await take_over(payment, attempt, deps)
     if taken is None:
         raise in_progress()
-    work = Work(command, taken.payment, taken.operation, taken.request, first_send=False, deadline=_deadline())
+    work = Work(command, taken.payment, taken.operation, taken.request, first_send=False, deadline=deadline())
     return await _record(work, (await look(taken, deps)).outcome, deps)
 
 
@@ -447,7 +469,7 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
     operation, request = compose(payment, Step(account, round_, rule, record), command.wallet, deps, now)
     change = lifecycle.asked(payment, operation, route, now)
     work = Work(command, change.payment, operation, request, first_send=True, deadline=deadline)
-    opened = (operation, _seal(work, deps))
+    opened = (operation, seal(work, deps))
     write = partial(deps.books.write, payment, change, source="api", opened=opened, driven_by=command.key)
     if await open_certainly(write, payment.terms.id, operation.id, deps) is not Written.DONE:
         raise in_progress()
@@ -457,12 +479,15 @@ async def _go_on(command: Charge, payment: Payment, deps: Deps, deadline: float)
 async def _present(command: Charge, payment: Payment, deps: Deps) -> Answer:
     """The payment as it stands; a decided one becomes the key's answer, unless the key has one already."""
     answer = command.render(payment, deps.keys)
-    return await decided_once(answer, command.key, command.fingerprint, deps) if answer.decided else answer
+    if not answer.decided or command.key is None:
+        return answer
+    return await decided_once(answer, command.key, command.fingerprint, deps)
 
 
 def _key_use(command: Charge, *, operation_id: str | None = None, answer: tuple[int, bytes] | None = None) -> KeyUse:
-    return KeyUse(command.key, command.fingerprint, operation_id, answer)
+    return KeyUse(command.named, command.fingerprint, operation_id, answer)
 
 
-def _deadline() -> float:
+def deadline() -> float:
+    """When a charge that begins now ends at the latest, on the monotonic clock."""
     return time.monotonic() + CHARGE_S

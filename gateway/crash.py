@@ -334,6 +334,9 @@ PATHS: Final[Mapping[str, Path]] = {
         "challenges that the worker ends", ("adopt", "claim", "open", "ask", *_CALL, "postpone"), job="abandoned"
     ),
     "lapsed": Path("declined payments that the worker ends", ("claim", "change", "forget"), job="lapsed"),
+    "retries": Path(
+        "payments that the worker tries again", ("claim", "open", *_CALL, "reseal", "cascade", "change"), job="retries"
+    ),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "outbox": Path(

@@ -36,6 +36,7 @@ _ASKED: Final = frozenset({Kind.VOID, Kind.INCREMENT})
 _WAITS: Final[Mapping[Reason | None, str | None]] = {
     Reason.OUTCOME_UNKNOWN: "payment.unknown",
     Reason.PENDING_AT_PROVIDER: "payment.processing",
+    Reason.RETRY_SCHEDULED: "payment.retry_scheduled",
     Reason.AWAITING_RETRY: None,  # nothing happened anywhere: whoever asked is told to ask again
     None: None,
 }

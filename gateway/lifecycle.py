@@ -40,7 +40,7 @@ from providers.contract import (
 )
 from providers.declines import Action, Decline
 from routing.plan import Plan, Verdict
-from routing.retries import Budget
+from routing.retries import LEAST_S, Budget, Ruling, counts, next_try
 
 ROUNDS_MAX: Final = 5
 """How often an on-session payment may be confirmed before a decline is final."""
@@ -297,16 +297,19 @@ def _ended(payment: Payment, plan: Plan, *, driven: bool) -> Payment:
         case Verdict.NOT_SENT:
             tried = [attempt for attempt in payment.attempts if attempt.round == payment.round]
             if all(attempt.reason == REJECTED for attempt in tried):  # sending it again would be rejected again
-                return _declined(replace(payment, decline=tried[-1].decline))
+                return _declined(replace(payment, decline=tried[-1].decline), plan.budget)
             return _processing(payment, Reason.AWAITING_RETRY)
         case Verdict.DECIDED | Verdict.WAITING:
-            return _declined(payment)
+            return _declined(payment, plan.budget)
         case _:
             assert_never(plan.verdict)
 
 
-def _declined(payment: Payment) -> Payment:
-    """The round is over without approval: another method may be tried, unless nobody is there to try it."""
+def _declined(payment: Payment, budget: Budget | None = None) -> Payment:
+    """The round is over without approval: another method may be tried, unless nobody is there to try it.
+
+    Within ``budget`` a payment that may be is tried again later by itself.
+    """
     if payment.cancel_requested:
         return replace(_voided(payment), cancellation_reason=payment.cancellation_reason or "requested")
     round_ = [attempt for attempt in payment.attempts if attempt.round == payment.round]
@@ -326,7 +329,22 @@ def _declined(payment: Payment) -> Payment:
     if tries < ROUNDS_MAX and payment.decline is not None and payment.decline.action is Action.STEP_UP_3DS:
         # Nobody is there to authenticate now. The merchant brings the shopper back, and confirms.
         return replace(payment, status=Status.REQUIRES_ACTION, next_action=AUTHENTICATE)
-    return replace(payment, status=Status.FAILED)
+    again = None if budget is None else _again(payment, budget)
+    return replace(payment, status=Status.FAILED) if again is None else _scheduled(payment, again)
+
+
+def _again(payment: Payment, budget: Budget) -> datetime | None:
+    """When a payment that was declined is tried again by itself, if it is."""
+    decline, until = payment.decline, payment.terms.retry_until
+    if until is None or decline is None or not payment.terms.off_session:
+        return None
+    declines = [op.decline for op in payment.attempts if op.status is S.DECLINED and op.decline is not None]
+    ruling = next_try(decline, sum(map(counts, declines)), budget, payment.updated_at, until)
+    return ruling.until if ruling.allowed else None
+
+
+def _scheduled(payment: Payment, at: datetime) -> Payment:
+    return replace(payment, status=Status.PROCESSING, processing_reason=Reason.RETRY_SCHEDULED, retry_at=at)
 
 
 AUTHENTICATE: Final[Mapping[str, Any]] = MappingProxyType({"type": "authenticate_on_session"})
@@ -596,14 +614,57 @@ def asked(payment: Payment, operation: Operation, route: tuple[str, ...], now: d
     return _change(payment, changed, operation, "Asked", f"attempt {operation.seq} at {operation.account}")
 
 
-def given_up(payment: Payment, now: datetime) -> Change | NoChange:
-    """A parked payment that nobody drives on ends: declined if an account declined it, else never sent."""
+def retried(payment: Payment, operation: Operation, route: tuple[str, ...], now: datetime) -> Change:
+    """The retry that was scheduled begins: ``operation`` opens a round of its own. Raises :class:`Refused` where none waits."""
+    _waits_for_retry(payment)
+    changed = _asking(
+        payment,
+        operation,
+        version=payment.version + 1,
+        updated_at=now,
+        processing_reason=None,
+        retry_at=None,
+        round=operation.round,
+        route=route,
+        decline=None,
+    )
+    return _change(payment, changed, operation, "Retried", f"attempt {operation.seq} at {operation.account}")
+
+
+def put_off(payment: Payment, ruling: Ruling, now: datetime) -> Change:
+    """The retry that was scheduled may not be made now: it waits until the rule allows it, or its last decline is final.
+
+    Raises :class:`Refused` where none waits.
+    """
+    _waits_for_retry(payment)
+    changed = replace(payment, version=payment.version + 1, updated_at=now)
+    later, until = ruling.until, payment.terms.retry_until
+    if later is None or until is None or later > until:
+        changed = replace(changed, status=Status.FAILED, processing_reason=None, retry_at=None)
+    else:
+        changed = _scheduled(changed, later)
+    return _change(payment, changed, None, "PutOff", ruling.rule)
+
+
+def _waits_for_retry(payment: Payment) -> None:
+    if payment.processing_reason is not Reason.RETRY_SCHEDULED or payment.open_attempt is not None:
+        raise Refused("payment_state", "The payment does not wait for a retry.")
+
+
+def given_up(payment: Payment, now: datetime, *, budget: Budget | None = None) -> Change | NoChange:
+    """A parked payment that nobody drives on ends: declined if an account declined it, else never sent.
+
+    One that is to be tried again by itself is, within ``budget``: an hour later where it reached nobody.
+    """
     if payment.processing_reason is not Reason.AWAITING_RETRY or payment.open_attempt is not None:
         return NoChange("the payment is not parked")
     changed = replace(payment, version=payment.version + 1, updated_at=now)
     if payment.cancel_requested or payment.decline is not None:
-        ended = _declined(changed)
+        ended = _declined(changed, budget)
         return _change(payment, ended, None, "GivenUp", ended.status)
+    again, until = now + timedelta(seconds=LEAST_S), payment.terms.retry_until
+    if until is not None and payment.terms.off_session and again <= until:
+        return _change(payment, _scheduled(changed, again), None, "GivenUp", "not_sent")
     not_sent = Decline("not_sent", "soft", Action.RETRY_LATER)
     changed = replace(changed, status=Status.FAILED, processing_reason=None, decline=not_sent)
     return _change(payment, changed, None, "GivenUp", "not_sent")
@@ -766,7 +827,7 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
         case Status.REQUIRES_PAYMENT_METHOD | Status.REQUIRES_CONFIRMATION:
             changed = replace(changed, status=Status.CANCELED)
         case Status.PROCESSING:
-            changed = replace(changed, cancel_requested=True)
+            changed = _canceled_while_processing(changed)
         case Status.REQUIRES_ACTION if payment.open_attempt is None:
             changed = replace(changed, status=Status.CANCELED, next_action=None)
         case Status.REQUIRES_ACTION if operation is None:  # its abandoned challenge is being closed: that cancels it
@@ -784,6 +845,13 @@ def cancel_opened(payment: Payment, operation: Operation | None, reason: str | N
         case _:
             assert_never(payment.status)
     return _change(payment, changed, operation, "CancelRequested", "cancel_requested")
+
+
+def _canceled_while_processing(payment: Payment) -> Payment:
+    """A cancel waits for the end of what is on its way; where that is but a retry that was scheduled, nothing is."""
+    if payment.processing_reason is Reason.RETRY_SCHEDULED:
+        return replace(payment, status=Status.CANCELED, processing_reason=None, retry_at=None)
+    return replace(payment, cancel_requested=True)
 
 
 def _closing(payment: Payment) -> bool:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 import orjson
+import structlog
 
 from gateway.answers import Answer, charge_answer, decline_object, instant, next_action_object
 from gateway.books import KeyUse, Method, Written, method_values
@@ -27,9 +28,11 @@ from gateway.payment import Payment, Status, Terms
 from gateway.queries import StoredCustomer, StoredMethod
 from gateway.rows import card_json
 from gateway.settle import MethodUse
-from gateway.vault import Keyring, Wallet, seal_card
+from gateway.vault import Keyring, SealBroken, Sealer, Wallet, key_id_of, open_card, seal_card
 from idempotency.key import Key
 from providers.contract import Card, CardFacts, Outcome
+
+log = structlog.get_logger()
 
 NOT_SENT: Final = "not_sent"
 """The decline of a payment that reached no account at all."""
@@ -102,6 +105,69 @@ async def unknown_customer(customer: str | None, merchant_id: str, deps: Deps, *
     if found.deleted_at is not None:
         return Problem("validation_failed", "This customer was deleted.", "customer")
     return None
+
+
+async def with_stored(command: Charge, method_id: str, deps: Deps) -> Charge:
+    """The command with a payment method that is stored already, and what is known of its card's declines.
+
+    What cannot be charged is ``unusable``, and says why. Raises :class:`Problem` (422) where there is no such method.
+    """
+    terms = command.terms
+    found = await deps.queries.method_to_charge(method_id, terms.merchant_id, livemode=terms.livemode)
+    if found is None:
+        raise Problem("validation_failed", "There is no such payment method.", "payment_method")
+    method, declines = found
+    own = not command.new and method.created_at == terms.created_at  # they were stored in one commit
+    unusable = _unusable(method, terms, own=own)
+    if unusable is not None:
+        return replace(command, wallet=Wallet(), method_id=method.id, unusable=unusable)
+    card, vault = None, deps.keys.vault
+    if method.sealed_card is not None and vault is None and not method.tokens:
+        shut = _shut(method, vault, "the vault has no key", deps)
+        return replace(command, wallet=Wallet(), method_id=method.id, unusable=shut)
+    if method.sealed_card is not None and vault is not None:
+        sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
+        try:
+            card = open_card(method.sealed_card, sealed_cvc, vault, terms.merchant_id, method.id)
+        except SealBroken as error:  # moved, changed, or its key was taken away: it is for an operator
+            shut = _shut(method, vault, str(error), deps)
+            return replace(command, wallet=Wallet(), method_id=method.id, unusable=shut)
+    use = MethodUse(spent=method.type == "card" and own, learns=method.reusable)
+    if command.new:
+        terms = replace(terms, billing_details=terms.billing_details or method.billing_details)
+    return replace(
+        command,
+        terms=replace(terms, customer=terms.customer or method.customer),
+        wallet=Wallet(method.tokens, card, method.network_transaction_id),
+        method_id=method.id,
+        card=method.card,
+        declines=declines,
+        use=use,
+    )
+
+
+def _unusable(method: StoredMethod, terms: Terms, *, own: bool) -> Problem | None:
+    """Why a stored method may not be charged for a payment, or ``None``."""
+    if method.deleted_at is not None:
+        return Problem("validation_failed", "This payment method was deleted.", "payment_method")
+    if not own and not method.reusable:
+        return Problem(
+            "validation_failed",
+            "This payment method was for one payment; send the card again, with setup_future_usage to keep it.",
+            "payment_method",
+        )
+    if method.customer is not None and terms.customer not in {None, method.customer}:
+        return Problem("validation_failed", "This payment method is attached to another customer.", "customer")
+    return None
+
+
+def _shut(method: StoredMethod, vault: Sealer | None, why: str, deps: Deps) -> Problem:
+    """What a stored card answers that does not open: its key is not here, or else it was changed or moved."""
+    log.error("card_does_not_open", payment_method=method.id, why=why)
+    if vault is not None and key_id_of(method.sealed_card or b"") in vault.key_ids:
+        return Problem("internal_error", "The stored card cannot be opened.", "payment_method")
+    deps.instruments.stood_in("vault_loss_card")
+    return Problem("vault_unavailable", "Nothing was charged: the stored card's key is not here.", "payment_method")
 
 
 # --- Objects ----------------------------------------------------------------------------------------------------------

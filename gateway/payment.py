@@ -40,6 +40,8 @@ class Reason(StrEnum):
     OUTCOME_UNKNOWN = "outcome_unknown"
     AWAITING_RETRY = "awaiting_retry"
     """Nothing is open at any provider: the same key drives the payment on, else it ends after 15 minutes."""
+    RETRY_SCHEDULED = "retry_scheduled"
+    """Declined for now, with nothing open at any provider: the worker tries it again at the payment's ``retry_at``."""
 
 
 class OperationStatus(StrEnum):
@@ -166,6 +168,8 @@ class Terms:
     pinned_account: str | None = None
     three_d_secure: str | None = None
     adjustable: bool | None = None
+    retry_until: datetime | None = None
+    """Until when a payment without its shopper is tried again by itself."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     billing_details: Mapping[str, Any] = field(default_factory=dict)
     shopper: Mapping[str, Any] = field(default_factory=dict)
@@ -205,6 +209,8 @@ class Payment:
     capture_before: datetime | None = None
     decline: Decline | None = None
     next_action: Mapping[str, Any] | None = None
+    retry_at: datetime | None = None
+    """When it is tried again by itself, while it waits for that."""
     operations: tuple[Operation, ...] = ()
 
     @property

@@ -73,6 +73,7 @@ STATUSES: Final[Mapping[Status, tuple[str, str]]] = {
 REASONS: Final[Mapping[Reason, str]] = {
     Reason.PENDING_AT_PROVIDER: "The provider has accepted it and answers later.",
     Reason.OUTCOME_UNKNOWN: "It may have happened. Nobody else is asked until it is settled.",
+    Reason.RETRY_SCHEDULED: "Declined for now, and nothing is open anywhere: it is tried again by itself at `next_retry_at`.",
     Reason.AWAITING_RETRY: "Nothing is open anywhere: the same key drives it on, else it ends after 15 minutes.",
 }
 

@@ -52,13 +52,26 @@ class Routed:
         return record
 
 
-def decide(terms: Terms, wallet: Wallet, card: CardFacts | None, deps: Deps, now: datetime) -> Routed:
+DECLINED_BEFORE: Final = "declined_before"
+"""Why an account is left out of a retry: it has declined this payment in a way that another one may not."""
+
+
+def decide(
+    terms: Terms,
+    wallet: Wallet,
+    card: CardFacts | None,
+    deps: Deps,
+    now: datetime,
+    *,
+    without: frozenset[str] = frozenset(),
+) -> Routed:
     """Who is asked for this payment and why: by the account that the request names, the document in force, or the configuration.
 
-    ``card`` is what is known of the card that is paid with. Reads nothing and never raises on account of a document: what is broken
+    ``card`` is what is known of the card that is paid with, ``without`` are accounts that are left out. Reads nothing and never raises on account of a document: what is broken
     is stood in for, counted, and told in the record.
     """
     known, able = facts(terms, wallet, card, now), eligibility(terms, wallet, deps)
+    able |= {name: DECLINED_BEFORE for name, reason in able.items() if reason is None and name in without}
     found = deps.in_force.of(terms.id, terms.merchant_id, now, livemode=terms.livemode)
     if found.unreadable:
         deps.instruments.stood_in("routing_unreadable")

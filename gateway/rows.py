@@ -23,6 +23,7 @@ OPTIONS: Final = (
     "pinned_account",
     "three_d_secure",
     "adjustable",
+    "retry_until",
 )
 """Terms that nobody filters by: they live in one JSON column."""
 
@@ -55,6 +56,7 @@ STATE: Final = (
     "capture_before",
     "decline",
     "next_action",
+    "retry_at",
     "updated_at",
 )
 """The columns of a payment that change."""
@@ -92,6 +94,7 @@ def state_values(payment: Payment) -> dict[str, Any]:
         "p_capture_before": payment.capture_before,
         "p_decline": decline_json(payment.decline),
         "p_next_action": None if payment.next_action is None else dict(payment.next_action),
+        "p_retry_at": payment.retry_at if payment.processing_reason is Reason.RETRY_SCHEDULED else None,
         "p_updated_at": payment.updated_at,
     }
 
@@ -172,7 +175,9 @@ def dispute_from(row: Mapping[str, Any]) -> Dispute:
 
 def payment_from(row: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]) -> Payment:
     """The value that these rows were written from."""
-    personal, options, checks = row["personal"] or {}, row["options"], row["checks"] or {}
+    personal, options, checks = row["personal"] or {}, dict(row["options"]), row["checks"] or {}
+    if "retry_until" in options:
+        options["retry_until"] = datetime.fromisoformat(options["retry_until"])
     terms = Terms(
         id=row["id"],
         merchant_id=row["merchant_id"],
@@ -217,6 +222,7 @@ def payment_from(row: Mapping[str, Any], operations: Iterable[Mapping[str, Any]]
         capture_before=row["capture_before"],
         decline=decline_from(row["decline"]),
         next_action=row["next_action"],
+        retry_at=row["retry_at"],
         operations=tuple(operation_from(operation) for operation in operations),
     )
 

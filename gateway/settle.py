@@ -22,7 +22,7 @@ from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.incidents import IncidentKind, incident
 from gateway.lifecycle import Change, NoChange
 from gateway.method_books import settled_values
-from gateway.payment import ANSWERS_DISPUTE, FAILOVER, Operation, OperationStatus, Payment, Reason, Status
+from gateway.payment import ANSWERS_DISPUTE, FAILOVER, OPEN, Operation, OperationStatus, Payment, Reason, Status
 from gateway.sql import DATABASE_LOST, InDoubt
 from gateway.vault import SealBroken
 from idempotency.key import Key
@@ -30,6 +30,7 @@ from providers.contract import Approved, Call, Capability, Declined, Kind, NotPr
 from providers.declines import FAILED_AFTER_ALL, Action, Decline
 from providers.money import Money
 from routing.plan import Plan
+from routing.retries import Rule
 
 DECISIONS_MAX: Final = 5
 """How often a decision is made anew because another writer came first. Five writers at once on one payment is a defect."""
@@ -319,6 +320,7 @@ async def _record(
             return None
         if written is Written.DONE:
             await _watch(payment, known, outcome, source, deps)
+            _count_retry(change.payment, settled, deps)
             _log_recorded(change, settled, outcome, source)
             return Recorded(change.payment, None if told else change, following)
         payment = await read(payment.terms.id, deps)
@@ -416,6 +418,14 @@ async def _no_news(operation: Operation, source: str, deps: Deps) -> None:
     deps.instruments.no_news.labels(source).inc()
     if source != "webhook":
         await deps.books.postpone(operation, climb=source == "sweep")
+
+
+def _count_retry(payment: Payment, operation: Operation, deps: Deps) -> None:
+    """Count what came of a retry that was scheduled, and that another one is."""
+    if payment.processing_reason is Reason.RETRY_SCHEDULED:
+        deps.instruments.scheduled.labels("scheduled").inc()
+    elif operation.allowed_by == Rule.SCHEDULED and operation.status not in OPEN:
+        deps.instruments.scheduled.labels(operation.status).inc()
 
 
 def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from gateway import complete, lifecycle
+from gateway import complete, lifecycle, retrying
 from gateway.books import Written
 from gateway.deps import Deps
 from gateway.lifecycle import Change, NoChange
@@ -122,11 +122,20 @@ async def _each_attempt(
     return await _each(list(attempts), one, deps)
 
 
+async def retry_due(deps: Deps) -> int:
+    """Try payments again whose scheduled retry is due. Returns how many were. Two workers may at once."""
+
+    async def again(payment: Payment) -> bool:
+        return await retrying.retry(payment, deps)
+
+    return await _each(await deps.books.claim_retries(retrying.AGAIN_S, BATCH), again, deps)
+
+
 async def end_parked(deps: Deps) -> int:
     """End payments that wait for a retry nobody sends. Returns how many ended."""
 
     async def end(payment: Payment) -> bool:
-        change = lifecycle.given_up(payment, deps.clock())
+        change = lifecycle.given_up(payment, deps.clock(), budget=deps.budget(payment.terms))
         return isinstance(change, Change) and await deps.books.write(payment, change, source="sweep") is Written.DONE
 
     return await _each(await deps.queries.parked(PARKED_S, BATCH), end, deps)

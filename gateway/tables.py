@@ -203,6 +203,7 @@ class PaymentRow(SQLModel, table=True):
     capture_before: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     decline: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
     next_action: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    retry_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     reference: str | None = Field(default=None, sa_type=Text, nullable=True)
     customer: str | None = Field(default=None, sa_type=Text, nullable=True)
     metadata_: dict[str, str] = Field(sa_type=JSONB, sa_column_kwargs={"name": "metadata"})
@@ -220,6 +221,7 @@ class PaymentRow(SQLModel, table=True):
         CheckConstraint("amount_refunded + amount_refunding <= amount_captured", name="payment_refunded"),
         Index("payment_by_merchant", "merchant_id", "livemode", "id"),
         Index("payment_cancel_requested", "id", postgresql_where=text("cancel_requested")),
+        Index("payment_retry_due", "retry_at", postgresql_where=text("retry_at IS NOT NULL")),
         Index("payment_parked", "id", postgresql_where=text("processing_reason = 'awaiting_retry'")),
     )
 

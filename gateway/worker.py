@@ -22,7 +22,7 @@ from gateway.news import wake
 from gateway.settings import Settings
 from gateway.sql import Pool
 from gateway.stopping import stopped
-from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, sweep, wipe
+from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, retry_due, sweep, wipe
 from webhooks.inbox import Inbox
 from webhooks.outbox import Outbox
 
@@ -141,6 +141,7 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "cancels": (SETTLE_EVERY, lambda: honour_cancels(deps)),
         "abandoned": (TIDY_EVERY, lambda: end_abandoned(deps)),
         "lapsed": (TIDY_EVERY, lambda: end_lapsed(deps)),
+        "retries": (SETTLE_EVERY, lambda: retry_due(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
     }

@@ -24,6 +24,10 @@ from providers.declines import Action, Advice, Decline
 
 TRIES_MAX: Final = 3
 """Accounts that one charge calls at all, also those that certainly did nothing: three in 25 s is what a shopper waits for."""
+LEAST_S: Final = 3600
+"""A payment is not tried again by itself within an hour, whatever is set: what declined it has not changed by then."""
+SCHEDULED_MAX: Final = timedelta(days=14)
+"""How long a payment may be tried again by itself."""
 DAY: Final = timedelta(days=1)
 FORTNIGHT: Final = timedelta(days=14)
 MONTH: Final = timedelta(days=30)
@@ -60,6 +64,7 @@ class Rule(StrEnum):
     DEADLINE = "deadline"
     NOT_PROCESSED = "not_processed"
     CONFIRMED = "confirmed"
+    SCHEDULED = "scheduled"
     FIRST = "first_attempt"
 
 
@@ -70,6 +75,10 @@ class Budget:
     attempts: int
     tries: int
     off_session: bool = False
+    declines: int = 4
+    """Declined attempts that one payment may have without the shopper, over all its scheduled retries."""
+    gap_s: int = 24 * 3600
+    """Least time between two of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,8 @@ class Limits:
         """What one charge may use."""
         at_once = 1 if self.off_session_gap_s > 0 else min(self.on_session, self.off_session)
         attempts = at_once if off_session else self.on_session
-        return Budget(attempts, max(TRIES_MAX, attempts), off_session=off_session)
+        tries = max(TRIES_MAX, attempts)
+        return Budget(attempts, tries, off_session=off_session, declines=self.off_session, gap_s=self.off_session_gap_s)
 
     def hold(self, *, livemode: bool) -> bool:
         """Whether the limits of cards hold in this mode."""
@@ -168,6 +178,24 @@ def judge(case: Case) -> Ruling:
         return Ruling(Rule.FIRST, allowed=True)
     last = case.history[-1]
     return Ruling(Rule.NOT_PROCESSED if isinstance(last, NotProcessed) else Rule.CODE_TABLE, allowed=True)
+
+
+def next_try(decline: Decline, declined: int, budget: Budget, now: datetime, until: datetime) -> Ruling:
+    """When a payment whose shopper is away may be tried again by itself, after ``decline``, the last of ``declined`` ones.
+
+    Allowed, ``until`` of the ruling is that moment: after the network's wait, the merchant's gap, and an hour at least. What the limits
+    of its card say is asked then: other payments may have used them up meanwhile.
+    """
+    waits_s = max(budget.gap_s, decline.wait_s or 0, LEAST_S)
+    again = now + timedelta(seconds=waits_s)
+    forbids = {
+        Rule.NETWORK_NEVER: says_never(decline),
+        Rule.BUDGET_OFF_SESSION: declined >= budget.declines,
+        Rule.CODE_TABLE: decline.action not in {Action.RETRY_LATER, Action.RETRY_OTHER_NOW},
+        Rule.DEADLINE: again > until,
+    }
+    rule = next((rule for rule, applies in forbids.items() if applies), None)
+    return Ruling(rule or Rule.SCHEDULED, allowed=rule is None, until=again if rule is None else FOREVER)
 
 
 def says_never(decline: Decline) -> bool:

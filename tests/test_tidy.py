@@ -24,6 +24,7 @@ PURE: Final = frozenset(
         "providers/contract",
         "providers/declines",
         "routing/plan",
+        "routing/retries",
         "routing/strategies/policy",
         "routing/strategies/breaker",
         "routing/strategies/beliefs",

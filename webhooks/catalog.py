@@ -14,6 +14,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "payment.requires_payment_method": "Declined, or not completed; it may be tried again.",
     "payment.requires_confirmation": "It may be confirmed again.",
     "payment.processing": "The provider has accepted it and will tell the end later.",
+    "payment.retry_scheduled": "Declined for now: it is tried again by itself at `next_retry_at`.",
     "payment.unknown": "Nobody can tell yet what came of it. Never treat it as failed: one of the others follows.",
     "payment.needs_review": "Nobody could tell for a day what came of an operation: a person has to find out.",
     "payment.succeeded": "The money is captured.",

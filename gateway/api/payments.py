@@ -39,15 +39,15 @@ from gateway.complete import complete
 from gateway.errors import Problem
 from gateway.explained import routing_object
 from gateway.ids import PAYMENT, PAYMENT_METHOD, REFUND, is_id, new_id
-from gateway.methods import card_from, card_method, unknown_customer
+from gateway.methods import card_from, card_method, unknown_customer, with_stored
 from gateway.modify import FollowUp, modify
 from gateway.payment import Payment, Status, Terms
-from gateway.queries import StoredMethod
 from gateway.resolve import Resolution, resolve
 from gateway.settle import MethodUse
-from gateway.vault import SealBroken, Sealer, Wallet, key_id_of, open_card
+from gateway.vault import Wallet
 from idempotency.key import fingerprint
 from providers.contract import Kind
+from routing.retries import SCHEDULED_MAX
 
 UNUSED_CARD_S: Final = 3600
 """A card waits for its confirm for 60 minutes, then it is wiped."""
@@ -77,10 +77,14 @@ class Payments(Desk):
         body = reading.validate(PaymentCreate, raw)
         now = self._deps.clock()
         terms = _terms(body, raw, who, now)
+        if terms.retry_until is not None and not now < terms.retry_until <= now + SCHEDULED_MAX:
+            raise Problem(
+                "validation_failed", f"retry.until must be within the next {SCHEDULED_MAX.days} days.", "retry.until"
+            )
         print_ = fingerprint(self._deps.keys.fingerprint, "POST /v1/payments", "", raw)
         command = Charge(key, print_, terms, wallet=None, confirm=body.confirm)
         if body.payment_method is not None:
-            command = await self._with_stored(command, body.payment_method, who)
+            command = await with_stored(command, body.payment_method, self._deps)
         elif body.payment_method_data is not None:
             reusable = body.setup_future_usage is not None
             command = self._with_data(command, body.payment_method_data, now, reusable=reusable)
@@ -103,7 +107,7 @@ class Payments(Desk):
             reusable = payment.terms.setup_future_usage is not None
             command = self._with_data(command, body.payment_method_data, now, reusable=reusable)
         elif (method_id := body.payment_method or payment.payment_method) is not None:
-            command = await self._with_customer(await self._with_stored(command, method_id, who), who)
+            command = await self._with_customer(await with_stored(command, method_id, self._deps), who)
         return self._answer("confirm", await charge(command, self._deps))
 
     async def capture(self, request: Request) -> Response:
@@ -251,70 +255,12 @@ class Payments(Desk):
         )
         return replace(command, wallet=Wallet(card=card), method=method, method_id=method_id, card=method.card, use=use)
 
-    async def _with_stored(self, command: Charge, method_id: str, who: Principal) -> Charge:
-        """The command with a payment method that is stored already."""
-        found = await self._deps.queries.method_to_charge(method_id, who.merchant_id, livemode=who.livemode)
-        if found is None:
-            raise Problem("validation_failed", "There is no such payment method.", "payment_method")
-        method, declines = found
-        own = not command.new and method.created_at == command.terms.created_at  # they were stored in one commit
-        unusable = _unusable(method, command.terms, own=own)
-        if unusable is not None:
-            return replace(command, wallet=Wallet(), method_id=method.id, unusable=unusable)
-        card, vault = None, self._deps.keys.vault
-        if method.sealed_card is not None and vault is None and not method.tokens:
-            shut = self._shut(method, vault, "the vault has no key")
-            return replace(command, wallet=Wallet(), method_id=method.id, unusable=shut)
-        if method.sealed_card is not None and vault is not None:
-            sealed_cvc = method.sealed_cvc if own else None  # it waits for the payment that it came with
-            try:
-                card = open_card(method.sealed_card, sealed_cvc, vault, who.merchant_id, method.id)
-            except SealBroken as error:  # moved, changed, or its key was taken away: it is for an operator
-                shut = self._shut(method, vault, str(error))
-                return replace(command, wallet=Wallet(), method_id=method.id, unusable=shut)
-        use = MethodUse(spent=method.type == "card" and own, learns=method.reusable)
-        terms = command.terms
-        if command.new:
-            terms = replace(terms, billing_details=terms.billing_details or method.billing_details)
-        return replace(
-            command,
-            terms=replace(terms, customer=terms.customer or method.customer),
-            wallet=Wallet(method.tokens, card, method.network_transaction_id),
-            method_id=method.id,
-            card=method.card,
-            declines=declines,
-            use=use,
-        )
-
-    def _shut(self, method: StoredMethod, vault: Sealer | None, why: str) -> Problem:
-        """What a stored card answers that does not open: its key is not here, or else it was changed or moved."""
-        log.error("card_does_not_open", payment_method=method.id, why=why)
-        if vault is not None and key_id_of(method.sealed_card or b"") in vault.key_ids:
-            return Problem("internal_error", "The stored card cannot be opened.", "payment_method")
-        self._deps.instruments.stood_in("vault_loss_card")
-        return Problem("vault_unavailable", "Nothing was charged: the stored card's key is not here.", "payment_method")
-
     async def _with_customer(self, command: Charge, who: Principal) -> Charge:
         """The command, not chargeable where it names a customer of ours that is not there."""
         if command.unusable is not None:
             return command
         problem = await unknown_customer(command.terms.customer, who.merchant_id, self._deps, livemode=who.livemode)
         return command if problem is None else replace(command, unusable=problem)
-
-
-def _unusable(method: StoredMethod, terms: Terms, *, own: bool) -> Problem | None:
-    """Why a stored method may not be charged for a payment, or ``None``."""
-    if method.deleted_at is not None:
-        return Problem("validation_failed", "This payment method was deleted.", "payment_method")
-    if not own and not method.reusable:
-        return Problem(
-            "validation_failed",
-            "This payment method was for one payment; send the card again, with setup_future_usage to keep it.",
-            "payment_method",
-        )
-    if method.customer is not None and terms.customer not in {None, method.customer}:
-        return Problem("validation_failed", "This payment method is attached to another customer.", "customer")
-    return None
 
 
 def _terms(body: PaymentCreate, raw: Mapping[str, Any], who: Principal, now: datetime) -> Terms:
@@ -337,6 +283,7 @@ def _terms(body: PaymentCreate, raw: Mapping[str, Any], who: Principal, now: dat
         network_transaction_id=body.network_transaction_id,
         three_d_secure="required" if body.three_d_secure == "required" else None,
         adjustable=body.incremental_authorization or None,
+        retry_until=None if body.retry is None else reading.instant(body.retry.until, "retry.until"),
         pinned_account=None if body.routing is None else body.routing.account,
         metadata=body.metadata,
         billing_details=raw.get("billing_details") or {},  # validated above, kept as it was set

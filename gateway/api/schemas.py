@@ -190,6 +190,14 @@ class RoutingIn(Body):
     account: Short | None = Field(default=None, description="Pins one account: no other is asked.")
 
 
+class RetryIn(Body):
+    """Trying again by itself, while the shopper is away."""
+
+    until: Annotated[str, StringConstraints(max_length=40)] = Field(
+        description="Until when, at most 14 days from now (RFC 3339).", examples=["2026-12-01T00:00:00Z"]
+    )
+
+
 class PaymentCreate(Body):
     """``POST /v1/payments``."""
 
@@ -218,6 +226,10 @@ class PaymentCreate(Body):
     three_d_secure: Literal["automatic", "required"] = Field(
         default="automatic", description="required: the shopper authenticates, whatever the provider's own rules say."
     )
+    retry: RetryIn | None = Field(
+        default=None,
+        description="Try a payment without the shopper again by itself where it is declined for now. Needs off_session, confirm and a stored payment_method.",
+    )
     incremental_authorization: bool = Field(
         default=False, description="Ask for an authorization whose amount can be changed later. Needs manual capture."
     )
@@ -234,6 +246,10 @@ class PaymentCreate(Body):
     def _fitting(self) -> PaymentCreate:
         if self.incremental_authorization and self.capture_method != "manual":
             raise PydanticCustomError("fitting", "incremental_authorization needs capture_method: manual")
+        if self.retry is not None and not (self.off_session and self.confirm and self.payment_method):
+            raise PydanticCustomError(
+                "fitting", "retry needs off_session: true, confirm: true and a stored payment_method"
+            )
         if self.off_session and self.three_d_secure == "required":
             raise PydanticCustomError("fitting", "three_d_secure cannot be required while off_session is true")
         return self

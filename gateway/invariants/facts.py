@@ -33,6 +33,7 @@ class PaymentRecord(NamedTuple):
     cancel_requested: bool
     created_at: float
     updated_at: float
+    retry_at: float | None = None
 
 
 class OperationRecord(NamedTuple):

@@ -22,7 +22,7 @@ from gateway.invariants.facts import (
 PAGE: Final = 500
 """Payments or keys read at a time; what is in memory is a few such pages, however many rows there are."""
 
-_INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "review_at", "received_at"})
+_INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "review_at", "received_at", "retry_at"})
 
 
 class Fetches(Protocol):

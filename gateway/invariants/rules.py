@@ -51,6 +51,8 @@ UNPAID: Final = frozenset({"requires_payment_method", "canceled", "failed"})
 HELD: Final = frozenset({"requires_capture", "succeeded"})
 RELEASED: Final = frozenset({"expired", "voided"})
 """What an authorization is that its provider holds no more."""
+WAITS_FOR_NOBODY: Final = frozenset({"awaiting_retry", "retry_scheduled"})
+"""Why a payment is processing while nothing of it is open anywhere."""
 PARKED_S: Final = 15 * 60
 """How long a payment waits for its key to be sent again."""
 SAME_S: Final = 0.001
@@ -140,7 +142,7 @@ def status_agrees(case: Case) -> Sentences:
         yield f"it is {p.status}, and {paid[0].id} is {paid[0].status}"
     if p.status in UNPAID | HELD and waiting:
         yield f"it is {p.status}, and {waiting[0].id} is {waiting[0].status}"
-    if p.status == "processing" and not waiting and p.processing_reason != "awaiting_retry":
+    if p.status == "processing" and not waiting and p.processing_reason not in WAITS_FOR_NOBODY:
         yield "it is processing, and nothing of it is open"
 
 
@@ -278,6 +280,10 @@ def nothing_forgotten(case: Case) -> Sentences:
     parked = p.processing_reason == "awaiting_retry" and p.status == "processing"
     if parked and p.updated_at < moment.now - PARKED_S - moment.grace_s:
         yield f"it has waited for its key for {moment.now - p.updated_at:.0f} s"
+    if p.processing_reason == "retry_scheduled" and p.retry_at is None:
+        yield "its retry is scheduled, and nobody will ever make it"
+    elif p.retry_at is not None and p.retry_at < moment.now - moment.grace_s:
+        yield f"its retry was due {moment.now - p.retry_at:.0f} s ago"
     if p.cancel_requested and moment.at_rest and p.status in {"canceled", "failed"}:
         yield f"it is {p.status}, and its cancel is still wanted"
 

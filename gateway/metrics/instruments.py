@@ -49,6 +49,11 @@ class Instruments:
             "Rulings on one more attempt of a charge, by the rule that decided.",
             ["rule", "ruling"],
         )
+        self.scheduled = counter(
+            "interlock_scheduled_retries",
+            "Payments without their shopper that are tried again by themselves: scheduled, put off, and what came of each retry.",
+            ["result"],
+        )
         self.replays = counter("interlock_idempotent_replays", "Stored answers given once more.")
 
     def _dependencies(self, registry: CollectorRegistry) -> None:

@@ -269,6 +269,7 @@ async def test_every_type_of_the_catalogue_is_told_by_a_flow_or_said_to_be_rare(
         "payment.requires_confirmation",
         "payment.processing",
         "payment.needs_review",
+        "payment.retry_scheduled",
         "payment.failed",
         "payment.updated",
         "attempt.not_processed",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.retrying import retry
 from gateway.sql import Pool
+from gateway.sweep import end_parked, retry_due
 
 if TYPE_CHECKING:
     from tests.conftest import Inside, Kit, Merchant, Open, Psps
@@ -332,3 +335,232 @@ async def test_a_card_that_was_never_declined_costs_no_round_trip(
 
     # The two commits; between them the step that is kept at Stripe, or before them the stored method.
     assert found[False] == found[True] == (3, 3)
+
+
+# --- Scheduled retries ------------------------------------------------------------------------------------------------
+
+
+async def stored(inside: Inside, **fields: Any) -> dict[str, Any]:
+    """What charges a stored card while its shopper is away, and tries again for ten days."""
+    kept = await inside.merchant.charged(setup_future_usage="off_session", customer="shopper-7", **fields)
+    return {
+        "payment_method": kept["payment_method"],
+        "payment_method_data": None,
+        "off_session": True,
+        "recurring": "subscription",
+        "customer": "shopper-7",
+        "retry": {"until": (datetime.now(UTC) + timedelta(days=10)).isoformat()},
+    }
+
+
+async def next_day(inside: Inside) -> int:
+    """A day later: the worker makes the retries that are due. Returns how many."""
+    inside.database.rows("UPDATE payment SET retry_at = retry_at - interval '1 day' - interval '1 s'")
+    aged(inside, 1.0001)
+    inside.database.let_time_pass()
+    return await retry_due(inside.house.deps)
+
+
+async def test_a_soft_decline_is_tried_again_a_day_later_and_the_merchant_is_told(
+    open_gateway: Open, psps: Psps
+) -> None:
+    async with open_gateway(("stripe",), card_limits_in_test_mode=True) as inside:
+        merchant = inside.merchant
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds")
+        answer = await merchant.charge(**away, key="invoice-7")
+        again = await merchant.charge(**away, key="invoice-7")
+        too_soon = await retry_due(inside.house.deps)
+        due = await next_day(inside)
+        twice = await retry_due(inside.house.deps)
+        payment = answer.json()
+        paid = await merchant.payment(payment["id"])
+        replayed = await merchant.charge(**away, key="invoice-7")
+        tried = await attempts(inside, payment["id"])
+        told = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "events"})).json()["events"]
+
+    assert (answer.status_code, payment["status"], payment["processing_reason"]) == (
+        202,
+        "processing",
+        "retry_scheduled",
+    )
+    assert 86390 < int(answer.headers["retry-after"]) <= 86400
+    waits = datetime.fromisoformat(payment["next_retry_at"]) - datetime.fromisoformat(payment["updated"])
+    assert waits == timedelta(days=1)
+    assert (again.status_code, again.json()["id"]) == (202, payment["id"])
+    assert (too_soon, due, twice) == (0, 1, 0)
+    assert (paid["status"], paid["next_retry_at"], paid["decline"]) == ("succeeded", None, None)
+    assert (replayed.status_code, replayed.json()["status"]) == (201, "succeeded")
+    assert tried == [("stripe", "declined", None), ("stripe", "captured", "scheduled")]
+    by_type = {event["type"]: event["data"] for event in told}
+    assert by_type.keys() == {"attempt.declined", "payment.retry_scheduled", "payment.succeeded"}
+    assert by_type["payment.retry_scheduled"]["next_retry_at"] == payment["next_retry_at"]
+
+
+async def test_a_generic_decline_is_taken_to_the_other_account_the_next_day(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe", "adyen")) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="generic_decline", times=None)
+        payment = (await inside.merchant.charge(**away)).json()
+        await next_day(inside)
+        tried = await attempts(inside, payment["id"])
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert tried == [("stripe", "declined", None), ("adyen", "captured", "scheduled")]
+    assert (paid["status"], paid["account"]) == ("succeeded", "adyen")
+
+
+async def test_a_payment_is_tried_four_times_and_then_its_last_decline_is_final(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds", times=None)
+        payment = (await inside.merchant.charge(**away)).json()
+        tries = [await next_day(inside) for _ in range(5)]
+        failed = await inside.merchant.payment(payment["id"])
+
+    assert tries == [1, 1, 1, 0, 0]
+    assert (failed["status"], failed["attempt_count"], failed["next_retry_at"]) == ("failed", 4, None)
+    assert failed["decline"]["code"] == "insufficient_funds"
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("stolen_card", True),  # never
+        ("expired_card", True),  # another card is asked for
+        ("insufficient_funds", False),  # nobody asked for it
+    ],
+)
+async def test_what_is_final_or_was_not_asked_for_is_not_tried_again(
+    code: str, open_gateway: Open, psps: Psps, *, wanted: bool
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        if not wanted:
+            del away["retry"]
+        psps.fault("stripe", "authorize", "decline", code=code)
+        answer = await inside.merchant.charge(**away)
+
+    assert (answer.status_code, answer.json()["status"], answer.json()["next_retry_at"]) == (402, "failed", None)
+
+
+async def test_no_retry_is_made_after_its_time(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        away["retry"] = {"until": (datetime.now(UTC) + timedelta(hours=30)).isoformat()}
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds", times=None)
+        first = await inside.merchant.charge(**away)
+        away["retry"] = {"until": (datetime.now(UTC) + timedelta(hours=20)).isoformat()}
+        second = await inside.merchant.charge(**away)
+
+    assert (first.status_code, second.status_code) == (202, 402)
+
+
+async def test_a_scheduled_retry_is_canceled_at_once_and_never_made(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds")
+        payment = (await inside.merchant.charge(**away)).json()
+        canceled = await inside.merchant.post(f"/v1/payments/{payment['id']}/cancel")
+        made = await next_day(inside)
+
+    assert (canceled.status_code, canceled.json()["status"], canceled.json()["next_retry_at"]) == (
+        200,
+        "canceled",
+        None,
+    )
+    assert made == 0
+    assert len(psps.requests("stripe", "authorize")) == 2
+
+
+async def test_what_another_payment_has_used_of_the_cards_budget_puts_a_retry_off(
+    open_gateway: Open, psps: Psps
+) -> None:
+    async with open_gateway(("stripe",), card_limits_in_test_mode=True) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds", times=2)
+        payment = (await inside.merchant.charge(**away)).json()
+        aged(inside, 1)
+        other = await inside.merchant.charge(**{**away, "retry": None})  # a day later, and declined again
+        inside.database.rows("UPDATE payment SET retry_at = now() WHERE retry_at IS NOT NULL")
+        await retry_due(inside.house.deps)
+        put_off = await inside.merchant.payment(payment["id"])
+        history = (await inside.merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "history"})).json()[
+            "history"
+        ]
+        await next_day(inside)
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert other.json()["decline"]["code"] == "insufficient_funds"
+    assert (put_off["processing_reason"], put_off["attempt_count"]) == ("retry_scheduled", 1)
+    assert (history[-1]["news"], history[-1]["reason"]) == ("PutOff", "budget_off_session")
+    assert (paid["status"], paid["attempt_count"]) == ("succeeded", 2)
+
+
+async def test_a_retry_whose_card_was_deleted_ends_with_the_decline_there_was(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds")
+        payment = (await inside.merchant.charge(**away)).json()
+        await inside.merchant.delete(f"/v1/payment_methods/{away['payment_method']}")
+        await next_day(inside)
+        failed = await inside.merchant.payment(payment["id"])
+
+    assert (failed["status"], failed["attempt_count"]) == ("failed", 1)
+    assert failed["decline"]["code"] == "insufficient_funds"
+
+
+async def test_a_retry_that_reaches_nobody_is_made_again_later(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds")
+        payment = (await inside.merchant.charge(**away)).json()
+        psps.fault("stripe", "any", "status", status=401, times=1)
+        await next_day(inside)
+        parked = await inside.merchant.payment(payment["id"])
+        inside.database.rows("UPDATE payment SET updated_at = updated_at - interval '1 hour'")
+        await end_parked(inside.house.deps)
+        waits = await inside.merchant.payment(payment["id"])
+        await next_day(inside)
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert parked["processing_reason"] == "awaiting_retry"
+    assert (waits["processing_reason"], waits["next_retry_at"] is None) == ("retry_scheduled", False)
+    assert paid["status"] == "succeeded"
+
+
+async def test_two_workers_make_a_retry_once(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="insufficient_funds")
+        payment = (await inside.merchant.charge(**away)).json()
+        read = [await inside.house.deps.queries.payment(payment["id"]) for _ in range(4)]
+        made = await asyncio.gather(*(retry(each, inside.house.deps) for each in read if each is not None))
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert sorted(made) == [False, False, False, True]
+    assert (paid["status"], paid["attempt_count"]) == ("succeeded", 2)
+    assert len(psps.charges()) == 2  # the one that stored the card, and this
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"retry": {"until": "2020-01-01T00:00:00Z"}}, "retry.until"),
+        ({"retry": {"until": "2999-01-01T00:00:00Z"}}, "retry.until"),
+        ({"retry": {"until": "tomorrow"}}, "retry.until"),
+        ({"retry": {}}, "retry.until"),
+        ({"off_session": False}, None),
+        ({"confirm": False}, None),
+    ],
+)
+async def test_a_retry_that_cannot_be_is_refused_with_what_it_needs(
+    fields: dict[str, Any], param: str | None, open_gateway: Open, psps: Psps
+) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        answer = await inside.merchant.charge(**{**away, **fields})
+
+    assert (answer.status_code, answer.json()["code"], answer.json().get("param")) == (422, "validation_failed", param)
+    assert "until" in answer.json()["detail"] or "retry needs off_session" in answer.json()["detail"].lower()
+    assert len(psps.requests("stripe", "authorize")) == 1

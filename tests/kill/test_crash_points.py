@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import signal
 from collections.abc import Awaitable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -177,6 +178,8 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
         await _voided_first(Run(inside, watch, psps, post, flow, cards))
     async with open_gateway(passed=watch, card_limits_in_test_mode=True) as inside:
         await _limited(Run(inside, watch, psps, post, flow, cards))
+    async with open_gateway(passed=watch, off_session_gap_s=0) as inside:
+        await _tried_again(Run(inside, watch, psps, post, flow, cards))
 
     table = crash.points()
     assert {point for point in watch.passed if point not in table} == set()
@@ -238,6 +241,31 @@ async def _limited(run: Run) -> None:
     method = {"payment_method_data": run.flow.card(number)}
     again = await run.merchant.post(f"/v1/payments/{declined['id']}/confirm", method)
     assert again.json()["decline"]["code"] == "retry_limit_reached", again.text
+
+
+async def _tried_again(run: Run) -> None:
+    """Two payments without their shopper that are tried again by themselves: slowly at both accounts, and not at all, since the card is gone."""
+    until = (datetime.now(UTC) + timedelta(days=7)).isoformat()
+    for gone in (False, True):
+        number = run.card()
+        method = (await run.merchant.post("/v1/payment_methods", run.flow.card(number))).json()
+        run.script("stripe", "authorize", number, ("decline", {"code": "insufficient_funds"}))
+        away = {
+            "payment_method": method["id"],
+            "payment_method_data": None,
+            "off_session": True,
+            "recurring": "unscheduled",
+        }
+        waiting = (await run.merchant.charge(**away, retry={"until": until})).json()
+        assert waiting["processing_reason"] == "retry_scheduled", waiting
+        if gone:
+            await run.merchant.delete(f"/v1/payment_methods/{method['id']}")
+        else:
+            run.script("stripe", "authorize", number, ("latency", SLOW), ("decline", {"code": "generic_decline"}))
+        run.inside.database.rows("UPDATE payment SET retry_at = now() WHERE retry_at IS NOT NULL")
+        await run.work("retries")
+        ended = await run.merchant.payment(waiting["id"])
+        assert (ended["status"], ended["account"]) == (("failed", "stripe") if gone else ("succeeded", "adyen"))
 
 
 async def _a_step_that_was_not_kept(run: Run) -> None:

@@ -18,6 +18,7 @@ from routing.plan import Plan
 from routing.retries import (
     DAY,
     FOREVER,
+    LEAST_S,
     MASTERCARD_DAY,
     MASTERCARD_MONTH,
     MONTH,
@@ -30,6 +31,7 @@ from routing.retries import (
     Ruling,
     counts,
     judge,
+    next_try,
     processed,
     says_never,
 )
@@ -272,3 +274,52 @@ def test_the_defaults_are_stricter_than_the_networks() -> None:
     assert (set_.on_session, set_.off_session) == (2, 4)
     assert set_.visa <= 20
     assert set_.budget(off_session=True) == Budget(1, 3, off_session=True)
+
+
+# --- Tried again by itself --------------------------------------------------------------------------------------------
+
+
+@given(
+    decline=declines,
+    declined=st.integers(1, 20),
+    set_=limits,
+    until=st.integers(0, 14 * 86400).map(lambda seconds: NOW + timedelta(seconds=seconds)),
+)
+def test_a_scheduled_retry_keeps_to_every_wait_every_budget_and_its_time(
+    decline: Decline, declined: int, set_: Limits, until: datetime
+) -> None:
+    ruling = next_try(decline, declined, set_.budget(off_session=True), NOW, until)
+
+    if ruling.allowed:
+        assert ruling.rule is Rule.SCHEDULED
+        assert not says_never(decline)
+        assert decline.action in {Action.RETRY_LATER, Action.RETRY_OTHER_NOW}
+        assert declined < set_.off_session
+        assert ruling.until is not None
+        waits = ruling.until - NOW
+        assert waits >= timedelta(seconds=max(set_.off_session_gap_s, decline.wait_s or 0, LEAST_S))
+        assert ruling.until <= until
+    else:
+        assert ruling.until == FOREVER
+
+
+@pytest.mark.parametrize(
+    ("decline", "declined", "rule", "waits"),
+    [
+        (LATER, 1, Rule.SCHEDULED, DAY),
+        (SOFT, 3, Rule.SCHEDULED, DAY),
+        (replace(WAITS, wait_s=4 * 86400), 1, Rule.SCHEDULED, 4 * DAY),
+        (LATER, 4, Rule.BUDGET_OFF_SESSION, None),
+        (LOST, 1, Rule.NETWORK_NEVER, None),
+        (replace(SOFT, action=Action.ASK_NEW_METHOD), 1, Rule.CODE_TABLE, None),
+        (replace(SOFT, action=Action.STEP_UP_3DS), 1, Rule.CODE_TABLE, None),
+        (replace(WAITS, wait_s=10 * 86400), 1, Rule.DEADLINE, None),
+    ],
+)
+def test_when_a_payment_is_tried_again_by_itself(
+    decline: Decline, declined: int, rule: Rule, waits: timedelta | None
+) -> None:
+    ruling = next_try(decline, declined, OFF, NOW, NOW + timedelta(days=7))
+
+    assert (ruling.rule, ruling.allowed) == (rule, waits is not None)
+    assert waits is None or ruling.until == NOW + waits
