@@ -33,9 +33,23 @@ WARNING: Final = "warning"
 HINT: Final = "hint"
 
 
+CODES: Final[Mapping[str, str]] = {
+    "unreadable": "the document cannot be read",
+    "unknown_account": "there is no such account",
+    "impossible": "no payment fulfils all conditions of a rule",
+    "unable_account": "an account can take none of the payments of its rule",
+    "unreachable": "rules before it take all payments of a rule",
+    "no_effect": "it changes nothing",
+    "overlap": "two rules cut across each other and do different things",
+    "gap": "accounts take what no rule does",
+    "no_choice": "a strategy has one account",
+}
+"""What may be found, in a word for programs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that lint has found. ``code`` is a word for programs, ``pointer`` a JSON pointer into the document."""
+    """One thing that lint has found. ``code`` is one of :data:`CODES`, ``pointer`` a JSON pointer into the document."""
 
     level: str
     code: str

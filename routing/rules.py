@@ -98,7 +98,10 @@ def decide(
     return table.decision("priority", chosen.rule, outcome.priority, constraint=chosen.constraint)
 
 
-@dataclass(frozen=True, slots=True)
+_NOTHING: Final[Mapping[str, Explained]] = {}
+
+
+@dataclass(slots=True)
 class _Table:
     """What every kind of decision is made over."""
 
@@ -119,7 +122,7 @@ class _Table:
         later: str = "later",
         others: str = "not_listed",
         propensity: Mapping[str, float] | None = None,
-        known: Mapping[str, Explained] | None = None,
+        known: Mapping[str, Explained] = _NOTHING,
         strategy: str | None = None,
         seed: int | None = None,
         constraint: str | None = None,
@@ -129,23 +132,26 @@ class _Table:
 
         ``later`` says why one is not the first, ``others`` why one is not listed; without a ``propensity`` the order was certain.
         """
-        eligibility, candidates, barred = self.eligibility, [], []
-        route = tuple(account for account in listed if self.can(account))
-        for place, account in enumerate(route):
-            chance = (0.0 if place else 1.0) if propensity is None else propensity.get(account, 0.0)
-            why = later if place else None
-            if known is not None and account in known:
-                each = known[account]
-                if place and each.breaker == "open":
-                    why = "breaker_open"
-                candidates.append(Candidate(account, None, each.score, each.low, each.high, chance, each.breaker, why))
-            else:
-                candidates.append(Candidate(account, propensity=chance, why_not=why))
+        eligibility = self.eligibility
+        route: list[str] = []
+        candidates: list[Candidate] = []
+        barred: list[Candidate] = []
         for account in listed:
             reason = eligibility.get(account, UNKNOWN)
             if reason is not None:
                 barred.append(Candidate(account, reason, propensity=0.0, why_not="ineligible"))
-        rest = [
+                continue
+            why = later if route else None
+            chance = (0.0 if route else 1.0) if propensity is None else propensity.get(account, 0.0)
+            each = known.get(account)
+            if each is None:
+                candidates.append(Candidate(account, propensity=chance, why_not=why))
+            else:
+                why = "breaker_open" if route and each.breaker == "open" else why
+                candidates.append(Candidate(account, None, each.score, each.low, each.high, chance, each.breaker, why))
+            route.append(account)
+        candidates += barred
+        candidates += [
             Candidate(account, reason, propensity=0.0, why_not=others)
             for account, reason in eligibility.items()
             if account not in listed
@@ -156,8 +162,8 @@ class _Table:
             kind,
             strategy,
             self.facts,
-            (*candidates, *barred, *rest),
-            route,
+            tuple(candidates),
+            tuple(route),
             seed,
             constraint,
             mode,
@@ -171,13 +177,13 @@ def _split(table: _Table, chosen: Chosen, split: Split) -> Decision:
     """
     seed = seed_of(table.facts.payment_id)
     arm, by_size = arm_of(split, seed), split.accounts
-    able = [account for account in by_size if table.can(account)]
-    chances = {account: split.split[account] / 100 for account in able}
-    chances[able[0]] += sum(split.split[account] for account in by_size if account not in chances) / 100
+    chances = {account: split.split[account] / 100 for account in by_size if table.can(account)}
+    if len(chances) < len(by_size):
+        chances[next(iter(chances))] += 1 - sum(chances.values())
     return table.decision(
         "split",
         chosen.rule,
-        (arm, *(account for account in by_size if account != arm)),
+        by_size if arm == by_size[0] else (arm, *[account for account in by_size if account != arm]),
         later="other_arm",
         propensity=chances,
         seed=seed,
@@ -188,7 +194,10 @@ def _split(table: _Table, chosen: Chosen, split: Split) -> Decision:
 def arm_of(split: Split, seed: int) -> str:
     """The account whose part of the split the dice fall into."""
     fallen = fall(seed, "split")
-    return next(account for account, end in split.parts if fallen < end)
+    for account, end in split.parts:
+        if fallen < end:
+            return account
+    raise AssertionError("the parts of a split end at 100 %")
 
 
 def _strategy(

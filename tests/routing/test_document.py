@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final, get_args
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from routing.conditions import When
 from routing.document import Strategy, StrategyName, read
+from routing.lint import CODES, lint
+from routing.reading import keys_of
 from routing.schema import schema
 from routing.strategies import STRATEGIES, make
 from routing.strategies.guarded import Guarded
@@ -75,3 +80,19 @@ def test_every_strategy_can_be_named() -> None:
         ).default
         assert isinstance(outcome, Strategy)
         assert isinstance(make(name, outcome.accounts, outcome.all_settings), Guarded)
+
+
+PAGE: Final = (Path(__file__).parent.parent.parent / "docs/routing-documents.md").read_text(encoding="utf-8")
+
+
+def test_the_documents_of_the_guide_can_be_read_and_have_nothing_against_them() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+
+    assert len(blocks) == 2
+    for block in blocks:
+        assert [each for each in lint(block.encode()) if each.level != "hint"] == []
+
+
+def test_the_guide_names_every_condition_and_every_code_of_lint() -> None:
+    assert [name for name in keys_of(When) if f"`{name}`" not in PAGE] == []
+    assert [code for code in CODES if f"`{code}`" not in PAGE] == []

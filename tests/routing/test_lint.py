@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from routing.document import read
-from routing.lint import AccountFacts, lint
+from routing.lint import CODES, AccountFacts, lint
 
 NORTH: Final = {"priority": ["north"]}
 SOUTH: Final = {"priority": ["south"]}
@@ -25,6 +25,7 @@ def ruled(*whens: dict[str, Any], then: Any = NORTH, default: Any = BOTH, **more
 
 
 def found(plain: Any, **more: Any) -> list[tuple[str, str, str]]:
+    assert {each.code for each in lint(plain, **more)} <= CODES.keys()
     return [(each.level, each.code, each.pointer) for each in lint(plain, **more)]
 
 
