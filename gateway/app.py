@@ -39,12 +39,14 @@ from gateway.api.payments import Payments
 from gateway.api.policies import Policies
 from gateway.api.returns import Returns
 from gateway.api.routing import Routing
+from gateway.api.strategies import Strategies
 from gateway.api.webhook_endpoints import WebhookEndpoints
 from gateway.books import Books
 from gateway.deps import Deps
 from gateway.endpoint_books import EndpointBooks
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
 from gateway.events import endpoint_event
+from gateway.evidence import Learned, uses_of
 from gateway.health import Health
 from gateway.ids import REQUEST, new_id
 from gateway.in_force import InForce
@@ -114,6 +116,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
     database_url = settings.database_url.get_secret_value()
     pool = await connect(database_url, Pool if passed is None else partial(crash.WatchedPool, passed))
     try:
+        in_force = InForce(pool, {(each.merchant, each.livemode) for each in accounts.values()}, instruments)
         deps = Deps(
             books=Books(pool),
             method_books=MethodBooks(pool),
@@ -122,7 +125,8 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             routing_books=RoutingBooks(pool),
             queries=Queries(pool),
             once=Once(gate, settings.on_redis_loss, applied),
-            in_force=InForce(pool, {(each.merchant, each.livemode) for each in accounts.values()}, instruments),
+            in_force=in_force,
+            learned=Learned(pool, lambda: uses_of(in_force.documents()), instruments),
             accounts=accounts,
             keys=keys,
             instruments=instruments,
@@ -211,6 +215,7 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
                 watch = Watch(house.pool, house.gate, house.deps)
                 await watch.look()
                 await house.deps.in_force.start(house.deps.clock())
+                await house.deps.learned.start()
                 # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
                 gc.collect()
                 gc.freeze()
@@ -218,6 +223,7 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
                 running = [
                     asyncio.create_task(watch.run()),
                     asyncio.create_task(house.deps.in_force.run(house.deps.clock)),
+                    asyncio.create_task(house.deps.learned.run()),
                 ]
                 yield
                 await stopped(running)
@@ -310,6 +316,7 @@ def _routed(deps: Deps, authenticator: Authenticator) -> list[Route]:
     return [
         Route("/v1/routing", routing.overview, methods=["GET"]),
         Route("/v1/routing/history", routing.history, methods=["GET"]),
+        Route("/v1/routing/strategies", Strategies(deps, authenticator).list, methods=["GET"]),
         Route("/v1/routing/rollback", routing.rollback, methods=["POST"]),
         Route("/v1/routing/configs", routing.create, methods=["POST"]),
         Route("/v1/routing/configs", routing.list, methods=["GET"]),

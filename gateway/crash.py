@@ -259,6 +259,16 @@ STEPS: Final[Mapping[str, Step]] = {
         "They are deleted the next time.",
         "They are gone.",
     ),
+    "begin": Step(
+        "where a strategy's model begins is written",
+        "Nothing is written: whoever needs the model next writes it.",
+        "It is written: every process begins there.",
+    ),
+    "snapshot": Step(
+        "what a strategy has learned is written",
+        "Nothing is written: a start goes on from the snapshot before, and reads the rest.",
+        "It is written: a start goes on from there.",
+    ),
     "wipe_methods": Step(
         "cards that have waited too long are wiped", "They are wiped the next time.", "They are gone."
     ),
@@ -339,6 +349,7 @@ PATHS: Final[Mapping[str, Path]] = {
     ),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
+    "learn": Path("what strategies learn", ("begin", "snapshot"), job="learn"),
     "outbox": Path(
         "events on their way to merchants", ("claim", "post", "renew", "tried", "notify", "call_off"), job="outbox"
     ),

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from gateway.books import Books
 from gateway.endpoint_books import EndpointBooks
+from gateway.evidence import Learned
 from gateway.in_force import InForce
 from gateway.method_books import MethodBooks
 from gateway.metrics.instruments import Instruments
@@ -23,10 +24,8 @@ from gateway.routing_books import RoutingBooks
 from gateway.vault import Keyring
 from idempotency.once import Once
 from providers.registry import Account
-from routing.document import Strategy
 from routing.plan import OnUnknown
 from routing.retries import Budget, Limits
-from routing.strategies import Policy
 
 RENEW_S: Final = 2.0
 """A lease of 6 s is renewed every 2 s, so one lost renewal costs nothing; a call under 2 s writes nothing."""
@@ -63,13 +62,6 @@ class Hold:
             log.warning("lease_not_renewed", operation=self._operation.id, error=type(error).__name__)
 
 
-class Learned(Protocol):
-    """What strategies have learned, as this process knows it."""
-
-    def policy(self, merchant_id: str, outcome: Strategy, *, livemode: bool) -> Policy | None:
-        """The strategy of an outcome as far as it has learned; ``None`` where it is not there. Reads nothing and never raises."""
-
-
 @dataclass(frozen=True, slots=True)
 class Deps:
     """The house: its books, its accounts, its keys and its clock."""
@@ -91,8 +83,8 @@ class Deps:
     policies: Mapping[str, str] = field(default_factory=lambda: DEFAULTS)
     """What is done without a lost part: the choice in force of each row of ``gateway.policies``."""
     standing: Standing = field(default_factory=Standing)
-    learned: Learned | None = None
-    """Without it the accounts of a strategy are asked in the order in which the document lists them."""
+    learned: Learned = field(default_factory=Learned)
+    """What strategies have learned. One that has not is not asked: its accounts are, in the order in which the document lists them."""
     worker_backlog_max: int = 100
     limits: Limits = field(default_factory=Limits)
     """How often a charge, and a card, may be tried."""

@@ -110,6 +110,13 @@ class InForce:
             passed.append(version)
         return Found(None, None, tuple(passed), shadow)
 
+    def documents(self) -> Iterator[tuple[Owner, Document]]:
+        """The documents that may have to decide or to watch, with their merchants and modes: what they name is made ready ahead."""
+        for owner, known in self._known.items():
+            for found in known.documents.values():
+                if found is not None:
+                    yield owner, found
+
     # --- Reading ---
 
     async def run(self, now: Callable[[], datetime]) -> None:

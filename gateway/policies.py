@@ -242,6 +242,18 @@ _ROWS: Final[Mapping[str, Policy]] = {
         ),
         fixed="No other account holds that money.",
     ),
+    "strategy_not_asked": Policy(
+        "strategy",
+        "authorize",
+        "What a routing strategy has learned: not read yet, by a process that has just started or of what was just published",
+        ("create", "confirm"),
+        *_only(
+            Stance.DEGRADE,
+            "asks the accounts of the outcome in the order in which they are listed, until what there is has been read",
+            "the same answers; `GET /v1/payments/{id}/routing` says so",
+        ),
+        fixed="No payment may wait for what a strategy knows.",
+    ),
     "log_sink_loss": Policy(
         "log_sink",
         "any",

@@ -89,7 +89,7 @@ def decide(
 def _policy(document: Document, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Policy | None:
     """What the strategy that applies has learned, if one applies and it has."""
     chosen = rules.choose(document, known, able)
-    if deps.learned is None or chosen is None or not isinstance(chosen.outcome, Strategy):
+    if chosen is None or not isinstance(chosen.outcome, Strategy):
         return None
     return deps.learned.policy(known.merchant_id, chosen.outcome, livemode=known.livemode)
 

@@ -319,6 +319,8 @@ async def _record(
         if written is None:
             return None
         if written is Written.DONE:
+            if operation.kind is Kind.AUTHORIZE:
+                deps.learned.hint(change.payment, known, settled)
             await _watch(payment, known, outcome, source, deps)
             _count_retry(change.payment, settled, deps)
             _log_recorded(change, settled, outcome, source)

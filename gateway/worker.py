@@ -52,11 +52,15 @@ async def run_worker(settings: Settings) -> None:
     async with open_house(settings) as house:
         await check(house)
         await house.deps.in_force.start(house.deps.clock())
+        await house.deps.learned.start()
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, stop.set)
         log.info("worker_started")
         sending = asyncio.create_task(_send(house.outbox, stop))
-        reading = asyncio.create_task(house.deps.in_force.run(house.deps.clock))
+        reading = [
+            asyncio.create_task(house.deps.in_force.run(house.deps.clock)),
+            asyncio.create_task(house.deps.learned.run()),
+        ]
         try:
             while not stop.is_set():
                 await _until(stop, _work(house, settings))
@@ -65,7 +69,7 @@ async def run_worker(settings: Settings) -> None:
                     await _until(stop, asyncio.sleep(AGAIN_S))
         finally:
             stop.set()
-            await stopped([reading])
+            await stopped(reading)
             await sending
 
 
@@ -144,6 +148,7 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "retries": (SETTLE_EVERY, lambda: retry_due(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
+        "learn": (TIDY_EVERY, deps.learned.save),
     }
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from routing.decision import Candidate, Decision, Facts
 from routing.document import Document, Priority, Split, Strategy
+from routing.strategies.policy import Chosen as Choice
 from routing.strategies.policy import Explained, Policy, Ranked
 from routing.values import hundredths
 
@@ -278,6 +279,56 @@ _LATER: Final[Mapping[str, str]] = {
     "split": "other_arm",
 }
 """Why an account is not the first, by what the choice was for."""
+
+
+# --- Replay -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A strategy that says again what a decision's record says that it said."""
+
+    decision: Decision
+    holdout: float
+    """The share of payments that was kept from it."""
+    constraint: str | None
+
+    def choose(self, context: Mapping[str, str], candidates: Sequence[str], rng: Random, now: float) -> Choice:
+        known, decision = {each.account: each for each in self.decision.candidates}, self.decision
+        kept = {decision.route[0]: self.holdout} if decision.kind == "holdout" else {}
+        ranking = [
+            Ranked(account, known[account].score or 0.0, self._own(known[account].propensity, kept.get(account, 0.0)))
+            for account in decision.route
+        ]
+        return Choice(ranking, decision.mode or "exploit", self.constraint)
+
+    def _own(self, propensity: float | None, kept: float) -> float:
+        return ((propensity or 0.0) - kept) / (1 - self.holdout)
+
+    def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
+        each = next(each for each in self.decision.candidates if each.account == account)
+        return Explained(each.score or 0.0, each.low or 0.0, each.high or 0.0, each.breaker or "closed")
+
+
+def replayed(decision: Decision, document: Document | None) -> Decision:
+    """The decision that follows from a record and the document of its version: an equal one, but for rounding in a holdout's propensities.
+
+    What the strategy said is taken from the record: its beliefs have moved on since. The rule, the accounts that can take the payment, the
+    dice of splits and of the holdout, and all that follows from them are worked out again.
+    """
+    able = {each.account: each.ineligible for each in decision.candidates if each.ineligible != UNKNOWN}
+    policy = None
+    if document is not None and any(each.score is not None for each in decision.candidates):
+        chosen = choose(document, decision.facts, able)
+        ours = None if chosen is None else chosen.constraint
+        said = (
+            decision.constraint if ours is None else (decision.constraint or "").removeprefix(ours).removeprefix("; ")
+        )
+        held = 0.0 if document.holdout is None else document.holdout.percent / 100
+        policy = cast("Policy", _Recorded(decision, held, said or None))
+    pinned = decision.route[0] if decision.kind == "pinned" else None
+    at = decision.facts.at.timestamp()
+    return decide(document, decision.version, decision.facts, able, tuple(able), policy, at, pinned=pinned)
 
 
 # --- Dice -------------------------------------------------------------------------------------------------------------

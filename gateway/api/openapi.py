@@ -9,12 +9,15 @@ from typing import Any, Final
 from gateway.api import disputes, events, inbound, incidents, methods, payments, routing, webhook_endpoints
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
+from gateway.api.strategies import strategy_object
 from gateway.errors import MEDIA_TYPE, PROBLEMS
+from gateway.evidence import Model, Position, Use
 from gateway.explained import decision_object
 from gateway.inbound import Replay, replay_object
 from gateway.policies import DEFAULTS, POLICIES
 from gateway.settings import VERSIONS
 from routing.decision import Candidate, Decision, Facts
+from routing.strategies import make
 
 BODIES: Final[Mapping[str, type[Body]]] = {
     **payments.BODIES,
@@ -100,6 +103,19 @@ _ROUTING_EXAMPLE: Final[Mapping[str, Any]] = {
     ],
     "livemode": False,
 }
+_STRATEGY_EXAMPLE: Final = strategy_object(
+    Model(
+        Use("mer_shop", False, "adaptive", ("stripe", "adyen"), {"constraints": {"explore_max": 2}}),
+        make("adaptive", ("stripe", "adyen"), prior={"stripe": 0.92, "adyen": 0.9}),
+        Position(),
+        folded=4120,
+        heard={"stripe": {"approved": 3712, "declined_ambiguous": 241}, "adyen": {"approved": 150, "technical": 17}},
+        at=1795253400.0,
+        ready=True,
+    ),
+    lag_s=0.2,
+    now=1795253400.0,
+)
 _REFUND_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "re_0193a4c5d6e77f8091a2b3c4d5e6f70a",
     "object": "refund",
@@ -551,6 +567,8 @@ def document() -> dict[str, Any]:
     paths["/v1/accounts"] = {"get": _get("The accounts, and what each is able to do", page, [])}
     page = page | {"data": [_POLICY_EXAMPLE]}
     paths["/v1/policies"] = {"get": _get("What is done without each part that may be lost", page, [])}
+    page = page | {"data": [_STRATEGY_EXAMPLE]}
+    paths["/v1/routing/strategies"] = {"get": _get("The strategies in force, and what they have learned", page, [])}
     paths["/v1/return/{token}"] = {"get": {**_RETURN}}
     paths |= _stored(paths)
     paths |= _told(paths)

@@ -25,6 +25,7 @@ class Instruments:
         self._unsettled(registry)
         self._inbound(registry)
         self._outbound(registry)
+        self._learned(registry)
 
     def _charges(self, registry: CollectorRegistry) -> None:
         """What merchants ask for and what providers answer."""
@@ -150,6 +151,20 @@ class Instruments:
         self.deliveries_overdue_seconds = gauge(
             "interlock_webhook_deliveries_overdue_seconds",
             "How long the first new delivery to an endpoint that works has been waiting.",
+        )
+
+    def _learned(self, registry: CollectorRegistry) -> None:
+        """What routing strategies learn from outcomes."""
+        self.fold_lag_seconds = Gauge(
+            "interlock_routing_fold_lag_seconds",
+            "Since when outcomes may be in the books that this process has not learned from: Postgres is away, or a transaction open.",
+            registry=registry,
+        )
+        self.breakers = Gauge(
+            "interlock_routing_breaker",
+            "Breakers, by account and strategy: 0 closed, 1 open for some segments, 2 open for all payments. Of several models the worst.",
+            ["account", "strategy"],
+            registry=registry,
         )
 
     def stood_in(self, name: str, policy: str | None = None, times: int = 1) -> None:

@@ -312,6 +312,12 @@ class Guarded:
         low, high = sigmoid(base + mean - spread), sigmoid(base + mean + spread)
         return Explained(rate, low, high, breaker.word(worse), attempts, self.preference.detail(context, account, rate))
 
+    def opened(self, account: str) -> list[str]:
+        """See :meth:`Policy.opened <routing.strategies.policy.Policy.opened>`."""
+        return [
+            segment for segment, cells in self._segments.items() if account in cells and breaker.is_open(cells[account])
+        ]
+
     def snapshot(self) -> dict[str, Any]:
         """See :meth:`Policy.snapshot <routing.strategies.policy.Policy.snapshot>`."""
         return {

@@ -126,6 +126,10 @@ class Policy(Protocol):
         """What is believed of ``account`` for such payments. Changes nothing."""
         ...
 
+    def opened(self, account: str) -> list[str]:
+        """The segments whose own breaker at ``account`` is open, as the values of ``segment_by`` joined by ``|``. Hints are left out."""
+        ...
+
     def snapshot(self) -> dict[str, Any]:
         """All that was learned, as JSON-able values; hints are not in it."""
         ...

@@ -138,6 +138,35 @@ async def _back(inside: Inside, own: Postgres, flow: type[Kit]) -> None:
     await flow.eventually(ready, "the gateway is ready again")
 
 
+# --- What a strategy has learned ----------------------------------------------------------------------------------------
+
+
+async def test_strategy_not_asked__the_listed_order_decides_until_what_there_is_has_been_read(
+    row: Row, open_gateway: Open, psps: Psps, flow: type[Kit], database: Database
+) -> None:
+    """What was learned before cannot be read: the process starts all the same, and asks the strategy once it can."""
+    database.publish({"default": {"strategy": "adaptive", "accounts": ["adyen", "stripe"]}})
+    database.rows("REVOKE SELECT ON routing_snapshot FROM interlock_app")
+    async with open_gateway() as inside:
+        answer = await inside.merchant.charge()
+        counted = await row.counted(inside.merchant)
+        database.rows("GRANT SELECT ON routing_snapshot TO interlock_app")
+
+        async def ready() -> bool:
+            return bool((await inside.merchant.get("/v1/routing/strategies")).json()["data"])
+
+        await flow.eventually(ready, "what there is has been read")
+        later = await inside.merchant.charge()
+        again = await row.counted(inside.merchant)
+        (explained,) = (await inside.merchant.get(f"/v1/payments/{answer.json()['id']}/routing")).json()["attempts"]
+
+    row.says(answer)
+    assert (counted, again) == (1, 1)
+    assert (answer.json()["account"], later.status_code) == ("adyen", 201)
+    assert "is not available" in explained["sentence"]
+    assert len(psps.charges()) == 2
+
+
 # --- Redis ------------------------------------------------------------------------------------------------------------
 
 

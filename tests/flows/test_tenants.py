@@ -117,6 +117,28 @@ async def test_another_merchants_ids_are_answered_like_ids_that_do_not_exist(
     assert before == after
 
 
+async def test_what_a_merchants_strategies_have_learned_is_its_own(
+    open_gateway: Open, psps: Psps, database: Database, flow: type[Kit], other_key: str
+) -> None:
+    database.publish({"default": {"strategy": "adaptive", "accounts": ["stripe", "adyen"]}})
+    async with open_gateway(more=other_accounts(psps)) as inside:
+        other = as_merchant(inside, other_key)
+        await inside.merchant.charged()
+        await other.charged()
+
+        async def learned() -> bool:
+            (strategy,) = (await inside.merchant.get("/v1/routing/strategies")).json()["data"]
+            return bool(strategy["outcomes"] == 1)
+
+        await flow.eventually(learned, "our own outcome was learned from")
+        theirs = (await other.get("/v1/routing/strategies")).json()["data"]
+        (ours,) = (await inside.merchant.get("/v1/routing/strategies")).json()["data"]
+
+    assert theirs == []
+    assert [account["account"] for account in ours["accounts"]] == ["stripe", "adyen"]
+    assert ours["outcomes"] == 1
+
+
 async def test_the_same_card_of_two_merchants_cannot_be_told_to_be_the_same(
     open_gateway: Open, psps: Psps, flow: type[Kit], other_key: str
 ) -> None:

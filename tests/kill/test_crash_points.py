@@ -165,7 +165,7 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
             _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
-            _ended, _told, _routed,
+            _ended, _told, _routed, _learned,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -323,6 +323,16 @@ async def _sent(run: Run) -> None:
         "UPDATE webhook_endpoint SET failing_since = now() - interval '2 days' WHERE id = 'we_slow'"
     )
     await run.work("notify")
+
+
+async def _learned(run: Run) -> None:
+    """A strategy is published; what it learns is kept by the worker."""
+    run.inside.database.publish({"default": {"strategy": "adaptive", "accounts": ["stripe", "adyen"]}})
+    deps = run.inside.house.deps
+    await deps.in_force.read(deps.clock())
+    await run.merchant.charged(**run.charge(run.card()))
+    await deps.learned.fold()
+    await run.work("learn")
 
 
 async def _told(run: Run) -> None:
