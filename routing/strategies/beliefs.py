@@ -1,28 +1,51 @@
-"""What the outcomes so far say of each account for each kind of payment.
+"""What the outcomes so far say of each account for each kind of payment: a Bayesian model, updated in a few microseconds.
 
-The log-odds of an approval in segment *s* at account *k* are ``base[s] + account[k] + cell[s, k]``: what the segment's issuers do to
-everybody, what the account does to everybody, and what is particular to the two. Each term is a mean and a variance that outcomes
-narrow and time widens, so a cell without evidence of its own borrows its account's, and old evidence fades.
+The log-odds of an approval in segment *s* at account *k* are a sum of terms, each with a mean and a variance:
+
+* ``start + common``: the level of this merchant's payments, and how today differs from it for everybody (an issuer's incident, a payday);
+* ``base[s]``: what the segment's issuers do to every account;
+* ``standing[k] + drift[k]``: what the account is to everybody, and how it has been moving of late. How fast accounts move is learned: a
+  bank of drifts of different strength is kept, weighted by how well each has foretold the outcomes;
+* ``cell[s, k]``: what is particular to the two. How much cells differ at all is learned as well (empirical Bayes).
+
+Within a segment, base and cells are inferred together: each cell keeps the precision and the weighted sum of its own evidence, and the base
+is what its cells have in common. So a cell without evidence borrows from its account and segment, and two accounts are compared with
+the segment's own uncertainty left out. Time is counted in outcomes; what is not confirmed fades to where it started.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-BASE_MEAN: Final = 2.5
-BASE_VAR: Final = 0.5
-ACCOUNT_VAR: Final = 0.12
-CELL_VAR: Final = 0.15
-BASE_DRIFT: Final = 1e-4
-"""Variance that a term gains with each outcome of its own: what it learned long ago is worth less."""
-ACCOUNT_DRIFT: Final = 1e-5
-CELL_DRIFT: Final = 1e-4
-ORDER_LEAD: Final = 0.1
+LEVEL: Final = 2.25
+"""Log-odds of an approval (0.905) where no report says otherwise."""
+LEVEL_VAR: Final = 0.5
+LEVEL_VAR_REPORTED: Final = 0.02
+COMMON_VAR: Final = 0.2
+COMMON_MEMORY: Final = 300.0
+BASE_VAR: Final = 0.1
+STANDING_VAR: Final = 0.05
+STANDING_MEMORY: Final = 60_000.0
+CELL_VAR: Final = 0.08
+CELL_VAR_MIN: Final = 0.01
+CELL_VAR_MAX: Final = 0.5
+CELL_MEMORY: Final = 20_000.0
+CELLS_AS_USUAL: Final = 100.0
+"""As many cells of variance ``CELL_VAR`` are taken to have been seen before the first one is."""
+DRIFT_VARS: Final = (0.004, 0.02, 0.1)
+DRIFT_MEMORY: Final = 1_200.0
+DRIFT_TRUST: Final = 0.9995
+"""What a forecast made one outcome earlier counts in choosing between the drifts."""
+VOLUME_MEMORY: Final = 20_000.0
+ORDER_LEAD: Final = 0.05
 """Log-odds by which an account is expected to be better than the next one named: nobody orders accounts at random."""
-PRIOR_VAR: Final = 0.05
+REPORT_VAR: Final = 0.02
 """Variance of a report's log-odds as a forecast of the coming month, however many payments it counts."""
+STRIDE: Final = 8
+"""Outcomes between two fadings of the accounts' terms: as good as after each, and cheaper."""
 
 
 def sigmoid(x: float) -> float:
@@ -30,109 +53,312 @@ def sigmoid(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x))
 
 
-def log_odds(rate: float) -> float:
-    """The log-odds of ``rate``, kept off 0 and 1."""
-    rate = min(max(rate, 1e-4), 1 - 1e-4)
-    return math.log(rate / (1 - rate))
+@dataclass(slots=True)
+class Row:
+    """A segment's evidence. Lists are by account number and may be shorter than there are accounts."""
+
+    at: int
+    """The clock when it last learned."""
+    volume: float
+    info: list[float]
+    """Precision of each cell's own evidence."""
+    pull: list[float]
+    """The evidence's mean times its precision."""
+    spread: float = 0.0
+    """Expected squares of its cells' terms, summed, and their number."""
+    cells: int = 0
 
 
-Term = list[float]
-"""Mean, variance, effective number of outcomes."""
+@dataclass(slots=True)
+class Outlook:
+    """What is expected of a payment at some accounts. Log-odds; lists are in the order of ``names``."""
+
+    names: Sequence[str]
+    base: float
+    """What all accounts share, whatever it is made of."""
+    base_var: float
+    """Variance of the segment's base alone."""
+    means: list[float]
+    own_vars: list[float]
+    """Variance of what is the account's own."""
+    leans: list[float]
+    """How much of a cell's term would be taken back if the base proved higher, 0..1: nothing where there is no evidence."""
+    volume: float
+    """The segment's part of the traffic."""
+
+    def rate(self, place: int) -> float:
+        """The approval rate expected of an account."""
+        return sigmoid(self.base + self.means[place])
+
+    def lead_var(self, one: int, other: int) -> float:
+        """Variance of the difference between two accounts."""
+        lean = self.leans[one] - self.leans[other]
+        return self.own_vars[one] + self.own_vars[other] + lean * lean * self.base_var
 
 
 class Beliefs:
-    """Means and variances of all terms. ``prior`` is a report: account → rate, or ``{"approved", "attempts"}``."""
+    """All terms. ``prior`` is a report: account → rate, or ``{"approved", "attempts"}``; ``None`` for an account says nothing of it."""
 
     def __init__(self, accounts: Sequence[str], prior: Mapping[str, Any] | None) -> None:
-        self.accounts: dict[str, Term] = {}
-        self.bases: dict[str, Term] = {}
-        self.cells: dict[str, dict[str, Term]] = {}
+        self.numbers: dict[str, int] = {}
+        self.clock = 0
+        self.volume = 1.0
+        self.level, self.level_var = LEVEL, LEVEL_VAR
+        self.common, self.common_var = 0.0, COMMON_VAR
+        self.cell_var, self._spread, self._cells = CELL_VAR, CELLS_AS_USUAL * CELL_VAR, CELLS_AS_USUAL
+        self._expected: list[float] = []  # of each account's standing, where it fades to
+        self._standing: list[float] = []
+        self._standing_var: list[float] = []
+        self._drift: list[list[float]] = [[] for _ in DRIFT_VARS]  # by strength, then by account
+        self._drift_var: list[list[float]] = [[] for _ in DRIFT_VARS]
+        self._odds = [0.0] * len(DRIFT_VARS)  # log weight of each strength
+        self._mean: list[float] = []  # standing and drift together, the drifts weighted
+        self._var: list[float] = []
+        self.rows: dict[str, Row] = {}
         middle = (len(accounts) - 1) / 2
         for place, account in enumerate(accounts):
-            self.accounts[account] = [(middle - place) * ORDER_LEAD, ACCOUNT_VAR, 0.0]
-        self.start = BASE_MEAN
-        if prior:
-            self._report(prior)
+            self._number(account, (middle - place) * ORDER_LEAD)
+        self._report({account: report for account, report in (prior or {}).items() if report is not None})
 
     def _report(self, prior: Mapping[str, Any]) -> None:
-        told: dict[str, tuple[float, float]] = {}
+        if not prior:
+            return
+        rates: dict[str, tuple[float, float]] = {}
         for account, report in prior.items():
-            approved, attempts = (
-                (report["approved"], report["attempts"]) if isinstance(report, Mapping) else (report * 1e4, 1e4)
-            )
-            rate = (approved + 1.8) / (attempts + 2)
-            told[account] = (log_odds(rate), PRIOR_VAR + 1 / (max(attempts, 1) * rate * (1 - rate)))
-        self.start = sum(mean for mean, _ in told.values()) / len(told)
-        for account, (mean, variance) in told.items():
-            gain = ACCOUNT_VAR / (ACCOUNT_VAR + variance)
-            self.accounts[account] = [gain * (mean - self.start), (1 - gain) * ACCOUNT_VAR, 0.0]
+            counted = (report["approved"], report["attempts"]) if isinstance(report, Mapping) else (report * 1e6, 1e6)
+            attempts = max(counted[1], 1)
+            rates[account] = (min(max((counted[0] + 1.8) / (attempts + 2), 0.01), 0.99), attempts)
+        middle = sum(rate for rate, _ in rates.values()) / len(rates)
+        self.level, self.level_var = math.log(middle / (1 - middle)), LEVEL_VAR_REPORTED
+        weight = middle * (1 - middle)
+        for account, (rate, attempts) in rates.items():
+            told_var = REPORT_VAR + 1 / (attempts * weight)
+            number = self._number(account, 0.0)
+            gain = STANDING_VAR / (STANDING_VAR + told_var)
+            self._expected[number] = self._standing[number] = gain * (rate - middle) / weight
+            self._standing_var[number] = (1 - gain) * STANDING_VAR
+        self._mix()
 
-    def _account(self, account: str) -> Term:
-        term = self.accounts.get(account)
-        if term is None:
-            term = self.accounts[account] = [0.0, ACCOUNT_VAR, 0.0]
-        return term
+    def _number(self, account: str, expected: float) -> int:
+        number = self.numbers.get(account)
+        if number is None:
+            number = self.numbers[account] = len(self.numbers)
+            self._expected.append(expected)
+            self._standing.append(expected)
+            self._standing_var.append(STANDING_VAR)
+            for means, variances, variance in zip(self._drift, self._drift_var, DRIFT_VARS, strict=True):
+                means.append(0.0)
+                variances.append(variance)
+            self._mix()
+        return number
 
-    def believed(self, segment: str, account: str) -> tuple[float, float, float]:
-        """Mean and variance of a cell's log-odds, without what its segment shares, and the cell's outcomes. Add :meth:`base`."""
-        own = self.accounts.get(account) or [0.0, ACCOUNT_VAR, 0.0]
-        cells = self.cells.get(segment)
-        cell = cells.get(account) if cells else None
-        if cell is None:
-            return own[0], own[1] + CELL_VAR, 0.0
-        return own[0] + cell[0], own[1] + cell[1], cell[2]
+    def _mix(self) -> None:
+        """Weigh the drifts into one mean and variance for each account."""
+        weights = [math.exp(odds) for odds in self._odds]
+        total = sum(weights)
+        weights = [weight / total for weight in weights]
+        self._mean, self._var = list(self._standing), list(self._standing_var)
+        for number in range(len(self._mean)):
+            mean = square = 0.0
+            for weight, means, variances in zip(weights, self._drift, self._drift_var, strict=True):
+                part = weight * means[number]
+                mean += part
+                square += weight * variances[number] + part * means[number]
+            self._mean[number] += mean
+            self._var[number] += square - mean * mean
 
-    def base(self, segment: str) -> tuple[float, float]:
-        """Mean and variance of what all accounts share in a segment."""
-        term = self.bases.get(segment)
-        return (term[0], term[1]) if term else (self.start, BASE_VAR)
+    def outlook(self, segment: str, names: Sequence[str]) -> Outlook:
+        """What is expected of a payment in ``segment`` at ``names``. Changes nothing."""
+        row, cell_var = self.rows.get(segment), self.cell_var
+        base, precision = 0.0, 1 / BASE_VAR
+        if row is not None:
+            for info, pull in zip(row.info, row.pull, strict=True):
+                if info:
+                    part = 1 / (1 + cell_var * info)
+                    precision += info * part
+                    base += pull * part
+            base /= precision
+        means, own_vars, leans = [], [], []
+        for name in names:
+            number = self.numbers.get(name)
+            if number is None:
+                means.append(0.0)
+                own_vars.append(STANDING_VAR + DRIFT_VARS[1] + cell_var)
+                leans.append(0.0)
+            elif row is None or number >= len(row.info) or not row.info[number]:
+                means.append(self._mean[number])
+                own_vars.append(self._var[number] + cell_var)
+                leans.append(0.0)
+            else:
+                info = row.info[number]
+                cell = cell_var / (1 + cell_var * info)
+                means.append(self._mean[number] + cell * (row.pull[number] - info * base))
+                own_vars.append(self._var[number] + cell)
+                leans.append(info * cell)
+        known = row.volume * math.exp((row.at - self.clock) / VOLUME_MEMORY) if row is not None else 0.0
+        volume = (known + 1) / (self.volume + len(self.rows))
+        return Outlook(names, self.level + self.common + base, 1 / precision, means, own_vars, leans, volume)
 
-    def expected(self, segment: str, account: str) -> float:
-        """The approval rate expected of a cell."""
-        return sigmoid(self.base(segment)[0] + self.believed(segment, account)[0])
+    def shared_var(self, outlook: Outlook, place: int) -> float:
+        """Variance of an account's log-odds, with all that it shares with others."""
+        lean = 1 - outlook.leans[place]
+        return self.level_var + self.common_var + outlook.own_vars[place] + lean * lean * outlook.base_var
 
-    def learn(self, segment: str, account: str, *, approved: bool) -> None:
-        """Take one outcome in."""
-        base = self.bases.get(segment)
-        if base is None:
-            base = self.bases[segment] = [self.start, BASE_VAR, 0.0]
-        own = self._account(account)
-        cells = self.cells.setdefault(segment, {})
-        cell = cells.setdefault(account, [0.0, CELL_VAR, 0.0])
-        rate = sigmoid(base[0] + own[0] + cell[0])
+    def evidence(self, segment: str, account: str, rate: float) -> float:
+        """How many outcomes' worth of evidence a cell has of its own."""
+        row, number = self.rows.get(segment), self.numbers.get(account)
+        if row is None or number is None or number >= len(row.info):
+            return 0.0
+        return row.info[number] / (rate * (1 - rate))
+
+    def pass_by(self) -> None:
+        """One outcome has come in, of whatever kind: time goes on."""
+        self.clock += 1
+        self.volume += 1 - self.volume / VOLUME_MEMORY
+        keep = _KEEP_COMMON
+        self.common *= keep
+        self.common_var = COMMON_VAR + keep * keep * (self.common_var - COMMON_VAR)
+        if self.clock % STRIDE:
+            return
+        keep = _KEEP_STANDING
+        for number, expected in enumerate(self._expected):
+            self._standing[number] = expected + keep * (self._standing[number] - expected)
+            self._standing_var[number] = STANDING_VAR + keep * keep * (self._standing_var[number] - STANDING_VAR)
+        keep = _KEEP_DRIFT
+        for means, variances, variance in zip(self._drift, self._drift_var, DRIFT_VARS, strict=True):
+            for number in range(len(means)):
+                means[number] *= keep
+                variances[number] = variance + keep * keep * (variances[number] - variance)
+        self._mix()
+
+    def learn(self, segment: str, account: str, seen: Outlook, *, approved: bool) -> None:
+        """Take one outcome in, where ``seen`` is the outlook at this account alone.
+
+        A step of an extended Kalman filter: on each of the wider terms by itself, on a segment's terms together.
+        """
+        number = self._number(account, 0.0)
+        row = self.rows.get(segment)
+        if row is None:
+            row = self.rows[segment] = Row(self.clock, 0.0, [], [])
+        self._age(row, number)
+        rest_var = self.level_var + self.common_var
+        lean = 1 - seen.leans[0]
+        local_var = seen.own_vars[0] - self._var[number] + lean * lean * seen.base_var
+        log_odds = seen.base + seen.means[0]
+        rate = sigmoid(log_odds)
         weight = rate * (1 - rate)
-        step = (approved - rate) / (1 + weight * (base[1] + own[1] + cell[1]))
-        shrink = weight / (1 + weight * (base[1] + own[1] + cell[1]))
-        for term, drift, most in (
-            (base, BASE_DRIFT, BASE_VAR),
-            (own, ACCOUNT_DRIFT, ACCOUNT_VAR),
-            (cell, CELL_DRIFT, CELL_VAR),
-        ):
-            term[0] += term[1] * step
-            term[1] = min(term[1] - term[1] * term[1] * shrink + drift, most)
-            term[2] = term[2] * 0.9998 + 1
+        surprise = approved - rate
+        own_var = self._var[number]
+        scale = 1 / (1 + weight * (rest_var + own_var + local_var))
+        step, shrink = surprise * scale, weight * scale
+        local = log_odds - self.level - self.common - self._mean[number]
+        # The accounts' drifts first, each by its own forecast; then what they leave to the other terms.
+        self._follow(number, log_odds - self._mean[number], rest_var + local_var, approved=approved)
+        self.level += self.level_var * step
+        self.level_var -= self.level_var * self.level_var * shrink
+        self.common += self.common_var * step
+        self.common_var -= self.common_var * self.common_var * shrink
+        standing_var = self._standing_var[number]
+        self._standing[number] += standing_var * step
+        self._standing_var[number] = standing_var - standing_var * standing_var * shrink
+        heard = weight / (1 + weight * (rest_var + own_var))
+        row.info[number] += heard
+        row.pull[number] += heard * (local + surprise / weight)
+        self._compare(row)
+        self._mix()
+
+    def _age(self, row: Row, number: int) -> None:
+        """Let a segment's evidence fade by the time since it last learned, and count this outcome into its volume."""
+        passed = self.clock - row.at
+        row.at = self.clock
+        row.volume = row.volume * math.exp(-passed / VOLUME_MEMORY) + 1
+        row.info += [0.0] * (number + 1 - len(row.info))
+        row.pull += [0.0] * (number + 1 - len(row.pull))
+        loose = 2 * self.cell_var * -math.expm1(-passed / CELL_MEMORY)
+        for place, info in enumerate(row.info):
+            keep = 1 / (1 + info * loose)
+            row.info[place] *= keep
+            row.pull[place] *= keep
+
+    def _follow(self, number: int, rest: float, rest_var: float, *, approved: bool) -> None:
+        """Move each strength's drift of an account, and weigh it by what it foretold. ``rest``: log-odds without the account."""
+        rest += self._standing[number]
+        rest_var += self._standing_var[number]
+        odds = self._odds
+        for strength, (means, variances) in enumerate(zip(self._drift, self._drift_var, strict=True)):
+            log_odds, variance = rest + means[number], variances[number]
+            rate = sigmoid(log_odds)
+            weight = rate * (1 - rate)
+            scale = 1 / (1 + weight * (rest_var + variance))
+            foretold = sigmoid(
+                log_odds / math.sqrt(1 + 0.3926991 * (rest_var + variance))
+            )  # the mean over what is not known (probit)
+            odds[strength] = DRIFT_TRUST * odds[strength] + math.log(foretold if approved else 1 - foretold)
+            means[number] += variance * (approved - rate) * scale
+            variances[number] = variance - variance * variance * weight * scale
+        most = max(odds)
+        self._odds = [value - most for value in odds]
+
+    def _compare(self, row: Row) -> None:
+        """Re-estimate how much cells differ, by what this segment's cells now say."""
+        cell_var = self.cell_var
+        base, precision = 0.0, 1 / BASE_VAR
+        for info, pull in zip(row.info, row.pull, strict=True):
+            part = 1 / (1 + cell_var * info)
+            precision += info * part
+            base += pull * part
+        base /= precision
+        spread, cells = 0.0, 0
+        for info, pull in zip(row.info, row.pull, strict=True):
+            if info > 0.2:
+                cell = cell_var / (1 + cell_var * info)
+                mean, lean = cell * (pull - info * base), info * cell
+                spread += mean * mean + cell + lean * lean / precision
+                cells += 1
+        self._spread += spread - row.spread
+        self._cells += cells - row.cells
+        row.spread, row.cells = spread, cells
+        self.cell_var = min(max(self._spread / self._cells, CELL_VAR_MIN), CELL_VAR_MAX)
 
     def forget(self, segment: str) -> None:
         """Give up what is known of a segment alone."""
-        self.bases.pop(segment, None)
-        self.cells.pop(segment, None)
+        row = self.rows.pop(segment, None)
+        if row is not None:
+            self._spread -= row.spread
+            self._cells -= row.cells
 
     def snapshot(self) -> dict[str, Any]:
         """All terms, JSON-able."""
         return {
-            "start": self.start,
-            "accounts": {name: list(term) for name, term in self.accounts.items()},
-            "bases": {name: list(term) for name, term in self.bases.items()},
-            "cells": {
-                segment: {name: list(term) for name, term in cells.items()} for segment, cells in self.cells.items()
+            "numbers": list(self.numbers),
+            "clock": self.clock,
+            "shared": [self.volume, self.level, self.level_var, self.common, self.common_var],
+            "spread": [self.cell_var, self._spread, self._cells],
+            "standing": [list(self._expected), list(self._standing), list(self._standing_var)],
+            "drift": [[list(means) for means in self._drift], [list(row) for row in self._drift_var], list(self._odds)],
+            "rows": {
+                segment: [row.at, row.volume, list(row.info), list(row.pull), row.spread, row.cells]
+                for segment, row in self.rows.items()
             },
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Take all terms from a snapshot."""
-        self.start = snapshot["start"]
-        self.accounts = {name: list(term) for name, term in snapshot["accounts"].items()}
-        self.bases = {name: list(term) for name, term in snapshot["bases"].items()}
-        self.cells = {
-            segment: {name: list(term) for name, term in cells.items()} for segment, cells in snapshot["cells"].items()
+        self.numbers = {account: number for number, account in enumerate(snapshot["numbers"])}
+        self.clock = snapshot["clock"]
+        self.volume, self.level, self.level_var, self.common, self.common_var = snapshot["shared"]
+        self.cell_var, self._spread, self._cells = snapshot["spread"]
+        self._expected, self._standing, self._standing_var = map(list, snapshot["standing"])
+        means, variances, odds = snapshot["drift"]
+        self._drift, self._drift_var = [list(row) for row in means], [list(row) for row in variances]
+        self._odds = list(odds)
+        self.rows = {
+            segment: Row(at, volume, list(info), list(pull), spread, cells)
+            for segment, (at, volume, info, pull, spread, cells) in snapshot["rows"].items()
         }
+        self._mix()
+
+
+_KEEP_COMMON: Final = math.exp(-1 / COMMON_MEMORY)
+_KEEP_STANDING: Final = math.exp(-STRIDE / STANDING_MEMORY)
+_KEEP_DRIFT: Final = math.exp(-STRIDE / DRIFT_MEMORY)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from routing.strategies import breaker
-from routing.strategies.beliefs import Beliefs, sigmoid
+from routing.strategies.beliefs import Beliefs, Outlook, sigmoid
 from routing.strategies.policy import (
     APPROVED,
     DECLINED_CUSTOMER,
@@ -27,7 +27,7 @@ from routing.strategies.policy import (
     Ranked,
 )
 
-FORM: Final = 1
+FORM: Final = 2
 """Of the snapshots. One of another form is refused: its owner starts from the evidence again."""
 COMMON_MEMORY: Final = 80
 """Outcomes over which the other accounts are compared with what was expected of them."""
@@ -38,16 +38,11 @@ Z95: Final = 1.96
 
 @dataclass(slots=True)
 class View:
-    """What a preference decides on: one payment, and its accounts whose breakers are closed, in the order they were given."""
+    """What a preference decides on: one payment, and what is expected of it at the accounts whose breakers are closed."""
 
     context: Mapping[str, str]
     segment: str
-    accounts: list[str]
-    means: list[float]
-    """Log-odds of each account, without what the segment shares."""
-    variances: list[float]
-    base: float
-    """Log-odds that the segment shares."""
+    outlook: Outlook
 
 
 class Preference(Protocol):
@@ -112,6 +107,8 @@ class Guarded:
         self._segments: dict[str, dict[str, list[float]]] = {}  # least lately used first; of each, its cells' breakers
         self._common: dict[str, list[float]] = {}
         self._sent: dict[str, float] = {}
+        self.openings = 0
+        """How often a breaker has opened, at any level, since this policy was made."""
         self._hints: list[tuple[str, str, str, float]] = []
 
     def segment(self, context: Mapping[str, str]) -> str:
@@ -135,12 +132,10 @@ class Guarded:
         if len(opened) == len(names):
             opened = []  # with every breaker open, there is nothing to prefer: they are ignored
         closed = [name for name in names if name not in opened] if opened else names
-        base, _ = self.beliefs.base(segment)
-        believed = [self.beliefs.believed(segment, name) for name in closed]
-        view = View(
-            context, segment, closed, [mean for mean, _, _ in believed], [variance for _, variance, _ in believed], base
-        )
-        wanted, order = self.preference.prefer(view)
+        outlook = self.beliefs.outlook(segment, closed + opened if opened else names)
+        scores = {name: outlook.rate(place) for place, name in enumerate(outlook.names)}
+        outlook.names = closed
+        wanted, order = self.preference.prefer(View(context, segment, outlook))
         first = order[0]
         may_explore = self.constraints.may_explore(context)
         if self.preference.explores:
@@ -152,9 +147,7 @@ class Guarded:
         taken = _drawn(places, draw)
         name, chance = places.pop(taken)
         places.insert(0, (name, chance))
-        ranking = [
-            Ranked(name, sigmoid(base + self.beliefs.believed(segment, name)[0]), chance) for name, chance in places
-        ]
+        ranking = [Ranked(name, scores[name], chance) for name, chance in places]
         return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint)
 
     def _mode(self, taken: int, order: list[int], wanted: list[float], chances: list[float]) -> str:
@@ -219,20 +212,28 @@ class Guarded:
         cells = self._used(segment)
         of_account = self._breakers.setdefault(account, breaker.fresh())
         of_cell = cells.setdefault(account, breaker.fresh())
-        expected = self.beliefs.expected(segment, account)
-        usual = expected * self._common_factor(account)
-        was_open = breaker.is_open(of_account) or breaker.is_open(of_cell)
-        self._trip.move(of_account, outcome, usual)
-        self._trip.move(of_cell, outcome, usual)
+        self.beliefs.pass_by()
         if outcome in {TECHNICAL, DECLINED_CUSTOMER}:
+            self._move(of_account, of_cell, outcome, 1.0)
             return
         approved = outcome == APPROVED
+        seen = self.beliefs.outlook(segment, (account,))
+        expected = seen.rate(0)
+        was_open = breaker.is_open(of_account) or breaker.is_open(of_cell)
+        self._move(of_account, of_cell, outcome, expected * self._common_factor(account))
         common = self._common.setdefault(account, [0.0, 0.0])
         common[0] += approved - common[0] / COMMON_MEMORY
         common[1] += expected - common[1] / COMMON_MEMORY
         if not was_open:  # what comes of an outage is no evidence of an ordinary day
-            self.beliefs.learn(segment, account, approved=approved)
+            self.beliefs.learn(segment, account, seen, approved=approved)
             self.preference.learn(segment, account, approved=approved)
+
+    def _move(self, of_account: list[float], of_cell: list[float], outcome: str, expected: float) -> None:
+        """Move the two breakers that an outcome is evidence for, and count openings."""
+        for state in (of_account, of_cell):
+            before = breaker.is_open(state)
+            self._trip.move(state, outcome, expected)
+            self.openings += breaker.is_open(state) and not before
 
     def instead(self, asked: str | None, chosen: str | None) -> None:
         """See :meth:`Policy.instead <routing.strategies.policy.Policy.instead>`."""
@@ -279,7 +280,7 @@ class Guarded:
         factor = self._common_factor(account)
         for name, hinted, outcome, at in self._hints:
             if name == account and now - at <= self._hint_s:
-                usual = self.beliefs.expected(hinted, account) * factor
+                usual = self.beliefs.outlook(hinted, (account,)).rate(0) * factor
                 self._trip.move(of_account, outcome, usual)
                 if hinted == segment:
                     self._trip.move(of_cell, outcome, usual)
@@ -303,13 +304,13 @@ class Guarded:
     def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
         """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
         segment = self.segment(context)
-        base, base_variance = self.beliefs.base(segment)
-        mean, variance, attempts = self.beliefs.believed(segment, account)
-        spread = Z95 * math.sqrt(base_variance + variance)
+        outlook = self.beliefs.outlook(segment, (account,))
+        log_odds, rate = outlook.base + outlook.means[0], outlook.rate(0)
+        spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, 0))
         of_account, of_cell = self._overlaid(segment, account, now)
         worse = of_account if breaker.is_open(of_account) else of_cell
-        rate = sigmoid(base + mean)
-        low, high = sigmoid(base + mean - spread), sigmoid(base + mean + spread)
+        low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
+        attempts = self.beliefs.evidence(segment, account, rate)
         return Explained(rate, low, high, breaker.word(worse), attempts, self.preference.detail(context, account, rate))
 
     def opened(self, account: str) -> list[str]:
@@ -329,8 +330,10 @@ class Guarded:
                 [segment, {name: list(state) for name, state in cells.items()}]
                 for segment, cells in self._segments.items()
             ],
-            "common": {name: list(state) for name, state in self._common.items()},
-            "sent": dict(self._sent),
+            "common": [
+                [name, *state] for name, state in self._common.items()
+            ],  # lists, as their order is that of the sums
+            "sent": [[name, sent] for name, sent in self._sent.items()],
             "preference": self.preference.snapshot(),
         }
 
@@ -345,7 +348,7 @@ class Guarded:
         self._segments = {
             segment: {name: list(state) for name, state in cells.items()} for segment, cells in snapshot["segments"]
         }
-        self._common = {name: list(state) for name, state in snapshot["common"].items()}
+        self._common = {name: [approved, expected] for name, approved, expected in snapshot["common"]}
         self._sent = dict(snapshot["sent"])
         self._hints = []
         self.preference.restore(snapshot["preference"])

@@ -165,7 +165,7 @@ GUARD: Final = (
         16,
         1_000_000,
     ),
-    Setting("breaker_threshold", "number", 9.0, "nats", "evidence of an outage that opens a breaker", 3, 30),
+    Setting("breaker_threshold", "number", 10.0, "nats", "evidence of an outage that opens a breaker", 3, 30),
     Setting(
         "breaker_drop", "number", 0.6, "of the expected rate", "the approval rate that counts as an outage", 0.1, 0.9
     ),

@@ -7,12 +7,16 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from routing.strategies.beliefs import sigmoid
 from routing.strategies.guarded import Guarded, View
 from routing.strategies.policy import checked
 
-EXPLORE_SCALE: Final = 0.25
+EXPLORE: Final = 0.1
+"""Part of the payments that go to an account worth exploring."""
 EXPLORE_CAP: Final = 0.2
+BATCH: Final = 10.0
+"""Payments that are thought of together when asking whether to explore: one alone moves no mean far enough."""
+HORIZON: Final = 6_000.0
+"""Payments of all segments over which what is learned has to repay its cost: longer, and it has changed meanwhile."""
 
 
 class Fixed:
@@ -54,7 +58,7 @@ class Priority(Fixed):
 
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """The first in order, always; accounts that were not named come last, as they were given."""
-        places = [self._places.get(account, len(self._places)) for account in view.accounts]
+        places = [self._places.get(account, len(self._places)) for account in view.outlook.names]
         return _certain(sorted(range(len(places)), key=places.__getitem__))
 
 
@@ -68,7 +72,7 @@ class Weighted(Fixed):
 
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """By weight; an account without any comes first only where no other can."""
-        weights = [self._weights.get(account, 0.0) for account in view.accounts]
+        weights = [self._weights.get(account, 0.0) for account in view.outlook.names]
         total = sum(weights)
         chances = [weight / total for weight in weights] if total else [1 / len(weights)] * len(weights)
         return chances, sorted(range(len(chances)), key=chances.__getitem__, reverse=True)
@@ -92,10 +96,10 @@ class LeastCost(Fixed):
         """The greatest ``p x (amount - fee)`` first: a dearer account has to lead by ``p x (its fee - the other's) / (amount - its fee)``."""
         amount = _amount(view.context)
         worth = [
-            sigmoid(view.base + mean) * max(amount - self.fee(view.context, account), 0.0)
+            view.outlook.rate(place) * max(amount - self.fee(view.context, account), 0.0)
             if amount
             else -self.fee(view.context, account)
-            for account, mean in zip(view.accounts, view.means, strict=True)
+            for place, account in enumerate(view.outlook.names)
         ]
         return _certain(sorted(range(len(worth)), key=worth.__getitem__, reverse=True))
 
@@ -128,7 +132,9 @@ class Window(Fixed):
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """Highest rate first, ties as the accounts were given. An empty window counts as all approved: it is tried."""
         windows = self._windows.get(view.segment, {})
-        rates = [sum(window) / len(window) if (window := windows.get(account)) else 1.0 for account in view.accounts]
+        rates = [
+            sum(window) / len(window) if (window := windows.get(account)) else 1.0 for account in view.outlook.names
+        ]
         order = sorted(range(len(rates)), key=lambda index: -rates[index])
         chances = [self._hedge / max(len(rates) - 1, 1)] * len(rates)
         chances[order[0]] = 1 - self._hedge if len(rates) > 1 else 1.0
@@ -161,7 +167,7 @@ class Window(Fixed):
 
 
 class Adaptive(Fixed):
-    """The best by belief, and others as often as a scaled-down Thompson sample of them would be best."""
+    """The account that most is expected of; and others, while what one of them may turn out to be worth repays asking it."""
 
     name = "adaptive"
     explores = True
@@ -170,14 +176,29 @@ class Adaptive(Fixed):
         pass
 
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
-        """The best mean first; each other with the chance that its sample beats the best one's, at most ``EXPLORE_CAP`` together."""
-        order = sorted(range(len(view.means)), key=view.means.__getitem__, reverse=True)
+        """The best mean first. Another is explored if ``BATCH`` payments there can be expected to gain more than they cost.
+
+        What is gained (the knowledge gradient): how far those outcomes would move its mean, how likely that is past the best one's, and
+        the payments of this segment to come over which the change would pay. What is lost: the lead, once for each of them.
+        """
+        outlook = view.outlook
+        means = outlook.means
+        order = sorted(range(len(outlook.names)), key=means.__getitem__, reverse=True)
         best = order[0]
         chances = [0.0] * len(order)
+        to_come = outlook.volume * HORIZON
+        exploring = 0.0
         for index in order[1:]:
-            spread = EXPLORE_SCALE * math.sqrt(2 * (view.variances[best] + view.variances[index]))
-            chances[index] = 0.5 * math.erfc((view.means[best] - view.means[index]) / spread)
-        exploring = sum(chances)
+            rate, own = outlook.rate(index), outlook.own_vars[index]
+            lead = means[best] - means[index]
+            moved = own / math.sqrt(own + 1 / (rate * (1 - rate) * BATCH))
+            z = lead / moved
+            if z > 6:
+                continue
+            gain = moved * math.exp(-0.5 * z * z) * 0.3989423 - lead * 0.5 * math.erfc(z * 0.7071068)
+            if gain * to_come > BATCH * lead:
+                chances[index] = EXPLORE
+                exploring += EXPLORE
         if exploring > EXPLORE_CAP:
             chances = [chance * EXPLORE_CAP / exploring for chance in chances]
             exploring = EXPLORE_CAP

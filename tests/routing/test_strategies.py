@@ -46,7 +46,7 @@ def lived(policy: Policy, rates: Mapping[str, float], payments: int, seed: int =
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(history=events, seed=st.integers(0, 99), subset=st.sets(st.sampled_from(ACCOUNTS), min_size=1))
-@effort(max_examples=40, deadline=None)
+@effort(max_examples=25, deadline=None)
 def test_a_ranking_names_each_candidate_once_and_its_chances_come_to_one(
     name: str, history: list[tuple[int, int, str]], seed: int, subset: set[str]
 ) -> None:
@@ -108,7 +108,7 @@ def test_the_chance_that_is_told_is_the_frequency_that_is_seen(name: str) -> Non
     settings: dict[str, Any] = {"constraints": {"max_share": {"north": 70}, "min_share": {"west": 5}}}
     policy = make(name, ACCOUNTS, settings)
     lived(policy, {"north": 0.9, "south": 0.89, "west": 0.88}, 300)
-    rng, first, draws = random.Random(5), Counter[str](), 20_000
+    rng, first, draws = random.Random(5), Counter[str](), 10_000
     chances: dict[str, float] = {}
     for _ in range(draws):
         ranking = policy.rank(SEGMENTS[1], ACCOUNTS, rng, 1e3)
@@ -126,28 +126,26 @@ def test_the_chance_that_is_told_is_the_frequency_that_is_seen(name: str) -> Non
     high=st.floats(40, 100),
     seed=st.integers(0, 99),
 )
-@effort(max_examples=40, deadline=None)
+@effort(max_examples=15, deadline=None)
 def test_shares_stay_within_their_constraints(
     name: str, history: list[tuple[int, int, str]], low: float, high: float, seed: int
 ) -> None:
     policy = make(name, ACCOUNTS, {"constraints": {"min_share": {"west": low}, "max_share": {"north": high}}})
-    told(policy, [event for event in history if event[2] in {"approved", "declined_customer"}])
-    rng, first = random.Random(seed), Counter[str]()
-    for at in range(1, 1500):
+    history = [event for event in history if event[2] in {"approved", "declined_customer"}]
+    told(policy, history)
+    sent, rng = Counter(ACCOUNTS[account] for _, account, _ in history), random.Random(seed)
+    over = max(0.0, sent["north"] - high / 100 * sent.total())  # what it begins with, and may not grow
+    under = max(0.0, low / 100 * sent.total() - sent["west"])
+    for at in range(600):
         account = policy.rank(SEGMENTS[0], ACCOUNTS, rng, float(at))[0][0]
-        first[account] += 1
+        sent[account] += 1
         policy.update(SEGMENTS[0], account, "approved", float(at))
-        behind = Counter(
-            ACCOUNTS[account] for _, account, outcome in history if outcome in {"approved", "declined_customer"}
-        )
-        sent = first + behind
-        slack = 25 + len(history)
-        assert sent["north"] <= high / 100 * sent.total() + slack
-        assert sent["west"] >= low / 100 * sent.total() - slack
+        assert sent["north"] <= high / 100 * sent.total() + over + 25
+        assert sent["west"] >= low / 100 * sent.total() - under - 25
 
 
 @given(history=events, most=st.floats(0, 20), seed=st.integers(0, 99))
-@effort(max_examples=60, deadline=None)
+@effort(max_examples=25, deadline=None)
 def test_no_more_is_explored_than_may_be(history: list[tuple[int, int, str]], most: float, seed: int) -> None:
     history = [event for event in history if event[2] != "technical"]
     for name in ("adaptive", "success_rate_window"):
@@ -165,6 +163,7 @@ def test_no_more_is_explored_than_may_be(history: list[tuple[int, int, str]], mo
 def test_payments_above_the_limit_never_explore_and_never_probe() -> None:
     limit = {"never_explore_above": {"amount": 5_000, "currency": "EUR"}}
     policy = make("adaptive", ACCOUNTS, {"constraints": limit})
+    lived(policy, {"north": 0.95, "south": 0.9, "west": 0.9}, 300)
     for at in range(30):
         policy.update({"currency": "EUR"}, "north", "declined_provider", float(at))
     assert policy.explain({"currency": "EUR"}, "north", 30.0).breaker == "open"
@@ -289,7 +288,7 @@ def test_least_cost_pays_the_dearer_fee_only_for_the_lead_that_earns_it() -> Non
         {"fees": {"dear": {"fixed": 50, "basis_points": 0}, "cheap": {"fixed": 10, "basis_points": 0}}},
     )
     rng = random.Random(1)
-    assert policy.rank({"amount": "6000"}, ["dear", "cheap"], rng, 0.0)[0][0] == "dear", (
+    assert policy.rank({"amount": "200000"}, ["dear", "cheap"], rng, 0.0)[0][0] == "dear", (
         "expected to be better, as it is named first"
     )
     for at in range(3000):
@@ -338,7 +337,7 @@ def test_cells_are_bounded_whatever_contexts_come() -> None:
         policy.update({"bin": str(400000 + at)}, "north", "approved", float(at))
 
     snapshot = policy.snapshot()
-    assert len(snapshot["beliefs"]["cells"]) <= 10
+    assert len(snapshot["beliefs"]["rows"]) <= 10
     assert [segment for segment, _ in snapshot["segments"]][-1] == "||||401999|"
     assert len(snapshot["segments"]) == 10
 
