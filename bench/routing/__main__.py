@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -140,7 +139,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     lanes = [(scenario, seed) for seed in chosen.seeds for scenario in chosen.scenarios]
     jobs = [Job(name, name, changes.get(name, {})) for name in chosen.only]
     play = partial(run, payments=chosen.payments, processes=chosen.processes, keep=chosen.keep)
-    started = time.monotonic()
     found = play(lanes, jobs, cascade=chosen.cascade)
     if chosen.page:
         pooled = [lane for lane in lanes if lane[0] in POOLED]
@@ -152,9 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             processes=chosen.processes,
             keep=chosen.keep,
         )
-        day, minutes = f"{datetime.now(UTC):%-d %B %Y}", (time.monotonic() - started) / 60
-        done = page.Run(found, cascade, longer, chosen.seeds, chosen.payments, day, minutes)
-        print("wrote", *page.write(done, processes=chosen.processes, docs=chosen.docs))
+        day = f"{datetime.now(UTC):%-d %B %Y}"
+        done = page.Run(found, cascade, longer, chosen.seeds, chosen.payments, day)
+        print("wrote", *page.write(done, docs=chosen.docs))
     for line in lines({name: figures(results) for name, results in found.items()}, chosen.scenarios):
         print(line)
     if chosen.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -106,13 +107,7 @@ def _tuned() -> dict[str, Entrant]:
     rows = {}
     for name, best in found.items():
         row = PUBLISHED[name]
-        family = (
-            row.says.partition(" (")[0]
-            .partition(" gamma")[0]
-            .partition(" W=")[0]
-            .partition(" 8x5")[0]
-            .partition(" 5 %")[0]
-        )
+        family = re.split(r" \(| gamma| W=| 8x5| 5 %|, defaults|, stationary", row.says)[0]
         rows[f"{name}_tuned"] = Entrant(
             f"{family}, tuned", row.family, {**row.settings, **best["settings"]}, history=True
         )

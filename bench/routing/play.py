@@ -116,6 +116,8 @@ class Result:
     recovered: int
     us: float | None
     """Microseconds per payment: one ranking and one update. ``None`` where its breakers were asked for, too."""
+    spent_s: float
+    """CPU time of all of it."""
 
     @property
     def gain(self) -> float:
@@ -197,6 +199,7 @@ def measure(lane: Lane, make: Maker, *, cascade: bool = False) -> Result:
         attempts=attempts,
         recovered=recovered,
         us=None if watch else 1e6 * spent / len(chosen),
+        spent_s=spent,
     )
 
 

