@@ -42,7 +42,7 @@ class OperationRecord(NamedTuple):
     ``releases_unknown``: it is the void of an attempt of unknown outcome, after which another account is asked. Of the record of how an
     attempt's account was chosen: ``first_routed`` is the account that its decision puts first, ``follows`` and ``decided_by`` are the
     attempts that the record of a further one names, and ``foreign_version`` says that the version that decided is not the merchant's
-    in that mode.
+    in that mode. ``action`` is what its decline permits, and ``allowed_by`` the rule that allowed it where it is a retry.
     """
 
     id: str
@@ -67,6 +67,8 @@ class OperationRecord(NamedTuple):
     follows: str | None = None
     decided_by: str | None = None
     foreign_version: bool = False
+    action: str | None = None
+    allowed_by: str | None = None
 
 
 class ChangeRecord(NamedTuple):

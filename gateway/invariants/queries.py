@@ -36,6 +36,8 @@ class Fetches(Protocol):
 _OPERATION: Final = {
     "sealed": "o.sealed_request IS NOT NULL",
     "releases_unknown": "o.kind = 'void' AND coalesce(o.metadata->>'purpose' = 'failover', false)",
+    "action": "o.decline->>'action'",
+    "allowed_by": "o.metadata->>'allowed_by'",
     "first_routed": "o.decision->'route'->>0",
     "follows": "o.decision->>'after'",
     "decided_by": "o.decision->>'decided_by'",
@@ -82,8 +84,10 @@ COUNTS: Final = """SELECT relname::text AS name, greatest(reltuples, 0)::float8 
 _PAID: Final = "('authorized', 'captured')"
 _ENDED: Final = "('voided', 'expired')"
 _OPEN: Final = "('created', 'sent', 'requires_action', 'pending', 'unknown')"
-_ROUND: Final = """(SELECT count(*) FROM operation r WHERE r.payment_id = o.payment_id AND r.round = o.round
-    AND r.kind = 'authorize' AND r.status IN {statuses})"""
+_ROUND: Final = """(SELECT count(*) FROM operation r WHERE r.payment_id = o.payment_id AND r.kind = 'authorize'
+    AND r.status IN {statuses} AND (r.round = o.round OR (r.round > o.round AND EXISTS (SELECT FROM operation s
+        WHERE s.payment_id = r.payment_id AND s.round = r.round AND s.metadata->>'allowed_by' = 'scheduled'))))"""
+"""What came of a key's round. A retry that was scheduled goes on with it: its answer is what comes of that."""
 _KEY: Final = {
     "opened": "k.payment_id",
     "repeated": """EXISTS (SELECT FROM idempotency_key s WHERE s.merchant_id = k.merchant_id AND s.livemode = k.livemode

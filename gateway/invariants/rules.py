@@ -226,6 +226,24 @@ def decisions_are_followed(case: Case) -> Sentences:
             yield f"{op.id} says that it follows {op.follows} by the decision of {op.decided_by}, and it does not"
 
 
+RETRIED_AT_ONCE: Final = frozenset({"retry_other_now"})
+RETRIED_LATER: Final = frozenset({"retry_other_now", "retry_later"})
+"""What a decline has to permit before another account is asked, at once or by itself later."""
+
+
+def retries_are_allowed(case: Case) -> Sentences:
+    """Nobody is asked again by itself after a decline that does not permit it. A merchant who confirms again may bring another card."""
+    attempts = sorted(case.attempts, key=lambda op: op.seq)
+    for op in attempts:
+        by_itself = {"scheduled": RETRIED_LATER}.get(op.allowed_by or "", frozenset())
+        for other in attempts:
+            if other.status != "declined" or other.action is None or other.seq >= op.seq:
+                continue
+            permitted = RETRIED_AT_ONCE if other.round == op.round else by_itself
+            if permitted and other.action not in permitted:
+                yield f"{op.id} was tried after {other.id}, whose decline says {other.action}"
+
+
 def news_moves_forward(case: Case) -> Sentences:
     """Nothing that a provider tells by webhook takes a payment back to where it had been."""
     for change in case.changes:

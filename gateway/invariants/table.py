@@ -146,6 +146,11 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
         "Every attempt is at the account that the decision on record says, made by a version of its merchant's own.",
         rows=rules.decisions_are_followed,
     ),
+    Invariant(
+        "retries_are_allowed",
+        "After a decline no account is asked again by itself, at once or later, unless that decline permits it.",
+        rows=rules.retries_are_allowed,
+    ),
     Invariant("status_agrees", "A payment's status is what its operations say.", rows=rules.status_agrees),
     Invariant(
         "amounts_are_sums",

@@ -13,7 +13,7 @@ from gateway.sql import Pool
 from gateway.sweep import end_parked, retry_due
 
 if TYPE_CHECKING:
-    from tests.conftest import Inside, Kit, Merchant, Open, Psps
+    from tests.conftest import Checked, Inside, Kit, Merchant, Open, Psps
 
 THREE: Any = ("stripe", "adyen", "neutral")
 DECLINED_EVERYWHERE: Any = {"number": "4000000000000002", "holder": "DECLINED"}
@@ -362,7 +362,7 @@ async def next_day(inside: Inside) -> int:
 
 
 async def test_a_soft_decline_is_tried_again_a_day_later_and_the_merchant_is_told(
-    open_gateway: Open, psps: Psps
+    open_gateway: Open, psps: Psps, checked: Checked
 ) -> None:
     async with open_gateway(("stripe",), card_limits_in_test_mode=True) as inside:
         merchant = inside.merchant
@@ -378,6 +378,7 @@ async def test_a_soft_decline_is_tried_again_a_day_later_and_the_merchant_is_tol
         replayed = await merchant.charge(**away, key="invoice-7")
         tried = await attempts(inside, payment["id"])
         told = (await merchant.get(f"/v1/payments/{payment['id']}", **{"expand[]": "events"})).json()["events"]
+        await checked(inside.database, psps)
 
     assert (answer.status_code, payment["status"], payment["processing_reason"]) == (
         202,

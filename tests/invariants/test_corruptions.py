@@ -79,6 +79,15 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
         f"""UPDATE operation SET decision = decision || '{{"decided_by": "att_elsewhere"}}' WHERE payment_id = {CASCADED} AND seq = 2""",
         {"decisions_are_followed"},
     ),
+    "a further attempt after a decline that forbids it": (
+        f"""UPDATE operation SET decline = decline || '{{"action": "do_not_retry"}}' WHERE payment_id = {CASCADED} AND {FIRST}""",
+        {"retries_are_allowed"},
+    ),
+    "a scheduled retry after a decline that forbids it": (
+        f"""UPDATE operation SET round = 0, decline = decline || '{{"action": "ask_new_method"}}' WHERE payment_id = {CASCADED} AND {FIRST};
+        UPDATE operation SET metadata = '{{"allowed_by": "scheduled"}}', decision = NULL WHERE payment_id = {CASCADED} AND seq = 2""",
+        {"retries_are_allowed"},
+    ),
     "more captured than authorized": (
         f"ALTER TABLE payment DROP CONSTRAINT payment_captured; UPDATE payment SET amount_captured = amount_captured + 1 WHERE id = {PAID}",
         {"captured_within_authorized", "amounts_are_sums"},
