@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | merchants | keys | vault``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | routing | merchants | keys | vault``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ vault = typer.Typer(help="The vault: which key seals its cards, and rotating it.
 app.add_typer(vault, name="vault")
 replay = typer.Typer(help="Say again what was said: by providers to us, or by us to merchants.", no_args_is_help=True)
 app.add_typer(replay, name="replay")
+
+routing = typer.Typer(help="Routing documents, before they are sent.", no_args_is_help=True)
+app.add_typer(routing, name="routing")
 
 Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
 
@@ -302,6 +305,31 @@ def replay_inbound(
     with _plainly():
         filters = {"until": until, "type": type_, "result": result, "status": status}
         asyncio.run(replayed(account, since, filters, typer.echo, dry_run=not apply))
+
+
+@routing.command("lint")
+def lint_routing(
+    file: Annotated[Path, typer.Argument(help="A routing document, JSON in UTF-8.")],
+    *,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(help="An account that there is; several times. None: accounts are not looked at."),
+    ] = None,
+) -> None:
+    """Say what is wrong with a routing document, each with its JSON pointer and its fix. Needs no gateway. Exit code 1 for an error."""
+    from routing.lint import ERROR, AccountFacts, lint
+
+    try:
+        document = file.read_bytes()
+    except OSError as error:
+        typer.echo(f"gateway: {file} cannot be read ({type(error).__name__})", err=True)
+        raise typer.Exit(2) from None
+    found = lint(document, {name: AccountFacts() for name in account} if account else None)
+    for each in found:
+        typer.echo(f"{each.level} {each.pointer or '/'} {each.message} {each.fix}")
+    errors = sum(each.level == ERROR for each in found)
+    typer.echo(f"{errors} errors, {len(found) - errors} warnings and hints", err=True)
+    raise typer.Exit(1 if errors else 0)
 
 
 if __name__ == "__main__":

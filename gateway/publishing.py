@@ -21,7 +21,8 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.events import Event, event
 from gateway.ids import PUBLICATION, ROUTING_VERSION, new_id
-from gateway.keys import Decided, written_once
+from gateway.keys import DECIDED_MAX, Decided, written_once
+from gateway.rehearsal import check_publishable
 from gateway.routing_books import Version
 from idempotency.key import Key
 from routing.document import Document, read
@@ -30,6 +31,8 @@ from routing.publications import BUCKETS, Publication, PublicationKind, Standing
 
 AWAITED_S: Final = 24 * 3600
 """A publication that nobody approves within a day is not published: what it was asked on is no longer so."""
+GATEWAY: Final = "gateway"
+"""Who has published what nobody has asked for: no key has such an id."""
 _TOLD: Final[Mapping[PublicationKind, str]] = {
     PublicationKind.PUBLISH: "routing.version_published",
     PublicationKind.ROLLBACK: "routing.version_published",
@@ -204,38 +207,6 @@ async def draft(
     return await written_once(key, fingerprint, deps, decide)
 
 
-def check_publishable(version: Version, deps: Deps) -> None:
-    """Raises :class:`Problem` (422) for a version that does not work here: it cannot be read, or names accounts that are not there."""
-    try:
-        document = read(version.document or {})
-    except Faulty as error:  # it could be read when it was made, by another release
-        found = list(error.faults)
-    else:
-        found = _strangers(
-            document, [each.name for each in deps.accounts_of(version.merchant_id, livemode=version.livemode)]
-        )
-    if found:
-        told = [{"pointer": each.pointer, "message": each.message, "fix": each.fix} for each in found]
-        first = found[0]
-        detail = f"{first.pointer or 'The document'}: {first.message}; {first.fix}."
-        raise Problem("routing_not_publishable", detail, extra={"errors": told})
-
-
-def _strangers(document: Document, known: Sequence[str]) -> list[Fault]:
-    """Where a document names accounts that the merchant does not have."""
-    places = [(f"/rules/{at}/then", rule.then.accounts) for at, rule in enumerate(document.rules)]
-    places.append(("/default", document.default.accounts))
-    if document.holdout is not None:
-        places.append(("/holdout/accounts", document.holdout.accounts or ()))
-    fix = f"name one of {', '.join(known)}" if known else "configure an account first"
-    return [
-        Fault(place, f"there is no account {account!r} here", fix)
-        for place, accounts in places
-        for account in accounts
-        if account not in known
-    ]
-
-
 # --- Publications -----------------------------------------------------------------------------------------------------
 
 Next = Callable[[Sequence[Publication], Standing, datetime], Awaitable[Publication]]
@@ -279,6 +250,27 @@ async def rollback(
         return _after(history, PublicationKind.ROLLBACK, stands.before, BUCKETS, None, reason, who, now)
 
     return await _recorded(next_of, who, key, fingerprint, deps)
+
+
+async def rolled_back(version: str, reason: str, merchant_id: str, deps: Deps, *, livemode: bool) -> Publication | None:
+    """The gateway's own rollback of ``version``, where that is what a rollback would end; else nothing, and ``None``.
+
+    May be called by several processes at the same time, and again: one of them writes it, with the event. :data:`GATEWAY` is who it
+    is published by.
+    """
+    who = Who(merchant_id, livemode, GATEWAY)
+    for _ in range(DECIDED_MAX):
+        history = await deps.routing_books.history(merchant_id, livemode=livemode)
+        now = _now(history, deps)
+        stands = standing(history, now)
+        if version != (stands.version if stands.staged is None else stands.staged.version):
+            return None
+        recorded = _after(history, PublicationKind.ROLLBACK, stands.before, BUCKETS, None, reason, who, now)
+        _, told = _told(recorded, history, livemode=livemode)
+        written = await deps.routing_books.publish(recorded, merchant_id, livemode=livemode, told=told, key=None)
+        if written is Written.DONE:
+            return recorded
+    return None
 
 
 async def withdraw(publication: Publication, reason: str, who: Who, key: Key, fingerprint: bytes, deps: Deps) -> Answer:

@@ -6,7 +6,7 @@ same commit. Every further attempt of the round has a short record: what came of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -86,6 +86,12 @@ def decide(
     return Routed(by(found.version, found.document), found.unreadable, shadow)
 
 
+def rehearse(document: Document, version: str, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Decision:
+    """How a version that may not be in force would decide a payment now, with what its strategies have learned. Nothing follows from it."""
+    policy = _policy(document, known, able, deps)
+    return rules.decide(document, version, known, able, tuple(able), policy, known.at.timestamp())
+
+
 def _policy(document: Document, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Policy | None:
     """What the strategy that applies has learned, if one applies and it has."""
     chosen = rules.choose(document, known, able)
@@ -127,12 +133,17 @@ def _bin(number: str | None, shown: CardFacts) -> str | None:
 
 def eligibility(terms: Terms, wallet: Wallet, deps: Deps) -> dict[str, str | None]:
     """Each account of the merchant with the reason why it cannot take the payment, or ``None``; in the order of the configuration."""
-    money, needs, has_card = Money(terms.amount, terms.currency), _needs(terms), wallet.card is not None
+    return able(terms, wallet.tokens.keys(), deps, has_card=wallet.card is not None)
+
+
+def able(terms: Terms, tokens: Collection[str], deps: Deps, *, has_card: bool) -> dict[str, str | None]:
+    """The same, by the accounts that know the payment method and whether its card is at hand."""
+    money, needs = Money(terms.amount, terms.currency), _needs(terms)
     # An account that remembers the card itself knows its first payment, too.
     remembered = needs - {Capability.NETWORK_TRANSACTION_ID}
     reasons = {}
     for account in deps.accounts_of(terms.merchant_id, livemode=terms.livemode):
-        has_token = account.name in wallet.tokens
+        has_token = account.name in tokens
         asked = remembered if has_token else needs
         reasons[account.name] = account.eligible(money, has_token=has_token, has_card=has_card, needs=asked)
     return reasons

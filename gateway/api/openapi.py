@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.api import disputes, events, inbound, incidents, methods, payments, routing, webhook_endpoints
+from gateway.api import (
+    described_routing,
+    disputes,
+    events,
+    inbound,
+    incidents,
+    methods,
+    payments,
+    routing,
+    webhook_endpoints,
+)
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.api.strategies import strategy_object
@@ -432,99 +442,6 @@ _TELLING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] =
     ),
     ("/v1/events/{id}/redeliver", "redeliver", "Send an event again", {}, "200", _DELIVERIES),
 )
-_CONFIG_EXAMPLE: Final[Mapping[str, Any]] = {
-    "id": "rt_0193a4c5d6e77f8091a2b3c4d5e6f70f",
-    "object": "routing_config",
-    "number": 4,
-    "name": "Large payments to Adyen",
-    "note": None,
-    "hash": "9d1c5a64b6f7a1d0a0e3c5f1f6d8b7a29d1c5a64b6f7a1d0a0e3c5f1f6d8b7a2",
-    "parent": "rt_0193a4c5d6e77f8091a2b3c4d5e6f70e",
-    "document": {
-        "rules": [
-            {
-                "name": "large in euros",
-                "when": {"currency": "EUR", "amount": {"min": 50000}},
-                "then": {"priority": ["adyen", "stripe"]},
-            }
-        ],
-        "default": {"priority": ["stripe", "adyen"]},
-    },
-    "livemode": False,
-    "created": "2026-11-21T09:30:00.123456Z",
-    "created_by": "5ad1f0c2a4e14d1e",
-}
-_LISTED_CONFIG: Final = {name: value for name, value in _CONFIG_EXAMPLE.items() if name != "document"}
-_PUBLICATION_EXAMPLE: Final[Mapping[str, Any]] = {
-    "id": "rp_0193a4c5d6e77f8091a2b3c4d5e6f710",
-    "object": "routing_publication",
-    "sequence": 7,
-    "kind": "publish",
-    "config": _CONFIG_EXAMPLE["id"],
-    "percent": 5,
-    "shadow": False,
-    "status": "in_force",
-    "starts_at": "2026-11-21T09:31:00.123456Z",
-    "target": None,
-    "reason": "Adyen approves more of the large ones.",
-    "published_by": "5ad1f0c2a4e14d1e",
-    "approved_by": None,
-    "livemode": False,
-    "created": "2026-11-21T09:31:00.123456Z",
-}
-_WHY: Final = {"reason": _PUBLICATION_EXAMPLE["reason"]}
-_ROUTING: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
-    (
-        "/v1/routing/configs",
-        "create_routing_config",
-        "Make a version of your routing document; nothing is decided by it until it is published",
-        {"document": _CONFIG_EXAMPLE["document"], "name": _CONFIG_EXAMPLE["name"]},
-        "201",
-        _CONFIG_EXAMPLE,
-    ),
-    (
-        "/v1/routing/configs/{id}/publish",
-        "publish_routing_config",
-        "Put a version in force: for all payments or a part, at once or at a time",
-        {**_WHY, "percent": 5},
-        "201",
-        _PUBLICATION_EXAMPLE,
-    ),
-    (
-        "/v1/routing/rollback",
-        "rollback_routing",
-        "Put the version before in force, at once",
-        {"reason": "Approvals fell."},
-        "201",
-        {**_PUBLICATION_EXAMPLE, "kind": "rollback", "percent": 100, "reason": "Approvals fell."},
-    ),
-    (
-        "/v1/routing/publications/{id}/approve",
-        "approve_publication",
-        "Publish what another key has asked for",
-        {},
-        "201",
-        {
-            **_PUBLICATION_EXAMPLE,
-            "target": "rp_0193a4c5d6e77f8091a2b3c4d5e6f70f",
-            "approved_by": "91c0aa51e77b4f02",
-        },
-    ),
-    (
-        "/v1/routing/publications/{id}/withdraw",
-        "withdraw_publication",
-        "Take out what has not started, a shadow, or what waits for approval",
-        {"reason": "Not before the sale."},
-        "201",
-        {
-            **_PUBLICATION_EXAMPLE,
-            "kind": "withdraw",
-            "status": "done",
-            "target": "rp_0193a4c5d6e77f8091a2b3c4d5e6f70f",
-            "reason": "Not before the sale.",
-        },
-    ),
-)
 _FILTERS: Final = (
     "limit",
     "cursor",
@@ -542,7 +459,7 @@ def document() -> dict[str, Any]:
     """The whole document. The same on every call."""
     schemas: dict[str, Any] = {"Problem": _problem_schema()}
     paths: dict[str, Any] = {}
-    for path, verb, summary, example, ok, answer in (*_MONEY, *_STORING, *_TELLING, *_ROUTING):
+    for path, verb, summary, example, ok, answer in (*_MONEY, *_STORING, *_TELLING, *described_routing.ASKED):
         model = BODIES[verb]
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
@@ -647,31 +564,15 @@ def _told(paths: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _routed(paths: Mapping[str, Any]) -> dict[str, Any]:
-    """What is read of routing."""
-
-    def page(example: Mapping[str, Any]) -> dict[str, Any]:
-        return {"object": "list", "data": [example], "has_more": False, "next_cursor": None}
-
-    paged, path = [_query(name) for name in ("limit", "cursor")], "/v1/routing/configs"
-    standing = {
-        "object": "routing",
-        "in_force": _LISTED_CONFIG,
-        "publication": {**_PUBLICATION_EXAMPLE, "percent": 100},
-        "staged": None,
-        "shadow": None,
-        "scheduled": [],
-        "awaiting_approval": [],
-        "rollback_to": _CONFIG_EXAMPLE["parent"],
-        "livemode": False,
-    }
+    """What is read of routing, beside what is asked of it."""
     return {
-        "/v1/routing": {"get": _get("What is in force, what will be, and what a rollback comes to", standing, [])},
-        "/v1/routing/history": {
-            "get": _get("Who did what, when and why, the newest first", page(_PUBLICATION_EXAMPLE), paged)
-        },
-        path: {**paths[path], "get": _get("List versions, newest first", page(_LISTED_CONFIG), paged)},
-        f"{path}/{{id}}": {"get": _get("Retrieve a version with its document", _CONFIG_EXAMPLE, [_PATH_ID])},
+        path: {**paths.get(path, {}), "get": _get(summary, example, list(map(_parameter, parameters)))}
+        for path, summary, example, parameters in described_routing.READ
     }
+
+
+def _parameter(name: str) -> dict[str, Any]:
+    return _PATH_ID if name == "id" else _query(name)
 
 
 _INBOUND_EXAMPLE: Final[Mapping[str, Any]] = {
@@ -788,7 +689,7 @@ _BODILESS: Final = frozenset(
 )
 """Verbs that may be asked without a body."""
 _KEYLESS: Final = frozenset(
-    {"details", "update_payment_method", "close"}
+    {"details", "update_payment_method", "close", "lint_routing_config", "dry_run_routing_config"}
     | (webhook_endpoints.BODIES.keys() | events.BODIES.keys()) - {"create_webhook_endpoint"}
 )
 """Verbs that need no idempotency key: asked again they change nothing more, or nothing that matters."""

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import publishing
+from gateway import publishing, rehearsal
 from gateway.api import asking, reading
 from gateway.api.asking import Desk
 from gateway.api.auth import Principal
 from gateway.api.schemas import (
     Body,
+    Nothing,
     RoutingApprove,
     RoutingDraft,
+    RoutingDryRun,
     RoutingPublish,
     RoutingRollback,
     RoutingWithdraw,
 )
 from gateway.errors import Problem
-from gateway.ids import PUBLICATION, ROUTING_VERSION
+from gateway.ids import PUBLICATION, ROUTING_VERSION, is_id
 from gateway.publishing import Expected, Wanted, Who, publication_object, version_object
+from gateway.rehearsal import Described
 from gateway.routing_books import Version
 from idempotency.key import fingerprint
 from routing.publications import Publication, standing
@@ -59,6 +63,53 @@ class Routing(Desk):
     async def retrieve(self, request: Request) -> Response:
         """``GET /v1/routing/configs/{id}``, with its document."""
         return asking.json(version_object(await self._version(request, await self._principal(request))))
+
+    # --- what one would do ---
+
+    async def lint(self, request: Request) -> Response:
+        """``POST /v1/routing/configs/{id}/lint``: what is wrong with it, or hardly meant, with the accounts as they are now."""
+        who, raw = await self._asked_plainly(request)
+        version = await self._version(request, who)
+        reading.validate(Nothing, raw)
+        found = await asyncio.to_thread(rehearsal.findings, version, self._deps)  # a long one takes a while
+        return asking.json(rehearsal.lint_object(version, found))
+
+    async def diff(self, request: Request) -> Response:
+        """``GET /v1/routing/configs/{id}/diff``: rule by rule, against another version or what is in force for all payments."""
+        who = await self._principal(request)
+        version = await self._version(request, who)
+        if set(request.query_params) - {"against"}:
+            raise Problem("validation_failed", "A diff is asked for with against, or without anything.")
+        against = request.query_params.get("against")
+        books = self._deps.routing_books
+        if against is None:
+            history = await books.history(who.merchant_id, livemode=who.livemode)
+            against = standing(history, self._deps.clock()).version
+        elif not is_id(against, ROUTING_VERSION):
+            raise Problem("validation_failed", "against must be the id of a routing config.", "against")
+        other = None if against is None else await books.version(against, who.merchant_id, livemode=who.livemode)
+        if against is not None and other is None:
+            raise Problem("validation_failed", "There is no such routing config.", "against")
+        return asking.json(rehearsal.diff_object(version, other))
+
+    async def dry_run(self, request: Request) -> Response:
+        """``POST /v1/routing/configs/{id}/dry-run``: how it would decide one payment; nobody is asked and nothing is written."""
+        who, raw = await self._asked_plainly(request)
+        version = await self._version(request, who)
+        body = reading.validate(RoutingDryRun, raw)
+        if body.payment is not None:
+            if body.model_fields_set != {"payment"}:
+                raise Problem("validation_failed", "Send payment alone, or describe one.", "payment")
+            payment = await self._deps.queries.payment_of(body.payment, who.merchant_id, livemode=who.livemode)
+            if payment is None:
+                raise Problem("validation_failed", "There is no such payment.", "payment")
+            return asking.json(rehearsal.recorded_run(version, payment, self._deps))
+        for name in ("amount", "currency"):
+            if getattr(body, name) is None:
+                raise Problem("validation_failed", f"{name} is required where no payment is named.", name)
+        at = self._deps.clock() if body.at is None else reading.instant(body.at, "at")
+        described = Described(at=at, **body.model_dump(exclude={"payment", "at"}))
+        return asking.json(rehearsal.described_run(version, described, self._deps))
 
     # --- what is in force ---
 
@@ -144,6 +195,8 @@ def _expected(body: RoutingPublish | RoutingRollback | RoutingApprove) -> Expect
 
 BODIES: Final[Mapping[str, type[Body]]] = {
     "create_routing_config": RoutingDraft,
+    "lint_routing_config": Nothing,
+    "dry_run_routing_config": RoutingDryRun,
     "publish_routing_config": RoutingPublish,
     "rollback_routing": RoutingRollback,
     "approve_publication": RoutingApprove,

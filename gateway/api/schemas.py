@@ -516,3 +516,35 @@ class RoutingWithdraw(Body):
     """``POST /v1/routing/publications/{id}/withdraw``."""
 
     reason: Long = Field(description="Why, in your words: it stays in the history.")
+
+
+class RoutingDryRun(Body):
+    """``POST /v1/routing/configs/{id}/dry-run``: a payment that was made, or one that is described."""
+
+    payment: PaymentId | None = Field(
+        default=None, description="As it was known when it was routed; then nothing else."
+    )
+    amount: Amount | None = None
+    currency: Currency | None = None
+    country: Country | None = Field(default=None, description="Of the billing address.")
+    brand: Short | None = Field(default=None, examples=["visa"])
+    funding: Literal["credit", "debit", "prepaid"] | None = None
+    bin: Annotated[str, StringConstraints(pattern=r"^[0-9]{6,8}$")] | None = Field(
+        default=None, description="The first six to eight digits of the card."
+    )
+    issuer_country: Country | None = None
+    initiator: Literal["customer", "merchant"] = "customer"
+    recurring: Literal["subscription", "unscheduled", "card_on_file"] | None = None
+    three_d_secure: Literal["automatic", "required"] = "automatic"
+    capture_method: Literal["automatic", "manual"] = "automatic"
+    metadata: Metadata = Field(default_factory=dict)
+    tokens: list[Short] | None = Field(
+        default=None,
+        max_length=20,
+        description="The accounts that know the payment method; left out: a card is at hand.",
+    )
+    at: str | None = Field(default=None, max_length=40, description="Left out: now.", examples=["2026-11-27T06:00:00Z"])
+    payment_id: PaymentId | None = Field(
+        default=None,
+        description="Whose dice are thrown, where the arm of a split depends on them; left out: anybody's.",
+    )

@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import pytest
 
+from gateway import publishing
 from routing.publications import in_force, in_shadow
 
 if TYPE_CHECKING:
-    from tests.conftest import Commands, Database, Inside, Merchant, Open, Processes, Psps
+    from pathlib import Path
+
+    from tests.conftest import Commands, Database, Inside, Kit, Merchant, Open, Processes, Psps
 
 CONFIGS: Final = "/v1/routing/configs"
 STRIPE: Final[Mapping[str, Any]] = {"default": {"priority": ["stripe", "adyen"]}}
@@ -275,7 +280,7 @@ async def test_a_version_that_names_accounts_which_are_not_there_is_not_publishe
         nothing = await in_force_for(inside)
 
     assert refused["code"] == "routing_not_publishable"
-    assert [each["pointer"] for each in refused["errors"]] == ["/rules/0/then"]
+    assert [each["pointer"] for each in refused["errors"]] == ["/rules/0/then/split/adyen"]
     assert "adyen" in refused["errors"][0]["message"]
     assert (nothing, stored(database)) == ({None}, (1, 0, 1))
 
@@ -395,6 +400,178 @@ async def test_a_rollback_works_when_every_document_is_broken(open_gateway: Open
         shown = await told(inside.merchant, "rollback", reason="all is broken")
 
     assert shown["config"] == first["id"]
+
+
+async def test_the_gateways_own_rollback_is_written_once_and_only_of_what_is_in_force(
+    open_gateway: Open, database: Database
+) -> None:
+    async with open_gateway() as inside, open_gateway() as beside:
+        first, second = await drafted(inside.merchant), await drafted(inside.merchant, ADYEN)
+        await published(inside.merchant, first["id"])
+        await published(inside.merchant, second["id"], percent=50)
+
+        async def undone(house: Any, version: dict[str, Any]) -> bool:
+            reason = "The holdout approves more."
+            return (
+                await publishing.rolled_back(version["id"], reason, "mer_dev", house.deps, livemode=False) is not None
+            )
+
+        not_staged = await undone(inside.house, first)
+        done = await asyncio.gather(*(undone(each.house, second) for each in (inside, beside) for _ in range(3)))
+        (step, *_), now = await history(inside.merchant), await in_force_for(inside)
+
+    assert not_staged is False
+    assert sorted(done) == [False] * 5 + [True]
+    assert (step["kind"], step["published_by"], step["config"]) == ("rollback", "gateway", first["id"])
+    assert now == {first["id"]}
+    assert len(events(database)) == 3
+
+
+# --- What a version would do ------------------------------------------------------------------------------------------
+
+
+async def test_lint_says_what_keeps_a_version_from_being_published_and_what_is_hardly_meant(open_gateway: Open) -> None:
+    shadowed = {
+        "rules": [
+            {"name": "euros", "when": {"currency": "EUR"}, "then": {"priority": ["stripe"]}},
+            {"name": "visa in euros", "when": {"currency": "EUR", "brand": "visa"}, "then": {"priority": ["adyen"]}},
+        ],
+        "default": {"priority": ["acme", "stripe"]},
+    }
+    async with open_gateway() as inside:
+        bad, good = await drafted(inside.merchant, shadowed), await drafted(inside.merchant)
+        found = await told(inside.merchant, f"configs/{bad['id']}/lint", status=200)
+        nothing = await told(inside.merchant, f"configs/{good['id']}/lint", status=200)
+        refused = await published(inside.merchant, bad["id"], status=422)
+
+    pointers = {(each["level"], each["pointer"]) for each in found["findings"]}
+    assert found["publishable"] is False
+    assert ("warning", "/rules/1") in pointers
+    errors = [each for each in found["findings"] if each["level"] == "error"]
+    assert [each["pointer"] for each in errors] == ["/default/priority/0"]
+    assert all(each["message"] and each["fix"] and each["code"] for each in found["findings"])
+    assert (nothing["publishable"], [each for each in nothing["findings"] if each["level"] == "error"]) == (True, [])
+    assert refused["errors"] == errors
+
+
+async def test_a_diff_is_against_what_is_in_force_or_another_version(open_gateway: Open) -> None:
+    async with open_gateway() as inside:
+        first, second = await drafted(inside.merchant), await drafted(inside.merchant, SPLIT)
+        path = f"{CONFIGS}/{second['id']}/diff"
+        against_nothing = (await inside.merchant.get(path)).json()
+        await published(inside.merchant, first["id"])
+        changed = (await inside.merchant.get(path)).json()
+        itself = (await inside.merchant.get(path, against=second["id"])).json()
+        wrong = [await inside.merchant.get(path, against=each) for each in ("x", f"rt_{NOBODYS}")]
+
+    assert (against_nothing["against"], against_nothing["same"]) == (None, False)
+    assert changed["against"] == first["id"]
+    assert ("added", "large in euros") in {(each["kind"], each["rule"]) for each in changed["changes"]}
+    assert all(each["sentence"] for each in changed["changes"])
+    assert (itself["same"], itself["changes"]) == (True, [])
+    assert [(answer.status_code, answer.json()["param"]) for answer in wrong] == [(422, "against")] * 2
+
+
+async def test_a_dry_run_decides_a_payment_in_words_and_asks_nobody(
+    open_gateway: Open, database: Database, psps: Psps
+) -> None:
+    async with open_gateway() as inside:
+        version = await drafted(inside.merchant, SPLIT)
+        before = stored(database)
+
+        async def run(**fields: Any) -> dict[str, Any]:
+            return await told(inside.merchant, f"configs/{version['id']}/dry-run", status=200, **fields)
+
+        small = await run(amount=100, currency="EUR")
+        large = [await run(amount=50_000, currency="EUR", payment_id=each) for each in (*PAYMENTS[:30], *PAYMENTS[:30])]
+        by_token = await run(amount=100, currency="EUR", tokens=["adyen"])
+        wrong = [
+            await inside.merchant.post(f"{CONFIGS}/{version['id']}/dry-run", fields)
+            for fields in (
+                {},
+                {"amount": 100},
+                {"amount": 100, "currency": "eur"},
+                {"amount": 100, "currency": "EUR", "bin": "4242424242"},
+                {"amount": 100, "currency": "EUR", "payment": PAYMENTS[0]},
+            )
+        ]
+
+    assert (small["account"], small["decision"]["rule"], small["decision"]["kind"]) == ("stripe", "default", "priority")
+    assert small["sentence"] == small["decision"]["sentence"]
+    assert {each["account"] for each in small["decision"]["candidates"]} == {"stripe", "adyen"}
+    assert {each["decision"]["rule"] for each in large} == {"large in euros"}
+    assert {each["account"] for each in large} == {"stripe", "adyen"}
+    assert [each["account"] for each in large[:30]] == [each["account"] for each in large[30:]]
+    assert by_token["account"] == "adyen"
+    assert [answer.json()["param"] for answer in wrong] == ["amount", "currency", "currency", "bin", "payment"]
+    assert stored(database) == before
+    assert psps.nobody_was_asked()
+
+
+async def test_a_dry_run_of_a_payment_decides_it_as_it_was_known_then(open_gateway: Open) -> None:
+    async with open_gateway() as inside:
+        version = await drafted(inside.merchant, ADYEN)
+        paid = await inside.merchant.charged(amount=4200)
+        path = f"{CONFIGS}/{version['id']}/dry-run"
+        shown = (await inside.merchant.post(path, {"payment": paid["id"]})).json()
+        unsent = (await inside.merchant.charge(confirm=False)).json()
+        refused = await inside.merchant.post(path, {"payment": unsent["id"]})
+        missing = await inside.merchant.post(path, {"payment": f"pay_{NOBODYS}"})
+
+    assert paid["account"] == "stripe"
+    assert (shown["account"], shown["was"], shown["payment"]) == ("adyen", ["stripe", "adyen"], paid["id"])
+    facts = shown["decision"]["facts"]
+    assert (facts["payment_id"], facts["amount"], facts["bin"]) == (paid["id"], 4200, "42424242")
+    assert (refused.status_code, refused.json()["code"]) == (409, "payment_state")
+    assert (missing.status_code, missing.json()["param"]) == (422, "payment")
+
+
+async def test_what_is_published_decides_payments_and_what_is_rolled_back_does_no_more(
+    open_gateway: Open, flow: type[Kit]
+) -> None:
+    async with open_gateway() as inside:
+        version = await drafted(inside.merchant, ADYEN)
+        before = await inside.merchant.charged()
+
+        async def goes_to(account: str) -> bool:
+            return bool((await inside.merchant.charged())["account"] == account)
+
+        await published(inside.merchant, version["id"])
+        await flow.eventually(lambda: goes_to("adyen"), "the version decides")
+        await told(inside.merchant, "rollback", reason="approvals fell")
+        await flow.eventually(lambda: goes_to("stripe"), "the configuration decides again")
+
+    assert before["account"] == "stripe"
+
+
+def test_the_command_line_lints_a_file_without_a_gateway(tmp_path: Path) -> None:
+    file = tmp_path / "routing.json"
+
+    def linted(text: str, *words: str) -> tuple[int, str]:
+        file.write_text(text)
+        argv = [sys.executable, "-P", "-m", "gateway.cli", "routing", "lint", str(file), *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout
+
+    code, said = linted(json.dumps(SPLIT))
+    assert (code, "error" in said) == (0, False)
+    code, said = linted(json.dumps(SPLIT), "--account", "stripe")
+    assert code == 1
+    assert "error /rules/0/then/split/adyen " in said
+    code, said = linted('{"default": {"priority": []}}')
+    assert code == 1
+    assert said.startswith("error /default/priority ")
+    code, said = linted("{")
+    assert (code, said.startswith("error / ")) == (1, True)
+    file.unlink()
+    missing = subprocess.run(
+        [sys.executable, "-P", "-m", "gateway.cli", "routing", "lint", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (missing.returncode, missing.stdout) == (2, "")
 
 
 # --- A second person --------------------------------------------------------------------------------------------------
@@ -562,6 +739,9 @@ async def _walk(merchant: Merchant, config: str, publication: str) -> list[tuple
         await merchant.get(CONFIGS, cursor=config),
         await merchant.get(f"{CONFIGS}/{config}"),
         await merchant.post(f"{CONFIGS}/{config}/publish", reason),
+        await merchant.post(f"{CONFIGS}/{config}/lint"),
+        await merchant.get(f"{CONFIGS}/{config}/diff"),
+        await merchant.post(f"{CONFIGS}/{config}/dry-run", {"amount": 1, "currency": "EUR"}),
         await merchant.post(f"/v1/routing/publications/{publication}/approve"),
         await merchant.post(f"/v1/routing/publications/{publication}/withdraw", reason),
         await merchant.post("/v1/routing/rollback", reason),
@@ -591,7 +771,7 @@ async def test_another_merchants_routing_and_that_of_the_other_mode_are_not_ther
         theirs = await _walk(stranger, version["id"], scheduled["id"])
         after = (stored(database), await overview(inside.merchant))
 
-    expected = [200] * 5 + [404] * 4 + [409] * 2
+    expected = [200] * 5 + [404] * 7 + [409] * 2
     assert [status for status, _ in nothing] == [status for status, _ in theirs] == expected
     assert theirs == nothing
     assert [answer["data"] for _, answer in theirs[1:5]] == [[]] * 4
@@ -616,6 +796,9 @@ async def test_only_a_secret_key_says_anything_about_routing(
                 await shop.get(CONFIGS),
                 await shop.get(f"{CONFIGS}/{version['id']}"),
                 await shop.post(f"{CONFIGS}/{version['id']}/publish", {"reason": "x"}),
+                await shop.post(f"{CONFIGS}/{version['id']}/lint"),
+                await shop.get(f"{CONFIGS}/{version['id']}/diff"),
+                await shop.post(f"{CONFIGS}/{version['id']}/dry-run"),
                 await shop.post("/v1/routing/rollback", {"reason": "x"}),
                 await shop.post(f"/v1/routing/publications/{shown['id']}/approve"),
                 await shop.post(f"/v1/routing/publications/{shown['id']}/withdraw", {"reason": "x"}),

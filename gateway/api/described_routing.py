@@ -1,0 +1,194 @@
+"""What the OpenAPI document says of routing: what may be asked, what may be read, and an example of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_CONFIG_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "rt_0193a4c5d6e77f8091a2b3c4d5e6f70f",
+    "object": "routing_config",
+    "number": 4,
+    "name": "Large payments to Adyen",
+    "note": None,
+    "hash": "9d1c5a64b6f7a1d0a0e3c5f1f6d8b7a29d1c5a64b6f7a1d0a0e3c5f1f6d8b7a2",
+    "parent": "rt_0193a4c5d6e77f8091a2b3c4d5e6f70e",
+    "document": {
+        "rules": [
+            {
+                "name": "large in euros",
+                "when": {"currency": "EUR", "amount": {"min": 50000}},
+                "then": {"priority": ["adyen", "stripe"]},
+            }
+        ],
+        "default": {"priority": ["stripe", "adyen"]},
+    },
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "created_by": "5ad1f0c2a4e14d1e",
+}
+_LISTED_CONFIG: Final = {name: value for name, value in _CONFIG_EXAMPLE.items() if name != "document"}
+_PUBLICATION_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "rp_0193a4c5d6e77f8091a2b3c4d5e6f710",
+    "object": "routing_publication",
+    "sequence": 7,
+    "kind": "publish",
+    "config": _CONFIG_EXAMPLE["id"],
+    "percent": 5,
+    "shadow": False,
+    "status": "in_force",
+    "starts_at": "2026-11-21T09:31:00.123456Z",
+    "target": None,
+    "reason": "Adyen approves more of the large ones.",
+    "published_by": "5ad1f0c2a4e14d1e",
+    "approved_by": None,
+    "livemode": False,
+    "created": "2026-11-21T09:31:00.123456Z",
+}
+_WHY: Final = {"reason": _PUBLICATION_EXAMPLE["reason"]}
+ASKED: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
+    (
+        "/v1/routing/configs",
+        "create_routing_config",
+        "Make a version of your routing document; nothing is decided by it until it is published",
+        {"document": _CONFIG_EXAMPLE["document"], "name": _CONFIG_EXAMPLE["name"]},
+        "201",
+        _CONFIG_EXAMPLE,
+    ),
+    (
+        "/v1/routing/configs/{id}/lint",
+        "lint_routing_config",
+        "Say what is wrong with a version, or hardly meant",
+        {},
+        "200",
+        {
+            "object": "routing_lint",
+            "config": _CONFIG_EXAMPLE["id"],
+            "publishable": True,
+            "findings": [
+                {
+                    "level": "warning",
+                    "code": "unreachable",
+                    "pointer": "/rules/1",
+                    "message": "Rule 'euros' never decides: rule 'all of it' before it takes all its payments.",
+                    "fix": "Move it before 'all of it', or remove it.",
+                }
+            ],
+        },
+    ),
+    (
+        "/v1/routing/configs/{id}/dry-run",
+        "dry_run_routing_config",
+        "How a version would decide one payment: one that was made, or one in words",
+        {"amount": 60000, "currency": "EUR", "brand": "visa"},
+        "200",
+        {
+            "object": "routing_dry_run",
+            "config": _CONFIG_EXAMPLE["id"],
+            "payment": None,
+            "account": "adyen",
+            "was": None,
+            "decision": {
+                "version": _CONFIG_EXAMPLE["id"],
+                "rule": "large in euros",
+                "kind": "priority",
+                "route": ["adyen", "stripe"],
+            },
+            "sentence": "adyen is asked first: it is the first eligible account in the list of rule 'large in euros'.",
+        },
+    ),
+    (
+        "/v1/routing/configs/{id}/publish",
+        "publish_routing_config",
+        "Put a version in force: for all payments or a part, at once or at a time",
+        {**_WHY, "percent": 5},
+        "201",
+        _PUBLICATION_EXAMPLE,
+    ),
+    (
+        "/v1/routing/rollback",
+        "rollback_routing",
+        "Put the version before in force, at once",
+        {"reason": "Approvals fell."},
+        "201",
+        {**_PUBLICATION_EXAMPLE, "kind": "rollback", "percent": 100, "reason": "Approvals fell."},
+    ),
+    (
+        "/v1/routing/publications/{id}/approve",
+        "approve_publication",
+        "Publish what another key has asked for",
+        {},
+        "201",
+        {
+            **_PUBLICATION_EXAMPLE,
+            "target": "rp_0193a4c5d6e77f8091a2b3c4d5e6f70f",
+            "approved_by": "91c0aa51e77b4f02",
+        },
+    ),
+    (
+        "/v1/routing/publications/{id}/withdraw",
+        "withdraw_publication",
+        "Take out what has not started, a shadow, or what waits for approval",
+        {"reason": "Not before the sale."},
+        "201",
+        {
+            **_PUBLICATION_EXAMPLE,
+            "kind": "withdraw",
+            "status": "done",
+            "target": "rp_0193a4c5d6e77f8091a2b3c4d5e6f70f",
+            "reason": "Not before the sale.",
+        },
+    ),
+)
+"""By POST: path, name, summary, example of a request, status and example of the answer."""
+_STANDING: Final = {
+    "object": "routing",
+    "in_force": _LISTED_CONFIG,
+    "publication": {**_PUBLICATION_EXAMPLE, "percent": 100},
+    "staged": None,
+    "shadow": None,
+    "scheduled": [],
+    "awaiting_approval": [],
+    "rollback_to": _CONFIG_EXAMPLE["parent"],
+    "livemode": False,
+}
+_DIFF: Final = {
+    "object": "routing_diff",
+    "config": _CONFIG_EXAMPLE["id"],
+    "against": _CONFIG_EXAMPLE["parent"],
+    "same": False,
+    "changes": [
+        {
+            "kind": "added",
+            "rule": "large in euros",
+            "before": None,
+            "after": "/rules/0",
+            "sentence": "Rule 'large in euros' is added as number 1.",
+        }
+    ],
+}
+
+
+def _page(example: Mapping[str, Any]) -> dict[str, Any]:
+    return {"object": "list", "data": [example], "has_more": False, "next_cursor": None}
+
+
+_CONFIGS: Final = "/v1/routing/configs"
+READ: Final[tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...]] = (
+    ("/v1/routing", "What is in force, what will be, and what a rollback comes to", _STANDING, ()),
+    (
+        "/v1/routing/history",
+        "Who did what, when and why, the newest first",
+        _page(_PUBLICATION_EXAMPLE),
+        ("limit", "cursor"),
+    ),
+    (_CONFIGS, "List versions, newest first", _page(_LISTED_CONFIG), ("limit", "cursor")),
+    (f"{_CONFIGS}/{{id}}", "Retrieve a version with its document", _CONFIG_EXAMPLE, ("id",)),
+    (
+        f"{_CONFIGS}/{{id}}/diff",
+        "What a version says otherwise than another, or than what is in force",
+        _DIFF,
+        ("id", "against"),
+    ),
+)
+"""By GET: path, summary, example of the answer, parameters."""
