@@ -39,6 +39,7 @@ from gateway.api.payments import Payments
 from gateway.api.policies import Policies
 from gateway.api.returns import Returns
 from gateway.api.routing import Routing
+from gateway.api.simulations import Simulations
 from gateway.api.strategies import Strategies
 from gateway.api.webhook_endpoints import WebhookEndpoints
 from gateway.books import Books
@@ -57,6 +58,7 @@ from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.routing_books import RoutingBooks
 from gateway.settings import Settings, load_account_configs, load_settings
+from gateway.simulations import SimulationBooks
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
 from gateway.stopping import stopped
 from gateway.vault import Keyring
@@ -259,6 +261,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         *_routed(deps, authenticator),
         *_told(deps, authenticator),
         *_heard(house, authenticator, webhooks),
+        *_simulated(house, authenticator),
         *_served(house),
     ]
     return webhooks
@@ -360,6 +363,15 @@ def _heard(house: House, authenticator: Authenticator, webhooks: Webhooks) -> li
         Route("/v1/inbound_events/replay", inbound.replay_many, methods=["POST"]),
         Route("/v1/inbound_events/{id}", inbound.retrieve, methods=["GET"]),
         Route("/v1/inbound_events/{id}/replay", inbound.replay, methods=["POST"]),
+    ]
+
+
+def _simulated(house: House, authenticator: Authenticator) -> list[Route]:
+    """The routes of what routing documents would have done."""
+    simulations = Simulations(house.deps, authenticator, SimulationBooks(house.pool))
+    return [
+        Route("/v1/routing/configs/{id}/simulate", simulations.create, methods=["POST"]),
+        Route("/v1/routing/simulations/{id}", simulations.retrieve, methods=["GET"]),
     ]
 
 

@@ -30,7 +30,10 @@ app.add_typer(vault, name="vault")
 replay = typer.Typer(help="Say again what was said: by providers to us, or by us to merchants.", no_args_is_help=True)
 app.add_typer(replay, name="replay")
 
-routing = typer.Typer(help="Routing documents, before they are sent.", no_args_is_help=True)
+routing = typer.Typer(
+    help="Routing documents, before they are sent: what is wrong with one, and what it would have done.",
+    no_args_is_help=True,
+)
 app.add_typer(routing, name="routing")
 
 Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
@@ -263,6 +266,22 @@ def list_keys(merchant_id: Annotated[str, typer.Argument()]) -> None:
     with _plainly():
         for line in asyncio.run(listed(merchant_id)):
             typer.echo(line)
+
+
+@routing.command("simulate")
+def simulate_routing(
+    file: Annotated[Path, typer.Argument(help="A routing document, in JSON. It is stored nowhere.")],
+    *,
+    merchant: Annotated[str, typer.Option(help="Whose payments.")],
+    days: Annotated[int, typer.Option(min=1, max=400, help="The payments of so many days until now.")] = 30,
+    live: Annotated[bool, typer.Option("--live", help="Live payments, not those of test mode.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for a program.")] = False,
+) -> None:
+    """Replay a routing document over a merchant's payments: what it would have decided, approved and cost. It only reads."""
+    from gateway.hindsight import Asked, look_back
+
+    with _plainly():
+        look_back(Asked(file, merchant, days, live, as_json), typer.echo)
 
 
 @vault.command("status")

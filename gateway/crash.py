@@ -269,6 +269,22 @@ STEPS: Final[Mapping[str, Step]] = {
         "Nothing is written: a start goes on from the snapshot before, and reads the rest.",
         "It is written: a start goes on from there.",
     ),
+    "queue": Step(
+        "a simulation is asked for",
+        "Nothing is written: ask again.",
+        "It is done: asked again meanwhile, it is the answer.",
+    ),
+    "advance": Step(
+        "how far a simulation is is noted",
+        "The lease runs out at its old time, and the simulation begins anew.",
+        "The lease runs out at its new time, and the simulation begins anew.",
+    ),
+    "conclude": Step(
+        "what came of a simulation is noted",
+        "Nothing is written: it begins anew once the lease has run out.",
+        "It is there to be read.",
+    ),
+    "discard": Step("simulations that are too old are deleted", "They are deleted the next time.", "They are gone."),
     "wipe_methods": Step(
         "cards that have waited too long are wiped", "They are wiped the next time.", "They are gone."
     ),
@@ -326,6 +342,7 @@ PATHS: Final[Mapping[str, Path]] = {
             ("DELETE", "/v1/webhook_endpoints/[^/]+"),
         ),
     ),
+    "simulate": Path("a simulation", ("queue",), (("POST", "/v1/routing/configs/[^/]+/simulate"),)),
     "routing": Path(
         "a version of routing, and what puts it in force",
         (*_GATE, "store", "publish"),
@@ -356,6 +373,8 @@ PATHS: Final[Mapping[str, Path]] = {
     "notify": Path("endpoints that fail", ("notify",), job="notify"),
     "call_off": Path("what is on its way to endpoints that are switched off", ("call_off",), job="call_off"),
     "prune": Path("what merchants need no more", ("prune",), job="prune"),
+    "simulations": Path("simulations that the worker does", ("claim", "advance", "conclude"), job="simulations"),
+    "discard": Path("simulations that nobody needs any more", ("discard",), job="discard"),
 }
 """Every path with the steps that a process may die at."""
 

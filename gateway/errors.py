@@ -51,6 +51,7 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     # The state of things.
     "request_in_progress": Sort(409, "The same request is being worked on", retryable=True, retry_after_s=2),
     "payment_state": Sort(409, "The payment's state forbids this", retry_after_s=2),
+    "simulation_running": Sort(409, "A simulation is under way", retry_after_s=10),
     "not_deliverable": Sort(409, "Nothing is delivered there", retry_after_s=2),
     "payment_changed": Sort(409, "The payment changed meanwhile", retryable=True, retry_after_s=1),
     "routing_state": Sort(409, "The state of routing forbids this"),

@@ -27,6 +27,7 @@ INBOUND: Final = "iev"
 REFUSED: Final = "rfs"
 INCIDENT: Final = "in"
 NOTICE: Final = "nt"
+SIMULATION: Final = "sim"
 ROUTING_VERSION: Final = "rt"
 PUBLICATION: Final = "rp"
 

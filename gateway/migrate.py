@@ -27,6 +27,7 @@ GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, pay
 GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication TO {role};
 GRANT SELECT, INSERT, DELETE ON event, delivery_attempt, routing_snapshot, declined_card TO {role};
 GRANT UPDATE ON routing_snapshot TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON routing_simulation TO {role};
 GRANT DELETE ON delivery, webhook_refusal TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};

@@ -514,3 +514,45 @@ class RoutingPublicationRow(SQLModel, table=True):
         ForeignKeyConstraint(["merchant_id", "livemode", "version_id"], VERSION_OF),
         ForeignKeyConstraint(["merchant_id", "livemode", "target"], PUBLICATION_OF),
     )
+
+
+class RoutingSimulationRow(SQLModel, table=True):
+    """A draft that is replayed over a merchant's own payments, and what came of it. One at a time for a merchant and mode.
+
+    ``done`` of ``total`` payments are replayed; ``lease_until``, on the database's clock, is when it is taken over from a worker that is
+    silent, which raises ``epoch``.
+    """
+
+    __tablename__ = "routing_simulation"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    merchant_id: str = Field(sa_type=ID)
+    livemode: bool = Field(sa_type=Boolean)
+    version_id: str = Field(sa_type=ID)
+    starts_at: datetime = Field(sa_type=INSTANT)
+    ends_at: datetime = Field(sa_type=INSTANT)
+    status: str = Field(sa_type=Text)
+    done: int = Field(sa_type=Integer)
+    total: int | None = Field(default=None, sa_type=Integer, nullable=True)
+    result: dict[str, Any] | None = Field(default=None, sa_type=JSONB, nullable=True)
+    error: str | None = Field(default=None, sa_type=Text, nullable=True)
+    lease_until: datetime = Field(sa_type=INSTANT)
+    epoch: int = Field(sa_type=Integer)
+    created_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["merchant_id", "livemode", "version_id"], VERSION_OF),
+        CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed')", name="routing_simulation_status"),
+        CheckConstraint("starts_at < ends_at", name="routing_simulation_time"),
+        CheckConstraint("(result IS NOT NULL) = (status = 'succeeded')", name="routing_simulation_result"),
+        CheckConstraint("(error IS NOT NULL) = (status = 'failed')", name="routing_simulation_error"),
+        Index(
+            "routing_simulation_one_open",
+            "merchant_id",
+            "livemode",
+            unique=True,
+            postgresql_where=text("status IN ('queued', 'running')"),
+        ),
+        Index("routing_simulation_by_age", "created_at"),
+    )

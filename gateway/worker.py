@@ -20,6 +20,7 @@ from gateway.app import House, check, open_house
 from gateway.deps import Deps
 from gateway.news import wake
 from gateway.settings import Settings
+from gateway.simulations import SimulationBooks, simulate
 from gateway.sql import Pool
 from gateway.stopping import stopped
 from gateway.sweep import end_abandoned, end_lapsed, end_parked, honour_cancels, retry_due, sweep, wipe
@@ -31,6 +32,8 @@ INBOX_BATCHES: Final = 50
 """A backlog is worked off in one run, as far as it goes; the next run begins two seconds later."""
 SETTLE_EVERY: Final = "* * * * * */2"
 """Every two seconds: an unknown outcome is first looked at two seconds after it was recorded."""
+SIMULATE_EVERY: Final = "* * * * * */2"
+DISCARD_EVERY: Final = "17 4 * * *"
 TIDY_EVERY: Final = "* * * * * */15"
 STOP_S: Final = 1.5
 """How long a running task may take once the worker is told to stop; what it leaves is picked up by its lease."""
@@ -109,10 +112,10 @@ async def _work(house: House, settings: Settings) -> None:
         timeout=CONNECT_S,
     )
     app = procrastinate.App(connector=connector)
-    _schedule(app, house)
+    _schedule(app, house, settings.database_url.get_secret_value())
     async with app.open_async():
         await app.run_worker_async(
-            concurrency=4,
+            concurrency=5,  # one of them may be at a simulation for minutes
             delete_jobs="always",
             shutdown_graceful_timeout=STOP_S,
             fetch_job_polling_interval=1.0,
@@ -163,8 +166,27 @@ def outbound_jobs(outbox: Outbox) -> Mapping[str, tuple[str, Job]]:
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
-def _schedule(app: procrastinate.App, house: House) -> None:
-    for name, (cron, work) in {**jobs(house.deps, house.inbox, house.pool), **outbound_jobs(house.outbox)}.items():
+def routing_jobs(deps: Deps, pool: Pool, database_url: str) -> Mapping[str, tuple[str, Job]]:
+    """What is done by the clock about simulations, in the form of :func:`jobs`. The arithmetic is done by a process of its own."""
+    books = SimulationBooks(pool)
+
+    def order(merchant_id: str, livemode: bool) -> list[str]:  # noqa: FBT001  # as :data:`gateway.simulations.Order`
+        return [account.name for account in deps.accounts_of(merchant_id, livemode=livemode)]
+
+    work: Mapping[str, tuple[str, Job]] = {
+        "simulations": (SIMULATE_EVERY, lambda: simulate(books, database_url, order)),
+        "discard": (DISCARD_EVERY, books.discard),
+    }
+    return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
+
+
+def _schedule(app: procrastinate.App, house: House, database_url: str) -> None:
+    done = {
+        **jobs(house.deps, house.inbox, house.pool),
+        **outbound_jobs(house.outbox),
+        **routing_jobs(house.deps, house.pool, database_url),
+    }
+    for name, (cron, work) in done.items():
         _every(app, name, work, cron)
     _every(app, "bury", lambda: _bury(app), TIDY_EVERY)
 

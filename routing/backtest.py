@@ -248,6 +248,12 @@ class Replay:
             lesson = _Lesson(attempt.facts, attempt.account, chosen, attempt.word)
             heapq.heappush(self._waiting, (attempt.known_at, counts.attempts, lesson))
 
+    def pass_over(self, *, first: bool) -> None:
+        """Count an attempt that bears no record of its decision."""
+        self._counts.attempts += 1
+        self._counts.undecided += first
+        self._counts.later += not first
+
     def result(self) -> Result:
         """What is known by now. May be asked at any time."""
         counts = self._counts

@@ -15,6 +15,7 @@ from gateway.api import (
     methods,
     payments,
     routing,
+    simulations,
     webhook_endpoints,
 )
 from gateway.api.policies import policy_object
@@ -38,6 +39,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     **events.BODIES,
     **inbound.BODIES,
     **routing.BODIES,
+    **simulations.BODIES,
 }
 """What each operation takes, by its id."""
 
@@ -491,6 +493,7 @@ def document() -> dict[str, Any]:
     paths |= _told(paths)
     paths |= _routed(paths)
     paths |= _inbound(schemas)
+    paths |= _simulated(schemas)
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
@@ -637,6 +640,55 @@ def _inbound(schemas: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_SIMULATION_EXAMPLE: Final[Mapping[str, Any]] = {
+    "id": "sim_0193a4c5d6e77f8091a2b3c4d5e6f711",
+    "object": "routing_simulation",
+    "config": "rt_0193a4c5d6e77f8091a2b3c4d5e6f712",
+    "status": "succeeded",
+    "progress_percent": 100,
+    "payments": 31204,
+    "from": "2026-10-22T09:30:00.000000Z",
+    "until": "2026-11-21T09:30:00.000000Z",
+    "result": {
+        "sentence": "The draft changes 9,361 of 31,204 decisions (30.0%). Expected authorization rate 88.00 % (87.41 to 88.57), recorded"
+        " 85.01 %: +2.99 points (+2.48 to +3.50).",
+        "decisions": {
+            "changed": 9361,
+            "moves": [{"recorded": "adyen", "draft": "stripe", "payments": 9361}],
+            "rules": [{"rule": "default", "payments": 31204}],
+        },
+        "authorization_rate": {
+            "payments": 30988,
+            "recorded": {"value": 0.850103, "low": 0.846083, "high": 0.854033},
+            "draft": {"value": 0.880012, "low": 0.874103, "high": 0.885678},
+            "difference": {"value": 0.029909, "low": 0.024801, "high": 0.035017},
+            "effective_payments": 22785.3,
+            "not_covered": 0.0,
+            "refused": None,
+        },
+    },
+    "error": None,
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "updated": "2026-11-21T09:30:09.654321Z",
+}
+
+
+def _simulated(schemas: dict[str, Any]) -> dict[str, Any]:
+    """What a routing document would have done."""
+    queued = {**_SIMULATION_EXAMPLE, "status": "queued", "progress_percent": 0, "payments": None, "result": None}
+    ask = _again(
+        schemas, "simulate_routing_config", "Replay a routing config over your own payments", queued, [_PATH_ID]
+    )
+    ask["responses"]["202"] = ask["responses"].pop("200")
+    return {
+        "/v1/routing/configs/{id}/simulate": {"post": ask},
+        "/v1/routing/simulations/{id}": {
+            "get": _get("Retrieve a simulation: how far it is, and what came of it", _SIMULATION_EXAMPLE, [_PATH_ID])
+        },
+    }
+
+
 def _again(
     schemas: dict[str, Any], verb: str, summary: str, answer: Mapping[str, Any], parameters: Sequence[Any] = ()
 ) -> dict[str, Any]:
@@ -659,7 +711,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "refunds": "Give money back.",
     "disputes": "What a cardholder contests, and what you answer.",
     "incidents": "What a provider said that cannot be, and was not believed.",
-    "routing": "Which account is asked: versions of your rules, and what is in force.",
+    "routing": "Which account is asked: versions of your rules, what is in force, and what a draft would have done.",
     "accounts": "Where payments may go, and what each account is able to do.",
     "payment_methods": "Cards and tokens that are kept to be charged again.",
     "customers": "Who pays.",

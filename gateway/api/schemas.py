@@ -466,6 +466,18 @@ class EndpointReplay(Body):
     dry_run: bool = Field(default=True, description="Only say how many; false sends them.")
 
 
+class RoutingSimulate(Body):
+    """``POST /v1/routing/configs/{id}/simulate``."""
+
+    days: int | None = Field(
+        default=None, ge=1, le=400, description="The payments of so many days until now; 30 if no time is given."
+    )
+    from_: str | None = Field(default=None, alias="from", max_length=40, examples=["2026-10-01T00:00:00Z"])
+    until: str | None = Field(
+        default=None, max_length=40, description="Not included; now if not given.", examples=["2026-11-01T00:00:00Z"]
+    )
+
+
 class EventRedeliver(Body):
     """``POST /v1/events/{id}/redeliver``."""
 

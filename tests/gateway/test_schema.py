@@ -610,12 +610,20 @@ def test_two_publications_never_have_the_same_place_in_the_history(application: 
 
 
 KEPT_FOR_A_TIME: Final = frozenset(
-    {"event", "delivery", "delivery_attempt", "webhook_refusal", "routing_snapshot", "declined_card"}
+    {
+        "event",
+        "delivery",
+        "delivery_attempt",
+        "webhook_refusal",
+        "routing_snapshot",
+        "declined_card",
+        "routing_simulation",
+    }
 )
 """What merchants were told, and how much was refused, is kept for 30 days. What it told of is kept for good.
 
 Of what a strategy has learned the last few snapshots are kept: it is folded from the operations, and can be again. No limit of a card
-looks further back than 30 days."""
+looks further back than 30 days. What came of a simulation can be asked for again."""
 
 
 def test_what_merchants_were_told_is_never_changed(application: Connection) -> None:

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from gateway import crash
 from gateway.sql import DatabaseAway, Pool, Statement, is_writing
-from gateway.worker import jobs, outbound_jobs
+from gateway.worker import jobs, outbound_jobs, routing_jobs
 from idempotency.store import RedisGate
 from providers.registry import AccountConfig, ConfigError
 from webhooks.signing import Secrets
@@ -56,7 +56,8 @@ class Run:
         self.cards = cards
         self.merchant = inside.merchant
         inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)
-        self.jobs = {**inbound, **outbound_jobs(inside.house.outbox)}
+        routing = routing_jobs(inside.house.deps, inside.house.pool, inside.database.url)
+        self.jobs = {**inbound, **outbound_jobs(inside.house.outbox), **routing}
         self.keys = (f"key-{number}" for number in itertools.count())
 
     def card(self) -> str:
@@ -165,7 +166,7 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
             _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
-            _ended, _told, _routed, _learned,
+            _ended, _told, _routed, _learned, _simulated,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -333,6 +334,8 @@ async def _learned(run: Run) -> None:
     await run.merchant.charged(**run.charge(run.card()))
     await deps.learned.fold()
     await run.work("learn")
+    run.inside.database.publish({"default": {"priority": ["stripe", "adyen"]}})  # nobody throws dice in what follows
+    await deps.in_force.read(deps.clock())
 
 
 async def _told(run: Run) -> None:
@@ -361,6 +364,17 @@ async def _routed(run: Run) -> None:
     run.watch.failing.add("routing.publish.before")
     answer = await run.merchant.post(f"/v1/routing/configs/{version['id']}/publish", {"reason": "a test"})
     assert answer.status_code == 503
+
+
+async def _simulated(run: Run) -> None:
+    """What a routing document would have done with the payments so far."""
+    draft = {"document": {"default": {"priority": ["stripe"]}}}
+    version = (await run.merchant.post("/v1/routing/configs", draft)).json()
+    answer = await run.merchant.post(f"/v1/routing/configs/{version['id']}/simulate")
+    assert answer.status_code == 202, answer.text
+    await run.work("simulations", "discard")
+    found = await run.merchant.get(f"/v1/routing/simulations/{answer.json()['id']}")
+    assert found.json()["status"] == "succeeded", found.text
 
 
 async def _overtaken(run: Run, work: Awaitable[object]) -> None:
