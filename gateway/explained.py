@@ -22,6 +22,7 @@ ALLOWED: Final[Mapping[str, str]] = MappingProxyType(
     {
         Rule.FIRST: "it is the payment's first attempt",
         Rule.CONFIRMED: "the payment was confirmed again",
+        Rule.SCHEDULED: "it was declined for now, and was to be tried again by itself",
         Rule.CODE_TABLE: "a decline of this code may be tried at another account at once",
         Rule.NOT_PROCESSED: "certainly nothing happened at the account before",
     }

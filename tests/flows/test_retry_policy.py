@@ -398,7 +398,9 @@ async def test_a_soft_decline_is_tried_again_a_day_later_and_the_merchant_is_tol
     assert by_type["payment.retry_scheduled"]["next_retry_at"] == payment["next_retry_at"]
 
 
-async def test_a_generic_decline_is_taken_to_the_other_account_the_next_day(open_gateway: Open, psps: Psps) -> None:
+async def test_a_generic_decline_is_taken_to_the_other_account_the_next_day(
+    open_gateway: Open, psps: Psps, checked: Checked
+) -> None:
     async with open_gateway(("stripe", "adyen")) as inside:
         away = await stored(inside)
         psps.fault("stripe", "authorize", "decline", code="generic_decline", times=None)
@@ -406,9 +408,34 @@ async def test_a_generic_decline_is_taken_to_the_other_account_the_next_day(open
         await next_day(inside)
         tried = await attempts(inside, payment["id"])
         paid = await inside.merchant.payment(payment["id"])
+        why = (await inside.merchant.get(f"/v1/payments/{payment['id']}/routing")).json()["attempts"][1]
+        await checked(inside.database, psps)
 
     assert tried == [("stripe", "declined", None), ("adyen", "captured", "scheduled")]
     assert (paid["status"], paid["account"]) == ("succeeded", "adyen")
+    assert (why["allowed_by"], why["round"], why["decision"]["route"]) == ("scheduled", 2, ["adyen"])
+    passed_over = {each["account"]: each["ineligible_reason"] for each in why["decision"]["candidates"]}
+    assert passed_over == {"stripe": "declined_before", "adyen": None}
+
+
+async def test_a_payment_with_one_account_is_tried_again_there(open_gateway: Open, psps: Psps) -> None:
+    async with open_gateway(("stripe",)) as inside:
+        away = await stored(inside)
+        psps.fault("stripe", "authorize", "decline", code="generic_decline")
+        payment = (await inside.merchant.charge(**away)).json()
+        await next_day(inside)
+        paid = await inside.merchant.payment(payment["id"])
+
+    assert (paid["status"], paid["account"], paid["attempt_count"]) == ("succeeded", "stripe", 2)
+
+
+async def test_a_payment_that_was_sent_to_nobody_has_no_attempt_to_explain(open_gateway: Open, flow: type[Kit]) -> None:
+    async with open_gateway(("stripe",), card_limits_in_test_mode=True) as inside:
+        await inside.merchant.charge(payment_method_data=flow.card(**STOLEN))
+        limited = (await inside.merchant.charge(payment_method_data=flow.card(**STOLEN))).json()
+        why = await inside.merchant.get(f"/v1/payments/{limited['id']}/routing")
+
+    assert (why.status_code, why.json()["attempts"], why.json()["route"]) == (200, [], [])
 
 
 async def test_a_payment_is_tried_four_times_and_then_its_last_decline_is_final(open_gateway: Open, psps: Psps) -> None:
