@@ -24,7 +24,7 @@ from typing import Any
 
 import psycopg
 
-from bench import hooks
+from bench import hooks, strategies
 from bench.cpu import cpu_s, others_cpu_s, resident_mb
 from bench.report import Findings, Sample, print_tables, write_json
 from bench.stage import ROOT, Stage, environment, load, serving, stage
@@ -302,13 +302,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one repetition of 2 s, for a look")
-    parts = [*VARIANTS, "webhooks"]
+    parts = [*VARIANTS, "webhooks", "strategies"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
     seconds, repetitions = options.seconds, options.repetitions
     if options.quick:
         seconds, repetitions = 2.0, 1
+    if "strategies" in options.only:  # in-process: it needs nothing of the stage
+        strategies.print_table()
+        if options.only == ["strategies"]:
+            return 0
     with (
         tempfile.TemporaryDirectory(prefix="interlock-bench-") as directory,
         stage(Path(directory)) as on,

@@ -109,7 +109,9 @@ class Guarded:
         self._sent: dict[str, float] = {}
         self.openings = 0
         """How often a breaker has opened, at any level, since this policy was made."""
-        self._hints: list[tuple[str, str, str, float]] = []
+        self._hints: list[tuple[str, str, str, float]] = []  # account, segment, outcome, when; oldest first
+        self._overlay: dict[tuple[str, str | None], list[float]] | None = None
+        """Breakers as hints have moved them, by account and segment (``None``: the account's own); ``None`` when to be made anew."""
 
     def segment(self, context: Mapping[str, str]) -> str:
         """The name of a payment's segment."""
@@ -212,6 +214,7 @@ class Guarded:
         cells = self._used(segment)
         of_account = self._breakers.setdefault(account, breaker.fresh())
         of_cell = cells.setdefault(account, breaker.fresh())
+        self._overlay = None
         self.beliefs.pass_by()
         if outcome in {TECHNICAL, DECLINED_CUSTOMER}:
             self._move(of_account, of_cell, outcome, 1.0)
@@ -265,33 +268,46 @@ class Guarded:
         return min(1.0, seen / hoped)
 
     def _is_open(self, segment: str, account: str, now: float) -> bool:
-        of_account = self._breakers.get(account)
-        of_cell = self._segments.get(segment, {}).get(account)
-        if self._hints:
-            of_account, of_cell = self._overlaid(segment, account, now)
+        of_account, of_cell = self._now(segment, account, now)
         return (of_account is not None and breaker.is_open(of_account)) or (
             of_cell is not None and breaker.is_open(of_cell)
         )
 
-    def _overlaid(self, segment: str, account: str, now: float) -> tuple[list[float], list[float]]:
-        """The breakers as they are with the hints that have not been taken back."""
-        of_account = list(self._breakers.get(account) or breaker.fresh())
-        of_cell = list(self._segments.get(segment, {}).get(account) or breaker.fresh())
-        factor = self._common_factor(account)
-        for name, hinted, outcome, at in self._hints:
-            if name == account and now - at <= self._hint_s:
-                usual = self.beliefs.outlook(hinted, (account,)).rate(0) * factor
-                self._trip.move(of_account, outcome, usual)
-                if hinted == segment:
-                    self._trip.move(of_cell, outcome, usual)
-        return of_account, of_cell
+    def _now(self, segment: str, account: str, now: float) -> tuple[list[float] | None, list[float] | None]:
+        """The breakers of an account and a cell as they are with the hints that have not been taken back."""
+        of_account, of_cell = self._breakers.get(account), self._segments.get(segment, {}).get(account)
+        if self._hints and now - self._hints[0][3] > self._hint_s:
+            self._hints = [hint for hint in self._hints if now - hint[3] <= self._hint_s]
+            self._overlay = None
+        if not self._hints:
+            return of_account, of_cell
+        overlay = self._overlay
+        if overlay is None:
+            overlay = self._overlay = {}
+            for hinted, where, outcome, _ in self._hints:
+                self._lay(overlay, hinted, where, outcome)
+        return overlay.get((account, None), of_account), overlay.get((account, segment), of_cell)
+
+    def _lay(
+        self, overlay: dict[tuple[str, str | None], list[float]], account: str, segment: str, outcome: str
+    ) -> None:
+        """Move the overlaid breakers by one hint."""
+        usual = self.beliefs.outlook(segment, (account,)).rate(0) * self._common_factor(account)
+        below = {None: self._breakers.get(account), segment: self._segments.get(segment, {}).get(account)}
+        for where, folded in below.items():
+            state = overlay.get((account, where))
+            if state is None:
+                state = overlay[account, where] = list(folded or breaker.fresh())
+            self._trip.move(state, outcome, usual)
 
     def hint(self, account: str, context: Mapping[str, str], outcome: str, now: float) -> None:
         """See :meth:`Policy.hint <routing.strategies.policy.Policy.hint>`."""
         if outcome not in OUTCOMES:
             raise ValueError(f"{outcome!r} is not an outcome: use one of {', '.join(OUTCOMES)}")
-        self._hints = [hint for hint in self._hints if now - hint[3] <= self._hint_s]
-        self._hints.append((account, self.segment(context), outcome, now))
+        segment = self.segment(context)
+        self._hints.append((account, segment, outcome, now))
+        if self._overlay is not None:
+            self._lay(self._overlay, account, segment, outcome)
 
     def unhint(self, account: str, context: Mapping[str, str], outcome: str, now: float) -> None:
         """See :meth:`Policy.unhint <routing.strategies.policy.Policy.unhint>`."""
@@ -299,6 +315,7 @@ class Guarded:
         for index, hint in enumerate(self._hints):
             if hint[:3] == wanted:
                 del self._hints[index]
+                self._overlay = None
                 return
 
     def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
@@ -307,8 +324,8 @@ class Guarded:
         outlook = self.beliefs.outlook(segment, (account,))
         log_odds, rate = outlook.base + outlook.means[0], outlook.rate(0)
         spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, 0))
-        of_account, of_cell = self._overlaid(segment, account, now)
-        worse = of_account if breaker.is_open(of_account) else of_cell
+        of_account, of_cell = self._now(segment, account, now)
+        worse = of_account if of_account is not None and breaker.is_open(of_account) else of_cell or breaker.fresh()
         low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
         attempts = self.beliefs.evidence(segment, account, rate)
         return Explained(rate, low, high, breaker.word(worse), attempts, self.preference.detail(context, account, rate))
@@ -350,7 +367,7 @@ class Guarded:
         }
         self._common = {name: [approved, expected] for name, approved, expected in snapshot["common"]}
         self._sent = dict(snapshot["sent"])
-        self._hints = []
+        self._hints, self._overlay = [], None
         self.preference.restore(snapshot["preference"])
 
 

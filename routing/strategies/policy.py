@@ -165,11 +165,11 @@ GUARD: Final = (
         16,
         1_000_000,
     ),
-    Setting("breaker_threshold", "number", 10.0, "nats", "evidence of an outage that opens a breaker", 3, 30),
+    Setting("breaker_threshold", "number", 8.5, "nats", "evidence of an outage that opens a breaker", 3, 30),
     Setting(
         "breaker_drop", "number", 0.6, "of the expected rate", "the approval rate that counts as an outage", 0.1, 0.9
     ),
-    Setting("breaker_close", "number", 3.0, "nats", "evidence of recovery that closes it", 1, 30),
+    Setting("breaker_close", "number", 2.0, "nats", "evidence of recovery that closes it", 1, 30),
     Setting("technical_threshold", "number", 5.0, "nats", "the same for technical errors", 2, 30),
     Setting(
         "probe_share",

@@ -237,6 +237,19 @@ def test_a_hint_moves_the_breaker_at_once_and_is_forgotten_after_a_while() -> No
     assert policy.explain(SEGMENTS[1], "north", 111.0).breaker == "closed"
 
 
+@pytest.mark.parametrize("name", ["adaptive", "priority"])
+def test_hints_open_the_breaker_and_one_taken_back_closes_it(name: str) -> None:
+    hinted = make(name, ACCOUNTS)
+    lived(hinted, {"north": 0.93, "south": 0.9, "west": 0.9}, 600)
+    hints = 0
+    while hinted.explain(SEGMENTS[1], "north", 1e3).breaker == "closed":
+        hinted.hint("north", SEGMENTS[0], "declined_ambiguous", 1e3)
+        hints += 1
+    assert 3 <= hints <= 8
+    hinted.unhint("north", SEGMENTS[0], "declined_ambiguous", 1e3)
+    assert hinted.explain(SEGMENTS[1], "north", 1e3).breaker == "closed", "one of them was taken back"
+
+
 def test_an_outcome_that_is_no_word_is_refused() -> None:
     for name in STRATEGIES:
         with pytest.raises(ValueError, match="not an outcome"):
