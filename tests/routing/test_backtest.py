@@ -109,13 +109,29 @@ def test_the_order_of_the_configuration_is_a_past_too() -> None:
     assert (found.decided, found.changed) == (1000, 0)
 
 
-@pytest.mark.parametrize("document", [SPLIT, RULES, {"default": {"priority": ["c"]}}, {"default": WINDOW}])
+ADAPTIVE: Final = {"strategy": "adaptive", "accounts": ["b", "a", "c"]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        SPLIT,
+        RULES,
+        {"default": {"priority": ["c"]}},
+        {"default": WINDOW},
+        {
+            "default": {**ADAPTIVE, "constraints": {"max_share": {"a": 30}}},
+            "holdout": {"percent": 5, "accounts": ["c"]},
+        },
+    ],
+)
 def test_what_is_replayed_is_what_is_decided(document: Mapping[str, Any]) -> None:
-    """Rule, account and chances, over every mixture of accounts that cannot take the payment."""
+    """Rule, account and chances, over every mixture of accounts that cannot take the payment, with what was learned meanwhile."""
     dice, draft = random.Random(5), read(document)
-    for number in range(2000):
+    replay = Replay(draft, ACCOUNTS, 1)
+    for number in range(1000):
         each = recorded(None, number, dice)
-        replay = Replay(draft, ACCOUNTS, 1)
+        replay.feed(each)
         rule, account, chances = replay._decided(each)
         policy = next(iter(replay._policies.values()), None)
         now = each.facts.at.timestamp()
