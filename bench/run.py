@@ -12,6 +12,7 @@ exits 1.
 
 import argparse
 import base64
+import json
 import secrets
 import subprocess
 import sys
@@ -44,6 +45,8 @@ ADYEN_BODY = (
     ' "payment_method_data": {"type": "card", "card": {"number": "4111111111111111", "exp_month": 3, "exp_year": 2030,'
     ' "cvc": "737"}}, "reference": "order-1001"}'
 )
+ACCOUNTS = ["stripe", "stripe_2", "stripe_3", "stripe_4"]
+ROUTED_BODY = GATEWAY_BODY.replace('{"stripe": "pm_card_visa"}', json.dumps(dict.fromkeys(ACCOUNTS, "pm_card_visa")))
 PLAIN_BODY = '{"amount": 1999, "currency": "EUR", "payment_method": "pm_card_visa", "reference": "order-1001"}'
 PSP_FORM = "amount=1999&currency=eur&payment_method=pm_card_visa&expand[0]=latest_charge"
 
@@ -53,8 +56,16 @@ select (select count(*) from payment), (select count(*) from operation),
        (select count(*) from payment where status <> 'succeeded') + (select count(*) from operation
         where status in ('created', 'sent', 'requires_action', 'pending', 'unknown'))
 """
+PUBLISH = """
+WITH version AS (INSERT INTO routing_version
+    (id, merchant_id, livemode, number, name, document, hash, created_at, created_by)
+    VALUES ('rt_bench', 'mer_dev', false, 1, 'bench', %(document)s::jsonb, '', now(), 'bench') RETURNING id)
+INSERT INTO routing_publication (id, merchant_id, livemode, sequence, kind, version_id, percent, shadow,
+    starts_at, reason, published_at, published_by)
+SELECT 'rp_bench', 'mer_dev', false, 1, 'publish', id, 100, false, now(), 'bench', now(), 'bench' FROM version
+"""
 GATEWAY_TOML = """
-[accounts.stripe]
+[accounts.{account}]
 merchant = "mer_dev"
 provider = "stripe"
 api_key_env = "STRIPE_API_KEY"
@@ -89,11 +100,26 @@ class Ledger:
 
 def gateway(on: Stage) -> Variant:
     """The gateway as in production: `gateway migrate`, then one worker of `gateway serve`."""
-    config = on.directory / "gateway.toml"
-    config.write_text(GATEWAY_TOML.format(psp=on.psp.url))
+    return _gateway(on, "gateway", on.postgres.app_url, on.postgres.owner_url, ["stripe"], GATEWAY_BODY)
+
+
+def routed(on: Stage, name: str, document: dict[str, Any]) -> Variant:
+    """The same with four accounts that can all take the payment, and a routing document that chooses among them."""
+    database = f"bench_{name}"
+    url = on.postgres.create_database(database)
+    owner = on.postgres.url(database, role=OWNER_ROLE)
+    variant = _gateway(on, name, url, owner, ACCOUNTS, ROUTED_BODY)
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute(PUBLISH, {"document": json.dumps(document)})
+    return variant
+
+
+def _gateway(on: Stage, name: str, url: str, owner_url: str, accounts: list[str], body: str) -> Variant:
+    config = on.directory / f"{name}.toml"
+    config.write_text("".join(GATEWAY_TOML.format(account=account, psp=on.psp.url) for account in accounts))
     env = {
-        "GATEWAY_DATABASE_URL": on.postgres.app_url,
-        "GATEWAY_MIGRATE_DATABASE_URL": on.postgres.owner_url,
+        "GATEWAY_DATABASE_URL": url,
+        "GATEWAY_MIGRATE_DATABASE_URL": owner_url,
         "GATEWAY_REDIS_URL": on.valkey.url,
         "GATEWAY_CONFIG": str(config),
         "GATEWAY_SECRET_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -106,13 +132,13 @@ def gateway(on: Stage) -> Variant:
     migrate = [*program, "migrate"]
     subprocess.run(migrate, env=environment(env), cwd=ROOT, stdout=sys.stderr, check=True)
     return Variant(
-        name="gateway",
+        name=name,
         argv=[*program, "serve", "--workers", "1"],
         env=env,
         path="/v1/payments",
         headers=("Authorization: Bearer sk_test_dev",),
-        body=GATEWAY_BODY,
-        database_url=on.postgres.owner_url,
+        body=body,
+        database_url=owner_url,
     )
 
 
@@ -150,6 +176,8 @@ VARIANTS: dict[str, Callable[[Stage], Variant]] = {
     "gateway": gateway,
     "floor": floor,
     "plain": plain,
+    "priority": partial(routed, name="priority", document={"default": {"priority": ACCOUNTS}}),
+    "adaptive": partial(routed, name="adaptive", document={"default": {"strategy": "adaptive", "accounts": ACCOUNTS}}),
 }
 
 

@@ -228,6 +228,25 @@ def test_hints_that_are_taken_back_leave_nothing(
         )
 
 
+@given(history=events, hinted=events)
+@effort(max_examples=40, deadline=None)
+def test_a_decision_between_two_hints_changes_nothing_about_what_they_come_to(
+    history: list[tuple[int, int, str]], hinted: list[tuple[int, int, str]]
+) -> None:
+    """What hints come to is kept from one decision to the next, so that a decision costs the same however many there are."""
+    asked, waited = make("adaptive", ACCOUNTS), make("adaptive", ACCOUNTS)
+    for policy in (asked, waited):
+        told(policy, history)
+    for segment, account, outcome in hinted:
+        for policy in (asked, waited):
+            policy.hint(ACCOUNTS[account], SEGMENTS[segment], outcome, 1e3)
+        asked.choose(SEGMENTS[segment], ACCOUNTS, random.Random(1), 1e3)
+
+    for context in SEGMENTS:
+        for name in ACCOUNTS:
+            assert asked.explain(context, name, 1e3) == waited.explain(context, name, 1e3)
+
+
 def test_a_hint_moves_the_breaker_at_once_and_is_forgotten_after_a_while() -> None:
     policy = make("priority", ACCOUNTS, {"hint_s": 10})
     for _ in range(3):
