@@ -14,14 +14,17 @@ from gateway.api.auth import make_key
 from gateway.endpoint_books import REPLAY_MAX, EndpointBooks, Range
 from gateway.ids import INBOUND, numbered_id
 from gateway.inbound import RESULTS, STATUSES, InboundLog, Wanted
+from gateway.routing_books import RoutingBooks
 from gateway.settings import VERSIONS, Settings, load_account_configs, load_settings
 from gateway.sql import Pool, Statement, columns, connect, values
 from gateway.tables import ApiKey, Merchant
+from gateway.uplift import report
 from gateway.vault import Keyring
 from gateway.verify import since_when
 from providers.registry import ConfigError
 from webhooks.catalog import types_of
 
+UPLIFTS: Final = 20
 MERCHANT_ID: Final = re.compile(r"mer_[a-z0-9_]{1,60}")
 
 _CREATE_MERCHANT: Final = Statement(
@@ -163,6 +166,18 @@ async def replay_inbound(
         say(f"{counts.total()} events are due: the worker applies them. What is known already changes nothing")
     for result, events in sorted(counts.items()):
         say(f"  {result}: {events}")
+
+
+async def uplifts(merchant_id: str, *, livemode: bool) -> list[str]:
+    """A line a version that strategies decide by: its id, whether it is in force, and what it earns beside its holdout; newest first.
+
+    The last 20 versions. Raises :class:`ConfigError` for an unknown merchant.
+    """
+    async with _database() as (pool, _):
+        if await _MERCHANT.row(pool, {"id": merchant_id}) is None:
+            raise ConfigError(f"there is no merchant {merchant_id}")
+        found = await report(merchant_id, RoutingBooks(pool), datetime.now(UTC), livemode=livemode, limit=UPLIFTS)
+    return [f"{each['config']}  {'in force  ' if each['in_force'] else ''}{each['sentence']}" for each in found]
 
 
 @asynccontextmanager

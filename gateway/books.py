@@ -326,6 +326,29 @@ _SETTLED: Final = Statement(
     "UPDATE operation SET due_at = NULL WHERE id = :id AND status = ANY(:statuses::text[]) RETURNING id",
     writes="forget",
 )
+_COMPARE: Final = Statement(
+    """WITH ended AS (SELECT o.id, o.uncounted_arm AS arm, o.created_at, p.merchant_id, p.livemode, p.currency, p.amount,
+        o.decision->>'version' AS version_id, coalesce(o.decision->>'strategy', '') AS strategy,
+        EXISTS (SELECT FROM operation a WHERE a.payment_id = o.payment_id AND a.kind = 'authorize' AND a.round = o.round
+            AND (a.status IN ('authorized', 'captured') OR a.evidence_word = 'approved')) AS approved
+        FROM operation o JOIN payment p ON p.id = o.payment_id
+        WHERE o.uncounted_arm IS NOT NULL AND (p.round > o.round OR p.status NOT IN ('processing', 'requires_action')
+            OR p.processing_reason = 'retry_scheduled')
+        ORDER BY o.id LIMIT :limit::int FOR UPDATE OF o SKIP LOCKED),
+    counted AS (UPDATE operation SET uncounted_arm = NULL FROM ended WHERE operation.id = ended.id RETURNING ended.*),
+    added AS (INSERT INTO routing_arm AS r (merchant_id, livemode, version_id, strategy, arm, currency, payments, approved, amount,
+        amount_approved, first_at, last_at)
+        SELECT merchant_id, livemode, version_id, strategy, arm, currency, count(*), count(*) FILTER (WHERE approved),
+        sum(amount), coalesce(sum(amount) FILTER (WHERE approved), 0), min(created_at), max(created_at)
+        FROM counted GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (merchant_id, livemode, version_id, strategy, arm, currency) DO UPDATE SET payments = r.payments + excluded.payments,
+        approved = r.approved + excluded.approved, amount = r.amount + excluded.amount,
+        amount_approved = r.amount_approved + excluded.amount_approved,
+        first_at = least(r.first_at, excluded.first_at), last_at = greatest(r.last_at, excluded.last_at))
+    SELECT count(*) AS counted FROM counted""",
+    writes="compare",
+)
+"""Payments whose first round has ended are counted, and marked as counted in the same commit: once each, whoever counts and dies."""
 _WIPE: Final = Statement(
     """UPDATE payment_method SET sealed_cvc = NULL, wipe_at = NULL,
     sealed_card = CASE WHEN reusable THEN sealed_card END WHERE wipe_at <= now() RETURNING id""",
@@ -540,6 +563,14 @@ class Books:
         """
         rows = await _CLAIM.rows(self._pool, {"statuses": list(statuses), "again": again_s, "limit": limit})
         return [(row["payment_id"], row["id"]) for row in rows]
+
+    async def compare(self, limit: int) -> int:
+        """Count payments of strategies and their holdouts whose first round has ended, ``limit`` at most. Returns how many.
+
+        Each is counted once: two may count at once, and one that dies has counted nothing.
+        """
+        row = await _COMPARE.row(self._pool, {"limit": limit})
+        return 0 if row is None else int(row["counted"])
 
     async def claim_retries(self, again_s: float, limit: int) -> list[str]:
         """Payments whose scheduled retry is due. Each is claimed for one try, as by :meth:`claim_due`."""

@@ -31,7 +31,7 @@ replay = typer.Typer(help="Say again what was said: by providers to us, or by us
 app.add_typer(replay, name="replay")
 
 routing = typer.Typer(
-    help="Routing documents, before they are sent: what is wrong with one, and what it would have done.",
+    help="Routing documents, before they are sent: what is wrong with one, what it would have done; and what strategies earn.",
     no_args_is_help=True,
 )
 app.add_typer(routing, name="routing")
@@ -349,6 +349,20 @@ def lint_routing(
     errors = sum(each.level == ERROR for each in found)
     typer.echo(f"{errors} errors, {len(found) - errors} warnings and hints", err=True)
     raise typer.Exit(1 if errors else 0)
+
+
+@routing.command("uplift")
+def routing_uplift(
+    *,
+    merchant: Annotated[str, typer.Option(help="Whose payments.")],
+    live: Annotated[bool, typer.Option("--live", help="Of live payments.")] = False,
+) -> None:
+    """Say of each version that strategies decide by what it earns beside its holdout, newest first."""
+    from gateway.admin import uplifts
+
+    with _plainly():
+        for line in asyncio.run(uplifts(merchant, livemode=live)):
+            typer.echo(line)
 
 
 if __name__ == "__main__":

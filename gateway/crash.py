@@ -150,6 +150,11 @@ STEPS: Final[Mapping[str, Step]] = {
         "Nothing is written: what was in force is in force, and the same key starts anew.",
         "It is in force, or scheduled, and the merchant is told: the same key gets the answer.",
     ),
+    "compare": Step(
+        "payments of strategies and their holdouts are counted",
+        "None of them is counted: the next run counts them.",
+        "They are counted, and marked as counted: no run counts them again.",
+    ),
     "update": Step(
         "a payment method is changed", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
@@ -364,6 +369,7 @@ PATHS: Final[Mapping[str, Path]] = {
     "retries": Path(
         "payments that the worker tries again", ("claim", "open", *_CALL, "reseal", "cascade", "change"), job="retries"
     ),
+    "uplift": Path("payments that the worker counts for strategies and their holdouts", ("compare",), job="uplift"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "learn": Path("what strategies learn", ("begin", "snapshot"), job="learn"),

@@ -7,7 +7,7 @@ has changed (:attr:`gateway.books.Written.STALE`), reads again and decides again
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -18,7 +18,7 @@ import asyncpg
 from gateway.books import KEY, KeyUse, Written, key_values
 from gateway.events import Event
 from gateway.sql import Pool, Row, Statement, columns, values
-from gateway.tables import RoutingPublicationRow, RoutingVersionRow
+from gateway.tables import RoutingArmRow, RoutingPublicationRow, RoutingVersionRow
 from gateway.telling import DELIVERIES, EVENTS, telling
 from routing.publications import Publication, PublicationKind
 
@@ -38,6 +38,22 @@ class Version:
     note: str | None
     created_at: datetime
     created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCount:
+    """The payments of one arm in one currency that were counted: amounts in its minor units, and when the first and last were sent."""
+
+    version_id: str
+    strategy: str
+    arm: str
+    currency: str
+    payments: int
+    approved: int
+    amount: int
+    amount_approved: int
+    first_at: datetime
+    last_at: datetime
 
 
 _NUMBERED: Final = frozenset({"routing_version_number", "routing_publication_sequence"})
@@ -75,10 +91,18 @@ _LAST_NUMBER: Final = Statement(f"SELECT coalesce(max(number), 0) AS number FROM
 _HISTORY: Final = Statement(
     f"SELECT {columns(RoutingPublicationRow)} FROM routing_publication WHERE {_OWN} ORDER BY sequence"
 )
+_ARMS: Final = Statement(
+    f"""SELECT {columns(RoutingArmRow)} FROM routing_arm WHERE {_OWN} AND version_id = ANY(:versions::text[])
+    ORDER BY version_id DESC, strategy, arm, currency"""
+)
+_COMPARED: Final = Statement(
+    f"""SELECT DISTINCT version_id FROM routing_arm WHERE {_OWN} AND (:before::text IS NULL OR version_id < :before)
+    ORDER BY version_id DESC LIMIT :limit"""
+)
 
 
 class RoutingBooks:
-    """Writes and reads versions and publications. Nothing here is ever changed or deleted."""
+    """Writes and reads versions and publications, which nobody ever changes or deletes; and reads what strategies and holdouts came to."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -117,6 +141,17 @@ class RoutingBooks:
         return Written.DONE if row is not None and row["claimed"] else Written.KEY_USED
 
     # --- reading ---
+
+    async def compared(self, merchant_id: str, *, livemode: bool, limit: int, before: str | None) -> list[str]:
+        """The ids of versions that payments were counted of, newest first; ``before`` is the id to go on from."""
+        params = {"merchant_id": merchant_id, "livemode": livemode, "limit": limit, "before": before}
+        return [row["version_id"] for row in await _COMPARED.rows(self._pool, params)]
+
+    async def arms(self, merchant_id: str, versions: Sequence[str], *, livemode: bool) -> list[ArmCount]:
+        """What was counted of these versions, the newest version first."""
+        params = {"merchant_id": merchant_id, "livemode": livemode, "versions": list(versions)}
+        rows = await _ARMS.rows(self._pool, params)
+        return [ArmCount(**{name: row[name] for name in ArmCount.__dataclass_fields__}) for row in rows]
 
     async def version(self, version_id: str, merchant_id: str, /, *, livemode: bool) -> Version | None:
         """A merchant's version in one mode, with its document."""

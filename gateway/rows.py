@@ -138,9 +138,19 @@ def operation_values(operation: Operation, payment: Payment) -> dict[str, Any]:
         "o_challenged": operation.challenged,
         "o_epoch": operation.epoch,
         "o_decision": operation.decision,
+        "o_uncounted_arm": _arm(operation, payment),
         "o_created_at": operation.created_at,
         "o_updated_at": payment.updated_at,
     }
+
+
+def _arm(operation: Operation, payment: Payment) -> str | None:
+    """The arm that a payment is counted in, which its first attempt bears; none for what no strategy decides, or is no payment."""
+    decision = operation.decision or {}
+    kind, version = decision.get("kind"), decision.get("version")
+    first = operation.kind is Kind.AUTHORIZE and operation.allowed_by is None
+    compared = version is not None and kind in {"strategy", "holdout"}
+    return kind if first and compared and payment.terms.amount > 0 else None
 
 
 DISPUTE_STATE: Final = (

@@ -233,6 +233,9 @@ class OperationRow(SQLModel, table=True):
 
     ``evidence_word`` is what the first outcome of an attempt says of its account (``gateway.signals``), written once with that
     outcome, at ``evidence_at``, by the transaction ``evidence_xid``. It has nothing to do with ``evidence``, which is a person's.
+
+    ``uncounted_arm`` is ``strategy`` or ``holdout`` in the first attempt of a payment that a strategy or its holdout decided, until the
+    payment is counted in ``routing_arm``: then it is empty, as in all others.
     """
 
     __tablename__ = "operation"
@@ -269,6 +272,7 @@ class OperationRow(SQLModel, table=True):
     evidence_word: str | None = Field(default=None, sa_type=Text, nullable=True)
     evidence_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     evidence_xid: int | None = Field(default=None, sa_type=Xid8, nullable=True)
+    uncounted_arm: str | None = Field(default=None, sa_type=Text, nullable=True)
 
     __table_args__ = (
         UniqueConstraint("payment_id", "seq", name="operation_seq"),
@@ -292,6 +296,7 @@ class OperationRow(SQLModel, table=True):
         Index("operation_holds_card", "created_at", postgresql_where=text("holds_card")),
         Index("operation_by_provider_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
         Index("operation_by_evidence", "evidence_xid", "id", postgresql_where=text("evidence_xid IS NOT NULL")),
+        Index("operation_uncounted", "id", postgresql_where=text("uncounted_arm IS NOT NULL")),
     )
 
 
@@ -555,4 +560,32 @@ class RoutingSimulationRow(SQLModel, table=True):
             postgresql_where=text("status IN ('queued', 'running')"),
         ),
         Index("routing_simulation_by_age", "created_at"),
+    )
+
+
+class RoutingArmRow(SQLModel, table=True):
+    """Payments of one arm, a version's strategy or its holdout, whose first round has ended: each counted once, by the worker.
+
+    Amounts are sums in minor units of the currency; ``first_at`` and ``last_at`` are when the first and the last of them were sent.
+    """
+
+    __tablename__ = "routing_arm"
+
+    merchant_id: str = Field(sa_type=ID, primary_key=True)
+    livemode: bool = Field(sa_type=Boolean, primary_key=True)
+    version_id: str = Field(sa_type=ID, primary_key=True)
+    strategy: str = Field(sa_type=Text, primary_key=True)
+    arm: str = Field(sa_type=Text, primary_key=True)
+    currency: str = Field(sa_type=Text, primary_key=True)
+    payments: int = Field(sa_type=BigInteger)
+    approved: int = Field(sa_type=BigInteger)
+    amount: int = Field(sa_type=BigInteger)
+    amount_approved: int = Field(sa_type=BigInteger)
+    first_at: datetime = Field(sa_type=INSTANT)
+    last_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        CheckConstraint("arm IN ('strategy', 'holdout')", name="routing_arm_name"),
+        CheckConstraint("approved BETWEEN 0 AND payments", name="routing_arm_approved"),
+        CheckConstraint("amount_approved BETWEEN 0 AND amount", name="routing_arm_amount"),
     )

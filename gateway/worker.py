@@ -15,7 +15,7 @@ import procrastinate
 import structlog
 from procrastinate.jobs import Status
 
-from gateway import crash
+from gateway import crash, uplift
 from gateway.app import House, check, open_house
 from gateway.deps import Deps
 from gateway.news import wake
@@ -150,6 +150,7 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "lapsed": (TIDY_EVERY, lambda: end_lapsed(deps)),
         "retries": (SETTLE_EVERY, lambda: retry_due(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
+        "uplift": (TIDY_EVERY, lambda: uplift.count(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
         "learn": (TIDY_EVERY, deps.learned.save),
     }

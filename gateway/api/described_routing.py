@@ -45,6 +45,37 @@ _PUBLICATION_EXAMPLE: Final[Mapping[str, Any]] = {
     "livemode": False,
     "created": "2026-11-21T09:31:00.123456Z",
 }
+_COMPARED: Final[Mapping[str, Any]] = {
+    "strategy": {
+        "payments": 38012,
+        "approved": 33070,
+        "rate": 0.87,
+        "amounts": [{"currency": "EUR", "amount": 190060000, "amount_approved": 165350000}],
+    },
+    "holdout": {
+        "payments": 1988,
+        "approved": 1690,
+        "rate": 0.8501,
+        "amounts": [{"currency": "EUR", "amount": 9940000, "amount_approved": 8450000}],
+    },
+    "difference": 0.0199,
+    "interval": [0.0038, 0.036],
+    "always_valid_interval": [-0.0052, 0.045],
+    "verdict": "open",
+    "payments_for_one_point": 189206,
+    "sentence": "It is open whether the strategy earns its place: it approves 1.99 points more than the holdout, and the truth lies "
+    "between -0.52 and +4.50 points, however often one looks.",
+}
+_UPLIFT: Final[Mapping[str, Any]] = {
+    "object": "routing_uplift",
+    "config": _CONFIG_EXAMPLE["id"],
+    "in_force": True,
+    **_COMPARED,
+    "by_strategy": [{"name": "adaptive", **_COMPARED}],
+    "since": "2026-11-21T09:31:00.123456Z",
+    "until": "2026-11-28T09:31:00.123456Z",
+    "livemode": False,
+}
 _WHY: Final = {"reason": _PUBLICATION_EXAMPLE["reason"]}
 ASKED: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
     (
@@ -180,6 +211,12 @@ READ: Final[tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...]] = (
         "/v1/routing/history",
         "Who did what, when and why, the newest first",
         _page(_PUBLICATION_EXAMPLE),
+        ("limit", "cursor"),
+    ),
+    (
+        "/v1/routing/uplift",
+        "What strategies earn beside their holdouts, a version each, the newest first",
+        _page(_UPLIFT),
         ("limit", "cursor"),
     ),
     (_CONFIGS, "List versions, newest first", _page(_LISTED_CONFIG), ("limit", "cursor")),

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import publishing, rehearsal
+from gateway import publishing, rehearsal, uplift
 from gateway.api import asking, reading
 from gateway.api.asking import Desk
 from gateway.api.auth import Principal
@@ -131,6 +131,14 @@ class Routing(Desk):
         past = next((at for at, each in enumerate(history) if each.id == before), 0 if before else len(history))
         shown = [publication_object(each, words[each.id], livemode=who.livemode) for each in history[:past][::-1]]
         return asking.listed(shown[: limit + 1], limit)
+
+    async def uplift(self, request: Request) -> Response:
+        """``GET /v1/routing/uplift``: strategies beside their holdouts, a version each, the newest first."""
+        who = await self._principal(request)
+        before, limit = asking.page(request, (), ROUTING_VERSION)
+        books, now = self._deps.routing_books, self._deps.clock()
+        shown = await uplift.report(who.merchant_id, books, now, livemode=who.livemode, limit=limit + 1, before=before)
+        return asking.listed(shown, limit, cursor="config")
 
     async def publish(self, request: Request) -> Response:
         """``POST /v1/routing/configs/{id}/publish``: 201, or 202 where another key has to approve it."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway import uplift
+
 if TYPE_CHECKING:
     from tests.conftest import Commands, Database, Databases, Inside, Kit, Merchant, Open, Psps
 
@@ -265,3 +267,18 @@ async def test_a_key_with_one_character_changed_is_refused(open_gateway: Open, p
         answers = [await as_merchant(inside, key).get("/v1/payments") for key in [*forged, other_key]]
 
     assert [answer.status_code for answer in answers] == [401] * len(forged) + [200]
+
+
+async def test_what_strategies_earn_is_told_to_their_own_merchant(
+    open_gateway: Open, psps: Psps, database: Database, other_key: str
+) -> None:
+    database.publish({"default": {"strategy": "weighted", "accounts": ["stripe"]}})
+
+    async with open_gateway(more=other_accounts(psps)) as inside:
+        await inside.merchant.charged()
+        await uplift.count(inside.house.deps)
+        own = (await inside.merchant.get("/v1/routing/uplift")).json()
+        theirs = (await as_merchant(inside, other_key).get("/v1/routing/uplift")).json()
+
+    assert len(own["data"]) == 1
+    assert theirs["data"] == []
