@@ -136,15 +136,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes: dict[str, dict[str, Any]] = {}
     for name, key, value in chosen.changes:
         changes.setdefault(name, {})[key] = value
-    lanes = [(scenario, seed) for seed in chosen.seeds for scenario in chosen.scenarios]
+    few = set(chosen.seeds[: page.FEWER]) if chosen.page else set(chosen.seeds)
+    lanes = [
+        (scenario, seed)
+        for seed in chosen.seeds
+        for scenario in chosen.scenarios
+        if SCENARIOS[scenario].published or seed in few
+    ]
     jobs = [Job(name, name, changes.get(name, {})) for name in chosen.only]
     play = partial(run, payments=chosen.payments, processes=chosen.processes, keep=chosen.keep)
     found = play(lanes, jobs, cascade=chosen.cascade)
     if chosen.page:
-        pooled = [lane for lane in lanes if lane[0] in POOLED]
-        cascade = play(pooled, [job for job in jobs if job.name in page.CASCADES], cascade=True)
+        fewest = chosen.seeds[: page.FEWER // 2]
+        some = [(scenario, seed) for scenario, seed in lanes if scenario in POOLED and seed in fewest]
+        cascade = play(some, [job for job in jobs if job.name in page.CASCADES], cascade=True)
         longer = run(
-            [lane for lane in pooled if lane[1] in page.LONG_SEEDS],
+            some,
             [job for job in jobs if job.name in page.LONGER],
             payments=3 * chosen.payments,
             processes=chosen.processes,

@@ -10,6 +10,7 @@ import pytest
 
 from bench.routing import __main__ as program
 from bench.routing import page
+from bench.routing.entrants import ENTRANTS
 from bench.routing.play import Result, figures
 from bench.routing.world import SCENARIOS
 
@@ -90,3 +91,14 @@ def test_the_program_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Thompson, stationary" in text
     assert (tmp_path / "routing-benchmark.svg").read_text(encoding="utf-8").startswith("<svg")
     assert "wrote" in capsys.readouterr().out
+
+
+def test_the_page_in_the_repository_holds_all_that_was_compared_on_seeds_that_nothing_was_tuned_on() -> None:
+    text = (DOCS / "routing-benchmark.md").read_text(encoding="utf-8")
+    main = text[text.index("## Result") : text.index("### By scenario")]
+
+    compared = [name for name, row in ENTRANTS.items() if not row.ours] + ["adaptive"]
+    assert [name for name in compared if f"| {page.label(name)} |" not in main] == []
+    assert f"8 seeds ({page.SEEDS[0]} to {page.SEEDS[-1]})" in text
+    assert "not measured" not in text
+    assert ET.parse(DOCS / "routing-benchmark.svg").getroot().tag.endswith("svg")
