@@ -23,7 +23,8 @@ from typing import Any, Final
 LEVEL: Final = 2.25
 """Log-odds of an approval (0.905) where no report says otherwise."""
 LEVEL_VAR: Final = 0.5
-LEVEL_VAR_REPORTED: Final = 0.02
+LEVEL_VAR_REPORTED: Final = 0.2
+"""Not much less: a report may count the customers' declines, and then tells a level that is too low by half a unit."""
 COMMON_VAR: Final = 0.2
 COMMON_MEMORY: Final = 300.0
 BASE_VAR: Final = 0.1
