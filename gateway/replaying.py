@@ -228,16 +228,17 @@ def main() -> int:
     wanted = msgspec.convert(asked["wanted"], Wanted)
 
     def say(line: Mapping[str, Any]) -> None:
-        sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # whoever asked is gone, and so is the reason to go on
+            os._exit(1)
 
     try:
         result = asyncio.run(replayed(asked["url"], wanted, lambda done, total: say({"done": done, "total": total})))
         say({"result": result.record()})
     except Unreadable as error:
         say({"error": str(error)})
-    except BrokenPipeError:  # whoever asked is gone, and so is the reason to go on
-        os._exit(1)
     return 0
 
 

@@ -204,23 +204,27 @@ async def simulate(books: SimulationBooks, url: str, order: Order) -> bool:
     claimed = await books.claim()
     if claimed is None:
         return False
-    if claimed["epoch"] > TRIES_MAX:
-        await books.conclude(claimed, error="interrupted")
-        return True
     try:
-        async with asyncio.timeout(LASTS_S):
-            told = await _replayed(books, claimed, url, order(claimed["merchant_id"], claimed["livemode"]))
-    except TimeoutError:
-        told = {"error": "took_too_long"}
+        told = await _told(books, claimed, url, order)
+        if "result" in told:
+            await books.conclude(claimed, result=told["result"])
+        else:
+            log.error("simulation_failed", simulation=claimed["id"], reason=told["error"])
+            await books.conclude(claimed, error=told["error"])
     except Lost:
         log.warning("simulation_lost", simulation=claimed["id"])
-        return True
-    if "result" in told:
-        await books.conclude(claimed, result=told["result"])
-    else:
-        log.error("simulation_failed", simulation=claimed["id"], reason=told["error"])
-        await books.conclude(claimed, error=told["error"])
     return True
+
+
+async def _told(books: SimulationBooks, claimed: Row, url: str, order: Order) -> Mapping[str, Any]:
+    """The result, or the error: a word of :data:`FAILURES`, or a sentence."""
+    if claimed["epoch"] > TRIES_MAX:
+        return {"error": "interrupted"}
+    try:
+        async with asyncio.timeout(LASTS_S):
+            return await _replayed(books, claimed, url, order(claimed["merchant_id"], claimed["livemode"]))
+    except TimeoutError:
+        return {"error": "took_too_long"}
 
 
 async def _replayed(books: SimulationBooks, claimed: Row, url: str, order: Sequence[str]) -> Mapping[str, Any]:

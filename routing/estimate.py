@@ -11,7 +11,7 @@ for Counterfactual Learning (NIPS 2015); the interval is E. B. Wilson's (1927), 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Final, Self
@@ -210,11 +210,6 @@ class Snips:
             if missing > _NOTHING:
                 sums.uncovered += missing
                 self._where[account] += 1
-
-    @property
-    def days(self) -> Iterable[tuple[int, int]]:
-        """The days that were added and their payments, in order."""
-        return ((day, self._days[day].payments) for day in sorted(self._days))
 
     def estimate(self) -> Estimate:
         """What is known by now. May be asked at any time, any number of times."""

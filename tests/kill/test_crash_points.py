@@ -334,8 +334,6 @@ async def _learned(run: Run) -> None:
     await run.merchant.charged(**run.charge(run.card()))
     await deps.learned.fold()
     await run.work("learn")
-    run.inside.database.publish({"default": {"priority": ["stripe", "adyen"]}})  # whoever comes next counts on that order
-    await deps.in_force.read(deps.clock())
     run.inside.database.publish({"default": {"priority": ["stripe", "adyen"]}})  # nobody throws dice in what follows
     await deps.in_force.read(deps.clock())
 
