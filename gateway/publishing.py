@@ -170,7 +170,7 @@ def faulty(faults: Sequence[Fault]) -> Problem:
     """What is answered to a document that cannot be read: nothing of it is stored."""
     first = faults[0]
     more = "" if len(faults) == 1 else f" There are {len(faults) - 1} more faults."
-    detail = f"{first.pointer or 'The document'}: {first.message}; {first.fix}.{more}"
+    detail = f"{first.pointer or 'The document'}: {first.message} {first.fix}{more}"
     told = [{"pointer": each.pointer, "message": each.message, "fix": each.fix} for each in faults]
     return Problem("routing_document_invalid", detail, "document", extra={"errors": told})
 
