@@ -147,7 +147,7 @@ STEPS: Final[Mapping[str, Step]] = {
     ),
     "publish": Step(
         "what is in force of routing is changed, with its event, key and answer",
-        "Nothing is written: what was in force is in force, and the same key starts anew.",
+        "Nothing is written: what was in force is in force, and the same key, or the worker's next run, starts anew.",
         "It is in force, or scheduled, and the merchant is told: the same key gets the answer.",
     ),
     "compare": Step(
@@ -369,7 +369,9 @@ PATHS: Final[Mapping[str, Path]] = {
     "retries": Path(
         "payments that the worker tries again", ("claim", "open", *_CALL, "reseal", "cascade", "change"), job="retries"
     ),
-    "uplift": Path("payments that the worker counts for strategies and their holdouts", ("compare",), job="uplift"),
+    "uplift": Path(
+        "what the worker counts for strategies and their holdouts, and rolls back", ("compare", "publish"), job="uplift"
+    ),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "learn": Path("what strategies learn", ("begin", "snapshot"), job="learn"),

@@ -117,6 +117,14 @@ class InForce:
                 if found is not None:
                     yield owner, found
 
+    def leading(self, now: datetime) -> Iterator[tuple[Owner, str, Document]]:
+        """The version that each merchant has put in force last in each mode, for a part of the payments or all, with its document."""
+        for owner, known in self._known.items():
+            version = known.at(now).newest
+            found = None if version is None else known.documents.get(version)
+            if version is not None and found is not None:
+                yield owner, version, found
+
     # --- Reading ---
 
     async def run(self, now: Callable[[], datetime]) -> None:

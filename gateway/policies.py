@@ -181,6 +181,18 @@ _ROWS: Final[Mapping[str, Policy]] = {
         ),
         fixed="A mistake in a document must never stop payments.",
     ),
+    "shadow_not_decided": Policy(
+        "routing_shadow",
+        "authorize",
+        "A version in the shadow that cannot decide, whatever the cause",
+        ("create", "confirm"),
+        *_only(
+            Stance.DEGRADE,
+            "decides by the version in force, and keeps nothing of the shadow with that payment",
+            "the same answers; the decision has no `shadow`",
+        ),
+        fixed="What only watches must never stop a payment.",
+    ),
     "provider_not_reached": Policy(
         "provider",
         "authorize",

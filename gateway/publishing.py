@@ -8,6 +8,7 @@ same time one comes first, and both are in the history. A rollback reads no docu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -21,13 +22,23 @@ from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.events import Event, event
 from gateway.ids import PUBLICATION, ROUTING_VERSION, new_id
+from gateway.in_force import Owner
 from gateway.keys import DECIDED_MAX, Decided, written_once
 from gateway.rehearsal import check_publishable
 from gateway.routing_books import Version
 from idempotency.key import Key
-from routing.document import Document, read
+from routing.document import Document, Strategy, outcomes, read
 from routing.faults import Fault, Faulty
-from routing.publications import BUCKETS, Publication, PublicationKind, Standing, awaited, standing
+from routing.publications import (
+    AUTOMATIC,
+    BUCKETS,
+    Publication,
+    PublicationKind,
+    Standing,
+    awaited,
+    standing,
+    taken_back,
+)
 
 AWAITED_S: Final = 24 * 3600
 """A publication that nobody approves within a day is not published: what it was asked on is no longer so."""
@@ -104,6 +115,7 @@ def publication_object(publication: Publication, status: str, *, livemode: bool)
         "target": publication.target,
         "reason": publication.reason,
         "published_by": publication.published_by,
+        "automatic": publication.automatic,
         "approved_by": publication.approved_by,
         "livemode": livemode,
         "created": instant(publication.published_at),
@@ -271,6 +283,49 @@ async def rolled_back(version: str, reason: str, merchant_id: str, deps: Deps, *
         if written is Written.DONE:
             return recorded
     return None
+
+
+async def take_back(version: str, losing: Document, reason: str, owner: Owner, deps: Deps) -> Publication | None:
+    """Roll ``version`` back by the gateway itself: to the nearest version before it that asks none of its strategies.
+
+    Where there is none, to the order of the configuration. ``losing`` is its document. ``None`` where nothing is done: something else was published since, or a person has published it again after the gateway had rolled it
+    back. Done once, whoever else does the same and whatever dies when: it is one commit at the end of the history it was decided on.
+    """
+    (merchant_id, livemode), books = owner, deps.routing_books
+    history = await books.history(merchant_id, livemode=livemode)
+    now = _now(history, deps)
+    stands = standing(history, now)
+    if stands.newest != version or version in taken_back(history):
+        return None
+    lost, to = _strategies(losing), None
+    for past in stands.past:
+        if await _is_free_of(lost, past, owner, deps):
+            to = past
+            break
+    who = Who(merchant_id, livemode, AUTOMATIC)
+    recorded = _after(history, PublicationKind.ROLLBACK, to, BUCKETS, None, reason, who, now)
+    _, told = _told(recorded, history, livemode=livemode)
+    written = await books.publish(recorded, merchant_id, livemode=livemode, told=told, key=None)
+    return recorded if written is Written.DONE else None
+
+
+async def _is_free_of(lost: AbstractSet[bytes], version_id: str, owner: Owner, deps: Deps) -> bool:
+    """Whether a version can be read and asks none of the strategies ``lost``."""
+    version = await deps.routing_books.version(version_id, owner[0], livemode=owner[1])
+    try:
+        document = read((version and version.document) or {})
+    except Faulty:
+        return False
+    return not lost & _strategies(document)
+
+
+def _strategies(document: Document) -> set[bytes]:
+    """What a document's strategies are, each as bytes that are equal where it learns and decides the same."""
+    return {
+        orjson.dumps([each.strategy, each.accounts, each.all_settings], default=str, option=orjson.OPT_SORT_KEYS)
+        for _, _, each in outcomes(document)
+        if isinstance(each, Strategy)
+    }
 
 
 async def withdraw(publication: Publication, reason: str, who: Who, key: Key, fingerprint: bytes, deps: Deps) -> Answer:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import structlog
+
 from gateway.brands import brand_of
 from gateway.deps import Deps
 from gateway.errors import Problem
@@ -22,6 +24,8 @@ from routing import rules
 from routing.decision import Decision, Facts
 from routing.document import Document, Strategy
 from routing.strategies import Policy
+
+log = structlog.get_logger()
 
 BIN_DIGITS: Final = 6
 LONG_BIN_DIGITS: Final = 8
@@ -82,7 +86,13 @@ def decide(
         at = now.timestamp()
         return rules.decide(document, version, known, able, tuple(able), policy, at, pinned=pinned)
 
-    shadow = None if found.shadow is None or pinned else by(*found.shadow)
+    shadow = None
+    if found.shadow is not None and not pinned:
+        try:
+            shadow = by(*found.shadow)
+        except Exception as error:  # what only watches must never stop a payment, whatever is wrong with it
+            deps.instruments.stood_in("shadow_not_decided")
+            log.error("shadow_not_decided", version=found.shadow[0], error=type(error).__name__)
     return Routed(by(found.version, found.document), found.unreadable, shadow)
 
 

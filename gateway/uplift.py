@@ -12,17 +12,22 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
+import structlog
+
+from gateway import publishing
 from gateway.answers import instant
 from gateway.deps import Deps
 from gateway.routing_books import ArmCount, RoutingBooks
 from routing.publications import standing
-from routing.uplift import Arm, Uplift, payments_needed, told, uplift
+from routing.uplift import Arm, Uplift, Verdict, payments_needed, told, uplift
 
 BATCH: Final = 500
 BATCHES: Final = 20
 """What is counted in one run: 10 000 payments every 15 seconds are more than a gateway takes."""
 STRATEGY: Final = "strategy"
 HOLDOUT: Final = "holdout"
+
+log = structlog.get_logger()
 
 
 async def count(deps: Deps) -> int:
@@ -34,6 +39,32 @@ async def count(deps: Deps) -> int:
         if counted < BATCH:
             break
     return total
+
+
+async def take_back(deps: Deps) -> int:
+    """Roll back versions whose holdout is proved to do better, where their documents say so. Returns how many were.
+
+    Only what was put in force last: where somebody has published something since, that stands. Once a version, whoever else does it.
+    """
+    done = 0
+    for owner, version, document in list(deps.in_force.leading(deps.clock())):
+        if document.holdout is None or not document.holdout.rollback:
+            continue
+        merchant_id, livemode = owner
+        said = said_of(await deps.routing_books.arms(merchant_id, [version], livemode=livemode))
+        if said.verdict is not Verdict.HOLDOUT_WINS:
+            continue
+        recorded = await publishing.take_back(version, document, f"Rolled back by itself. {told(said)}", owner, deps)
+        if recorded is not None:
+            done += 1
+            log.warning("routing_rolled_back", merchant=merchant_id, version=version, to=recorded.version)
+    return done
+
+
+async def watch(deps: Deps) -> None:
+    """What the worker does by the clock: count what has ended, then roll back what costs approvals."""
+    await count(deps)
+    await take_back(deps)
 
 
 async def report(

@@ -150,7 +150,7 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "lapsed": (TIDY_EVERY, lambda: end_lapsed(deps)),
         "retries": (SETTLE_EVERY, lambda: retry_due(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
-        "uplift": (TIDY_EVERY, lambda: uplift.count(deps)),
+        "uplift": (TIDY_EVERY, lambda: uplift.watch(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
         "learn": (TIDY_EVERY, deps.learned.save),
     }

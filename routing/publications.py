@@ -24,6 +24,8 @@ from hashlib import blake2b
 from typing import Final
 
 BUCKETS: Final = 100
+AUTOMATIC: Final = "gateway"
+"""Who has published what nobody did: the gateway itself, when a holdout does better."""
 _PURPOSE: Final = b"publication"
 """Rules split payments by their ids, too. With dice of its own, a version's 5 % are no special 5 % of any split."""
 
@@ -59,6 +61,11 @@ class Publication:
     target: str | None = None
     approved_by: str | None = None
 
+    @property
+    def automatic(self) -> bool:
+        """Whether no person has done it."""
+        return self.published_by == AUTOMATIC
+
     def started(self, now: datetime) -> bool:
         """Whether its time has come."""
         return self.starts_at <= max(now, self.published_at)
@@ -85,11 +92,19 @@ class Standing:
         return self.settled[-1] if self.settled else None
 
     @property
+    def newest(self) -> str | None:
+        """The version that was put in force last, for a part of the payments or for all."""
+        return self.version if self.staged is None else self.staged.version
+
+    @property
+    def past(self) -> tuple[str, ...]:
+        """The versions that a rollback of the newest may go to, the nearest first."""
+        return (self.settled if self.staged is not None else self.settled[:-1])[::-1]
+
+    @property
     def before(self) -> str | None:
         """The version that a rollback would put in force for all payments."""
-        if self.staged is not None:
-            return self.version
-        return self.settled[-2] if len(self.settled) > 1 else None
+        return next(iter(self.past), None)
 
     def versions(self, payment_id: str) -> tuple[str, ...]:
         """The versions to be asked for a payment, the one in force first, then what was in force before it, to fall back on.
@@ -146,6 +161,12 @@ def in_force(publications: Sequence[Publication], payment_id: str, now: datetime
 def in_shadow(publications: Sequence[Publication], payment_id: str, now: datetime) -> str | None:
     """The version whose decision on a payment is recorded and not acted on, if there is one."""
     return _version_of(standing(publications, now).shadow, payment_id)
+
+
+def taken_back(publications: Sequence[Publication]) -> set[str | None]:
+    """The versions that the gateway itself has rolled back. Where a person publishes one again, that is their decision."""
+    history = sorted(publications, key=lambda each: each.sequence)
+    return {standing(history[:at], each.published_at).newest for at, each in enumerate(history) if each.automatic}
 
 
 def bucket(payment_id: str) -> int:

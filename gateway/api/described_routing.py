@@ -41,6 +41,7 @@ _PUBLICATION_EXAMPLE: Final[Mapping[str, Any]] = {
     "target": None,
     "reason": "Adyen approves more of the large ones.",
     "published_by": "5ad1f0c2a4e14d1e",
+    "automatic": False,
     "approved_by": None,
     "livemode": False,
     "created": "2026-11-21T09:31:00.123456Z",

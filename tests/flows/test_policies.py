@@ -374,6 +374,30 @@ async def test_routing_unreadable__the_version_before_decides_and_then_the_confi
     await checked(database, psps)
 
 
+async def test_shadow_not_decided__the_version_in_force_decides_alone(
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
+    database.publish({"default": {"priority": ["adyen"]}})
+    watching = database.publish({"default": {"priority": ["stripe"]}}, shadow=True)
+    async with open_gateway() as inside:
+        watched = await inside.merchant.charge()
+        before = await row.counted(inside.merchant)
+        serving: Any = inside.merchant.http._transport
+        desk = next(each for each in serving.app.router.routes if each.path == "/v1/routing").endpoint.__self__
+        # No document does this, however it is written: it stands for whatever defect there may be.
+        desk._deps.in_force._known["mer_dev", False].documents[watching] = object()
+        alone = await inside.merchant.charge()
+        counted = await row.counted(inside.merchant)
+
+    row.says(alone)
+    assert [answer.json()["account"] for answer in (watched, alone)] == ["adyen", "adyen"]
+    assert (before, counted) == (0, 1)
+    records = [each["decision"] for each in database.rows("SELECT decision FROM operation ORDER BY id")]
+    assert [record.get("shadow", {}).get("version") for record in records] == [watching, None]
+    assert len(psps.charges()) == 2
+    await checked(database, psps)
+
+
 def _event(operation_id: str, flow: type[Kit], **how: Any) -> dict[str, Any]:
     """A webhook that says that an operation was approved, to be posted; signed as ``how`` says."""
     body = flow.stripe_event(operation_id, number=operation_id)

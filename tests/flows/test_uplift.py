@@ -229,3 +229,141 @@ async def test_versions_are_listed_newest_first_a_page_at_a_time(
     assert first["strategy"]["payments"] == 440
     assert len(lines) == 3
     assert lines[0] == f"{versions[2]}  in force  {first['sentence']}"
+
+
+# --- Rolling back by itself -------------------------------------------------------------------------------------------
+
+PLAIN: Final[Json] = {"default": {"priority": ["stripe"]}}
+
+
+async def in_force(inside: Inside) -> str | None:
+    shown = (await inside.merchant.get("/v1/routing")).json()["in_force"]
+    return None if shown is None else str(shown["id"])
+
+
+async def run_twice(inside: Inside) -> list[int]:
+    """What the worker rolls back, in two runs that have read what is published."""
+    deps, done = inside.house.deps, []
+    for _ in range(2):
+        await deps.in_force.read(deps.clock())
+        done.append(await uplift.take_back(deps))
+    return done
+
+
+def losing(database: Database, version: str) -> None:
+    counted_before(database, version, "strategy", 9_000, 6_300)
+    counted_before(database, version, "holdout", 1_000, 900)
+
+
+async def test_what_costs_approvals_is_rolled_back_once_and_said_to_be_automatic(
+    open_gateway: Open, database: Database
+) -> None:
+    plain, version = database.publish(PLAIN), database.publish(DOCUMENT)
+    losing(database, version)
+
+    async with open_gateway() as inside:
+        deps = inside.house.deps
+        await deps.in_force.read(deps.clock())
+        at_once = await asyncio.gather(*(uplift.take_back(deps) for _ in range(3)))
+        again = await run_twice(inside)
+        after = await in_force(inside)
+        steps = (await inside.merchant.get("/v1/routing/history")).json()["data"]
+        told = (await inside.merchant.get("/v1/events", type="routing.version_published")).json()["data"]
+
+    assert (sorted(at_once), again) == ([0, 0, 1], [0, 0])
+    assert after == plain
+    assert [(each["kind"], each["config"], each["automatic"], each["published_by"]) for each in steps[:2]] == [
+        ("rollback", plain, True, "gateway"),
+        ("publish", version, False, "key_test"),
+    ]
+    assert steps[0]["reason"].startswith(
+        "Rolled back by itself. The strategy costs approvals: it approves 20.00 points less"
+    )
+    assert [each["data"]["automatic"] for each in told] == [True]
+
+
+@pytest.mark.parametrize(
+    "holdout", [{"percent": 10, "rollback": False}, None], ids=["told not to", "without a holdout"]
+)
+async def test_what_is_not_to_be_rolled_back_is_not(
+    open_gateway: Open, database: Database, holdout: Json | None
+) -> None:
+    document = {key: value for key, value in (DOCUMENT | {"holdout": holdout}).items() if value is not None}
+    database.publish(PLAIN)
+    version = database.publish(document)
+    losing(database, version)
+
+    async with open_gateway() as inside:
+        done, after = await run_twice(inside), await in_force(inside)
+
+    assert (done, after) == ([0, 0], version)
+
+
+async def test_what_somebody_has_published_since_stands(open_gateway: Open, database: Database) -> None:
+    version = database.publish(DOCUMENT)
+    losing(database, version)
+    database.publish(PLAIN, percent=5)
+
+    async with open_gateway() as inside:
+        staged = await run_twice(inside), await in_force(inside)
+        newer = database.publish(PLAIN)
+        whole = await run_twice(inside), await in_force(inside)
+
+    assert staged == ([0, 0], version)
+    assert whole == ([0, 0], newer)
+
+
+async def test_a_stage_that_costs_approvals_ends(open_gateway: Open, database: Database) -> None:
+    plain, version = database.publish(PLAIN), database.publish(DOCUMENT, percent=25)
+    losing(database, version)
+
+    async with open_gateway() as inside:
+        done = await run_twice(inside)
+        shown = (await inside.merchant.get("/v1/routing")).json()
+
+    assert done == [1, 0]
+    assert (shown["in_force"]["id"], shown["staged"]) == (plain, None)
+
+
+async def test_a_version_before_that_asks_the_same_strategy_is_passed_over(
+    open_gateway: Open, database: Database
+) -> None:
+    plain = database.publish(PLAIN)
+    database.publish(DOCUMENT | {"rules": []})
+    database.publish({"default": {"nobody": []}})
+    version = database.publish(DOCUMENT)
+    losing(database, version)
+
+    async with open_gateway() as inside:
+        done, after = await run_twice(inside), await in_force(inside)
+
+    assert (done, after) == ([1, 0], plain)
+
+
+async def test_where_nothing_else_was_ever_in_force_the_configuration_decides(
+    open_gateway: Open, database: Database
+) -> None:
+    database.publish(DOCUMENT | {"rules": []})
+    version = database.publish(DOCUMENT)
+    losing(database, version)
+
+    async with open_gateway() as inside:
+        done, after = await run_twice(inside), await in_force(inside)
+        await asyncio.sleep(2)  # what is published decides everywhere by then
+        await inside.merchant.charged()
+
+    assert (done, after) == ([1, 0], None)
+    assert database.value("SELECT decision->>'kind' FROM operation") == "static"
+
+
+async def test_what_a_person_publishes_again_all_the_same_is_theirs(open_gateway: Open, database: Database) -> None:
+    version = database.publish(DOCUMENT)
+    losing(database, version)
+
+    async with open_gateway() as inside:
+        first = await run_twice(inside)
+        published = await inside.merchant.post(f"/v1/routing/configs/{version}/publish", {"reason": "We know better."})
+        second, after = await run_twice(inside), await in_force(inside)
+
+    assert published.status_code == 201, published.text
+    assert (first, second, after) == ([1, 0], [0, 0], version)

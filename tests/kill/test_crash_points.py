@@ -375,6 +375,19 @@ async def _simulated(run: Run) -> None:
     await run.work("simulations", "discard")
     found = await run.merchant.get(f"/v1/routing/simulations/{answer.json()['id']}")
     assert found.json()["status"] == "succeeded", found.text
+    losing = run.inside.database.publish(
+        {"default": {"strategy": "adaptive", "accounts": ["stripe", "adyen"]}, "holdout": {"percent": 5}}
+    )
+    for arm, approved in (("strategy", 100), ("holdout", 900)):
+        run.inside.database.rows(
+            "INSERT INTO routing_arm VALUES ('mer_dev', false, %(version)s, 'adaptive', %(arm)s, 'EUR', 1000, %(approved)s, 1, 1, now(), now())",
+            version=losing,
+            arm=arm,
+            approved=approved,
+        )
+    await run.inside.house.deps.in_force.read(run.inside.house.deps.clock())
+    await run.work("uplift")
+    await run.inside.house.deps.in_force.read(run.inside.house.deps.clock())
 
 
 async def _overtaken(run: Run, work: Awaitable[object]) -> None:
