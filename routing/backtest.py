@@ -229,7 +229,7 @@ class Replay:
         for name, outcome in strategies_of(document):  # two rules with the same strategy learn as one
             policy = next((each for alike, each in made if alike == outcome), None)
             if policy is None:
-                policy = make(outcome.strategy, outcome.accounts, settings_of(outcome))
+                policy = make(outcome.strategy, outcome.accounts, outcome.all_settings)
                 made.append((outcome, policy))
                 self._learners.append((frozenset(outcome.accounts), policy))
             self._policies[name] = policy
@@ -391,12 +391,6 @@ def strategies_of(document: Document) -> list[tuple[str, Strategy]]:
     """The outcomes of a document that are strategies, by the name of their rule."""
     outcomes = [*((rule.name, rule.then) for rule in document.rules), (DEFAULT, document.default)]
     return [(name, outcome) for name, outcome in outcomes if isinstance(outcome, Strategy)]
-
-
-def settings_of(outcome: Strategy) -> dict[str, Any]:
-    """The settings that a strategy is made with: those of the outcome, its constraints among them."""
-    constraints = outcome.constraints.model_dump(exclude_none=True)
-    return {**outcome.settings, **({"constraints": constraints} if constraints else {})}
 
 
 def fees_of(document: Document) -> dict[str, tuple[float, float]]:

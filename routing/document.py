@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,12 +30,25 @@ from pydantic import (
 from routing.conditions import Amount, Not, Test, When, Window
 from routing.faults import Fault, Faulty, near, pointer_to, wrong
 from routing.reading import SIZE_MAX, TOO_DEEP, TOO_LARGE, dumped, listed, parsed, told, unwritable
-from routing.strategies.policy import STRATEGIES
+from routing.strategies.policy import COMMITMENT_MAX, STRATEGIES, instant_of
 from routing.strategies.policy import faults as strategy_faults
-from routing.values import Accounts, Currency, HoldoutPercent, Minor, Name, Part, Percent, Shares, Text, hundredths
+from routing.values import (
+    Account,
+    Accounts,
+    Currency,
+    HoldoutPercent,
+    Minor,
+    Name,
+    Part,
+    Percent,
+    Shares,
+    Text,
+    hundredths,
+)
 
 __all__ = [
     "RULES_MAX",
+    "Commitment",
     "Constraints",
     "Document",
     "Fault",
@@ -113,6 +127,39 @@ class Limit(Part):
     currency: Currency
 
 
+def _instant(text: str) -> str:
+    if instant_of(text) is None:
+        raise wrong("This is no time with its offset.", "Write it as '2026-12-01T00:00:00Z'.")
+    return text
+
+
+def _whole(value: object) -> object:
+    if type(value) is not int:
+        raise wrong("This is not a whole number.", "Write a whole number, such as 10000.")
+    return value
+
+
+Instant = Annotated[
+    str,
+    AfterValidator(_instant),
+    Field(
+        description="A time with its offset (RFC 3339).",
+        examples=["2026-12-01T00:00:00Z"],
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+
+
+class Commitment(Part):
+    """What was promised to an account: so many attempts at least, from one instant until just before another."""
+
+    attempts: Annotated[int, BeforeValidator(_whole)] = Field(
+        ge=1, le=COMMITMENT_MAX, description="Attempts that it gets at least."
+    )
+    starts_at: Instant
+    ends_at: Instant
+
+
 class Constraints(Part):
     """What a strategy has to keep, whatever it has learned."""
 
@@ -121,6 +168,10 @@ class Constraints(Part):
     )
     max_share: Shares | None = Field(
         default=None, description="Account → percentage of the payments that it gets at most."
+    )
+    commitments: dict[Account, Commitment] | None = Field(
+        default=None,
+        description="Account → attempts that were promised to it for a time. They are spread evenly over the payments that are expected.",
     )
     explore_max: Percent | None = Field(
         default=None, description="Percentage of the payments that may go to another account than the best, to learn."
@@ -286,6 +337,7 @@ _PARTS: Final[Mapping[str, type[BaseModel]]] = {
     "holdout": Holdout,
     "constraints": Constraints,
     "never_explore_above": Limit,
+    "commitments": Commitment,
     **{f"‹{name}›": model for name, model in _SORTS.items()},
 }
 """Which model stands under a key."""

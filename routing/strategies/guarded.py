@@ -2,7 +2,7 @@
 
 A strategy proper is a :class:`Preference`: the probability with which each account is to come first, and the order of the rest.
 :class:`Guarded` makes a policy of it in the same way for all: accounts with an open breaker get probes alone, exploration is capped,
-shares are held, and one draw decides. The probability it is drawn with is the one that is told.
+shares and commitments are held, and one draw decides. The probability it is drawn with is the one that is told.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from routing.strategies.policy import (
     Ranked,
 )
 
-FORM: Final = 2
+FORM: Final = 3
 """Of the snapshots. One of another form is refused: its owner starts from the evidence again."""
 COMMON_MEMORY: Final = 80
 """Outcomes over which the other accounts are compared with what was expected of them."""
 SHARE_SLACK: Final = 20.0
 """Attempts by which a share may be off before the account gets nothing, or everything, until it is right again."""
+PACE_S: Final = 7 * 86_400.0
+"""Memory of how many attempts come in a second: a week, so that nights and weekends are in it."""
 Z95: Final = 1.96
 
 
@@ -77,6 +79,31 @@ class Preference(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Pace:
+    """How many attempts come in a second, with a memory of :data:`PACE_S`; of the time since the first one while that is shorter."""
+
+    attempts: float = 0.0
+    at: float = 0.0
+    since: float | None = None
+
+    def count(self, now: float) -> None:
+        """Count one attempt at ``now``. A time that goes back is taken for the latest."""
+        if self.since is None:
+            self.at = self.since = now
+        passed = max(0.0, now - self.at)
+        self.attempts = self.attempts * math.exp(-passed / PACE_S) + 1
+        self.at += passed
+
+    def rate(self, now: float) -> float:
+        """Attempts in a second; 0 where none was counted."""
+        if self.since is None:
+            return 0.0
+        seen_s = max(1.0, now - self.since)
+        faded = self.attempts * math.exp(-max(0.0, now - self.at) / PACE_S)
+        return faded / (PACE_S * -math.expm1(-seen_s / PACE_S))
+
+
 class Guarded:
     """A policy made of a preference. See :class:`~routing.strategies.policy.Policy` for the contract of each method."""
 
@@ -107,6 +134,9 @@ class Guarded:
         self._segments: dict[str, dict[str, list[float]]] = {}  # least lately used first; of each, its cells' breakers
         self._common: dict[str, list[float]] = {}
         self._sent: dict[str, float] = {}
+        self._delivered: dict[str, int] = {}
+        """Attempts that count for the commitment of an account, as far as this policy has heard of them."""
+        self._pace = Pace()
         self.openings = 0
         """How often a breaker has opened, at any level, since this policy was made."""
         self._hints: list[tuple[str, str, str, float]] = []  # account, segment, outcome, when; oldest first
@@ -142,7 +172,7 @@ class Guarded:
         may_explore = self.constraints.may_explore(context)
         if self.preference.explores:
             wanted = self._capped(wanted, first, may_explore=may_explore)
-        chances, constraint = self._held(closed, wanted, order)
+        chances, constraint = self._held(closed, wanted, order, now)
         probe = min(self._probe, 0.5 / len(opened)) if opened and may_explore else 0.0
         rest = 1 - probe * len(opened)
         places = [(closed[index], chances[index] * rest) for index in order] + [(name, probe) for name in opened]
@@ -173,18 +203,23 @@ class Guarded:
         capped[first] = 1 - most
         return capped
 
-    def _held(self, names: list[str], wanted: list[float], order: list[int]) -> tuple[list[float], str | None]:
-        """The probabilities moved into the shares, and what moved them. What no share has room for goes by preference."""
+    def _held(
+        self, names: list[str], wanted: list[float], order: list[int], now: float
+    ) -> tuple[list[float], str | None]:
+        """The probabilities moved into the shares and commitments, and what moved them. What none has room for goes by preference."""
         least, most = self.constraints.least, self.constraints.most
-        if not least and not most:
+        owed = {name: part for name in self.constraints.commitments if (part := self._owed(name, now)) > 0}
+        if not least and not most and not owed:
             return wanted, None
         total = sum(self._sent.values())
         floors, roofs = [], []
         for name in names:
             off = self._sent.get(name, 0.0)
             low, high = least.get(name, 0.0), most.get(name, 1.0)
-            floors.append(_clip(low + (low * total - off) / SHARE_SLACK, 0.0, 1.0) if low else 0.0)
-            roofs.append(_clip(high - (off - high * total) / SHARE_SLACK, 0.0, 1.0) if high < 1 else 1.0)
+            floor = _clip(low + (low * total - off) / SHARE_SLACK, 0.0, 1.0) if low else 0.0
+            roof = _clip(high - (off - high * total) / SHARE_SLACK, 0.0, 1.0) if high < 1 else 1.0
+            floors.append(max(floor, min(owed.get(name, 0.0), roof)))
+            roofs.append(roof)
         held = [_clip(chance, low, max(low, high)) for chance, low, high in zip(wanted, floors, roofs, strict=True)]
         missing = 1 - sum(held)
         for index in order if missing > 0 else reversed(order):
@@ -197,10 +232,28 @@ class Guarded:
         elif missing < -1e-12:
             total_held = sum(held)
             held = [chance / total_held for chance in held]
-        moved = [
-            (abs(new - old), name) for new, old, name in zip(held, wanted, names, strict=True) if abs(new - old) > 1e-9
-        ]
-        return held, f"shares of {', '.join(sorted(name for _, name in moved))}" if moved else None
+        moved = [name for new, old, name in zip(held, wanted, names, strict=True) if abs(new - old) > 1e-9]
+        promised = sorted(name for name in moved if name in owed)
+        shared = sorted(name for name in moved if name in least or name in most)
+        if moved and not promised and not shared:
+            shared = sorted(moved)
+        told = [f"{what} of {', '.join(of)}" for what, of in (("shares", shared), ("commitment", promised)) if of]
+        return held, "; ".join(told) or None
+
+    def _owed(self, account: str, now: float) -> float:
+        """The part of the payments to come that an account has to get for its commitment, if it is spread evenly over them."""
+        commitment = self.constraints.commitments[account]
+        missing = commitment.attempts - self._delivered.get(account, 0)
+        if missing <= 0 or not commitment.starts_at <= now < commitment.ends_at:
+            return 0.0
+        to_come = self._pace.rate(now) * (commitment.ends_at - now)
+        return 1.0 if to_come <= missing else missing / to_come
+
+    def _deliver(self, account: str, now: float, attempts: int) -> None:
+        """Count attempts into the commitment of an account, if it has one for this moment."""
+        commitment = self.constraints.commitments.get(account)
+        if commitment is not None and commitment.starts_at <= now < commitment.ends_at:
+            self._delivered[account] = self._delivered.get(account, 0) + attempts
 
     def update(self, context: Mapping[str, str], account: str, outcome: str, now: float) -> None:
         """See :meth:`Policy.update <routing.strategies.policy.Policy.update>`."""
@@ -211,6 +264,8 @@ class Guarded:
         for name in self._sent:
             self._sent[name] *= keep
         self._sent[account] = self._sent.get(account, 0.0) + 1
+        self._deliver(account, now, 1)
+        self._pace.count(now)
         cells = self._used(segment)
         of_account = self._breakers.setdefault(account, breaker.fresh())
         of_cell = cells.setdefault(account, breaker.fresh())
@@ -242,8 +297,10 @@ class Guarded:
         """See :meth:`Policy.instead <routing.strategies.policy.Policy.instead>`."""
         if asked is not None:
             self._sent[asked] = max(0.0, self._sent.get(asked, 0.0) - 1)
+            self._deliver(asked, self._pace.at, -1)
         if chosen is not None:
             self._sent[chosen] = self._sent.get(chosen, 0.0) + 1
+            self._deliver(chosen, self._pace.at, 1)
 
     def _used(self, segment: str) -> dict[str, list[float]]:
         """The breakers of a segment's cells. Makes room for a new one by forgetting the one that was used longest ago."""
@@ -351,6 +408,8 @@ class Guarded:
                 [name, *state] for name, state in self._common.items()
             ],  # lists, as their order is that of the sums
             "sent": [[name, sent] for name, sent in self._sent.items()],
+            "delivered": dict(self._delivered),
+            "pace": [self._pace.attempts, self._pace.at, self._pace.since],
             "preference": self.preference.snapshot(),
         }
 
@@ -367,6 +426,8 @@ class Guarded:
         }
         self._common = {name: [approved, expected] for name, approved, expected in snapshot["common"]}
         self._sent = dict(snapshot["sent"])
+        self._delivered = dict(snapshot["delivered"])
+        self._pace = Pace(*snapshot["pace"])
         self._hints, self._overlay = [], None
         self.preference.restore(snapshot["preference"])
 

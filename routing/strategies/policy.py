@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 APPROVED: Final = "approved"
@@ -230,9 +231,12 @@ STRATEGIES: Final[dict[str, tuple[Setting, ...]]] = {
 }
 """Every strategy by name, with its settings. A document's ``settings`` may hold these names and no others."""
 
+COMMITMENT_MAX: Final = 1_000_000_000
+"""Attempts that can be promised to an account."""
 CONSTRAINTS: Final[dict[str, str]] = {
     "min_share": "account → percent of the attempts that it gets at least, while its breaker is closed",
     "max_share": "account → percent of the attempts that it gets at most, while another can take them",
+    "commitments": 'account → {"attempts": number, "starts_at", "ends_at"}: attempts that it gets at least between two instants',
     "explore_max": "percent of payments that may go to another than the preferred account to learn",
     "never_explore_above": '{"amount": minor units, "currency"}: larger payments never explore and never probe',
 }
@@ -347,6 +351,8 @@ def _constraint_faults(accounts: Sequence[str], constraints: Any) -> list[Fault]
                 for fault in _value_faults(shares, value, accounts, pointer)
                 if fault.pointer != pointer or not isinstance(value, Mapping)
             ]
+        elif key == "commitments":
+            found += _commitment_faults(accounts, value, pointer)
         elif key == "explore_max":
             found += _value_faults(
                 Setting(key, "number", 0, "percent", CONSTRAINTS[key], 0, 100), value, accounts, pointer
@@ -365,6 +371,48 @@ def _constraint_faults(accounts: Sequence[str], constraints: Any) -> list[Fault]
     return found or _sum_faults(accounts, constraints)
 
 
+def _commitment_faults(accounts: Sequence[str], commitments: Any, pointer: str) -> list[Fault]:
+    if not isinstance(commitments, Mapping):
+        return [Fault(pointer, "not an object by account", "give an object with an account's name for each key")]
+    found: list[Fault] = []
+    for name, value in commitments.items():
+        below = f"{pointer}/{name}"
+        if name not in accounts:
+            found.append(Fault(below, "not an account of this strategy", f"use {', '.join(accounts)}"))
+        elif not isinstance(value, Mapping) or set(value) != {"attempts", "starts_at", "ends_at"}:
+            form = '{"attempts": number, "starts_at": "2026-12-01T00:00:00Z", "ends_at": "2027-01-01T00:00:00Z"}, all three'
+            found.append(Fault(below, "not a commitment", f"give {form}"))
+        else:
+            found += _commitment_value_faults(value, below)
+    return found
+
+
+def _commitment_value_faults(value: Mapping[str, Any], pointer: str) -> list[Fault]:
+    attempts = Setting("attempts", "integer", 1, "attempts", "what was promised", 1, COMMITMENT_MAX)
+    found = _value_faults(attempts, value["attempts"], (), f"{pointer}/attempts")
+    ends = {key: instant_of(value[key]) for key in ("starts_at", "ends_at")}
+    found += [
+        Fault(f"{pointer}/{key}", "not an instant", "give a time with its offset, such as 2026-12-01T00:00:00Z")
+        for key, at in ends.items()
+        if at is None
+    ]
+    starts_at, ends_at = ends["starts_at"], ends["ends_at"]
+    if starts_at is not None and ends_at is not None and ends_at <= starts_at:
+        found.append(Fault(f"{pointer}/ends_at", "not after starts_at", "give a later time"))
+    return found
+
+
+def instant_of(value: Any) -> float | None:
+    """Seconds of a time as RFC 3339 writes it, with its offset; ``None`` for anything else."""
+    if not isinstance(value, str):
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return None if at.tzinfo is None else at.timestamp()
+
+
 def _sum_faults(accounts: Sequence[str], constraints: Mapping[str, Any]) -> list[Fault]:
     least: Mapping[str, float] = constraints.get("min_share", {})
     most: Mapping[str, float] = constraints.get("max_share", {})
@@ -380,6 +428,18 @@ def _sum_faults(accounts: Sequence[str], constraints: Mapping[str, Any]) -> list
     return found
 
 
+def _seconds(told: str) -> float:
+    return datetime.fromisoformat(told).timestamp()
+
+
+class Commitment(NamedTuple):
+    """So many attempts at least, between two instants (seconds; the end is outside)."""
+
+    attempts: int
+    starts_at: float
+    ends_at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Constraints:
     """A document's constraints, read: shares from 0 to 1."""
@@ -388,6 +448,7 @@ class Constraints:
     most: Mapping[str, float] = field(default_factory=dict)
     explore_max: float | None = None
     never_above: tuple[int, str] | None = None
+    commitments: Mapping[str, Commitment] = field(default_factory=dict)
 
     @classmethod
     def read(cls, constraints: Mapping[str, Any]) -> Constraints:
@@ -398,6 +459,10 @@ class Constraints:
             {name: share / 100 for name, share in constraints.get("max_share", {}).items()},
             None if explore is None else explore / 100,
             None if above is None else (int(above["amount"]), above["currency"]),
+            {
+                name: Commitment(int(value["attempts"]), _seconds(value["starts_at"]), _seconds(value["ends_at"]))
+                for name, value in constraints.get("commitments", {}).items()
+            },
         )
 
     def may_explore(self, context: Mapping[str, str]) -> bool:

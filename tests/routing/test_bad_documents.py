@@ -13,6 +13,7 @@ from routing.schema import schema
 
 TO_ONE: Final = {"priority": ["north"]}
 NIGHT: Final = {"from": "22:00", "until": "06:00", "timezone": "Europe/Berlin"}
+PROMISE: Final = {"attempts": 5, "starts_at": "2026-12-01T00:00:00Z", "ends_at": "2027-01-01T00:00:00Z"}
 ADAPTIVE: Final = {"strategy": "adaptive", "accounts": ["north", "south"]}
 
 
@@ -327,6 +328,31 @@ BAD: Final[dict[str, tuple[Any, str, str]]] = {
         f"{TO}/constraints/min_share/north",
         "Lower it, or raise the max_share.",
     ),
+    "a commitment to an account that is not ranked": (
+        then({**ADAPTIVE, "constraints": {"commitments": {"sout": PROMISE}}}),
+        f"{TO}/constraints/commitments/sout",
+        "Write 'south'.",
+    ),
+    "a commitment that ends before it starts": (
+        then({**ADAPTIVE, "constraints": {"commitments": {"south": {**PROMISE, "ends_at": "2026-11-01T00:00:00Z"}}}}),
+        f"{TO}/constraints/commitments/south/ends_at",
+        "Give a later time.",
+    ),
+    "a commitment without an offset": (
+        then({**ADAPTIVE, "constraints": {"commitments": {"south": {**PROMISE, "starts_at": "2026-12-01"}}}}),
+        f"{TO}/constraints/commitments/south/starts_at",
+        "Write it as '2026-12-01T00:00:00Z'.",
+    ),
+    "a commitment of half an attempt": (
+        then({**ADAPTIVE, "constraints": {"commitments": {"south": {**PROMISE, "attempts": 0.5}}}}),
+        f"{TO}/constraints/commitments/south/attempts",
+        "Write a whole number, such as 10000.",
+    ),
+    "a misspelt key of a commitment": (
+        then({**ADAPTIVE, "constraints": {"commitments": {"south": {**PROMISE, "attemps": 5}}}}),
+        f"{TO}/constraints/commitments/south/attemps",
+        "Write 'attempts'.",
+    ),
     "a share of an account that is not ranked": (
         then({**ADAPTIVE, "constraints": {"max_share": {"sout": 50}}}),
         f"{TO}/constraints/max_share/sout",
@@ -422,6 +448,9 @@ BEYOND_A_SCHEMA: Final = frozenset(
         "least shares above all",
         "a least share above the greatest",
         "a share of an account that is not ranked",
+        "a commitment to an account that is not ranked",
+        "a commitment that ends before it starts",
+        "a commitment without an offset",
     }
 )
 """What is wrong with these is not their form, and an editor does not show it."""

@@ -108,6 +108,15 @@ def ranked(draw: st.DrawFn) -> dict[str, Any]:
                 "explore_max": st.sampled_from([0, 2.5, 100]),
                 "min_share": st.just({named[0]: 12.34}),
                 "max_share": st.just({named[-1]: 100.0}),
+                "commitments": st.just(
+                    {
+                        named[0]: {
+                            "attempts": 5,
+                            "starts_at": "2026-12-01T00:00:00Z",
+                            "ends_at": "2027-01-01T00:00:00+01:00",
+                        }
+                    }
+                ),
                 "never_explore_above": st.just({"amount": 5, "currency": "EUR"}),
             },
         )

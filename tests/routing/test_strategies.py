@@ -23,6 +23,9 @@ ACCOUNTS: Final = ["north", "south", "west"]
 SEGMENTS: Final = [{"currency": currency, "brand": brand} for currency in ("EUR", "USD") for brand in ("visa", "amex")]
 FEES: Final = {"fees": {"north": {"fixed": 30, "basis_points": 290}, "south": {"fixed": 10, "basis_points": 120}}}
 
+PROMISE: Final = {"attempts": 2_000, "starts_at": "1970-01-01T01:00:00Z", "ends_at": "1970-01-01T03:00:00Z"}
+"""2,000 attempts in the second and third of four hours."""
+
 events = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(sorted(OUTCOMES))), min_size=0, max_size=300
 )
@@ -142,6 +145,67 @@ def test_shares_stay_within_their_constraints(
         policy.update(SEGMENTS[0], account, "approved", float(at))
         assert sent["north"] <= high / 100 * sent.total() + over + 25
         assert sent["west"] >= low / 100 * sent.total() - under - 25
+
+
+def kept(policy: Policy, rates: Mapping[str, float], hours: int = 4) -> list[int]:
+    """Route one payment a second for some hours: how many went to the west in each half hour."""
+    rng, sent = random.Random(11), [0] * (2 * hours)
+    for at in range(3600 * hours):
+        context = SEGMENTS[rng.randrange(4)]
+        account = policy.rank(context, ACCOUNTS, rng, float(at))[0][0]
+        sent[at // 1800] += account == "west"
+        policy.update(context, account, "approved" if rng.random() < rates[account] else "declined_provider", float(at))
+    return sent
+
+
+@pytest.mark.parametrize("name", ["priority", "adaptive"])
+def test_a_commitment_is_met_in_its_time_evenly_and_not_exceeded(name: str) -> None:
+    rates = {"north": 0.95, "south": 0.94, "west": 0.7}
+    without = kept(make(name, ACCOUNTS), rates)
+    sent = kept(make(name, ACCOUNTS, {"constraints": {"commitments": {"west": PROMISE}}}), rates)
+
+    assert sum(without) < 500
+    assert 2_000 <= sum(sent[2:6]) <= 2_010
+    assert all(400 <= half_hour <= 600 for half_hour in sent[2:6])
+    assert sum(sent[:2]) + sum(sent[6:]) < 300
+
+
+def test_a_commitment_that_is_met_by_preference_moves_nothing() -> None:
+    rates = {"north": 0.8, "south": 0.8, "west": 0.98}
+    policy = make("adaptive", ACCOUNTS, {"constraints": {"commitments": {"west": PROMISE}}})
+    kept(policy, rates, hours=2)
+
+    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), 7200.0).constraint is None
+
+
+def test_a_commitment_is_told_and_stays_under_an_open_breaker_and_a_greatest_share() -> None:
+    constraints = {"commitments": {"west": {**PROMISE, "attempts": 1_000_000}}, "max_share": {"west": 40}}
+    policy = make("priority", ACCOUNTS, {"constraints": constraints})
+    at = 3_700.0
+    sent, told_of = Counter[str](), set[str | None]()
+    for step in range(500):
+        chosen = policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(step), at + step)
+        account = chosen.ranking[0].account
+        sent[account] += 1
+        told_of.add(chosen.constraint)
+        policy.update(SEGMENTS[0], account, "approved", at + step)
+    assert sent["west"] == pytest.approx(200, abs=25)
+    assert told_of <= {None, "shares of west; commitment of west"}
+
+    for step in range(60):
+        policy.update(SEGMENTS[0], "west", "technical", at + 500 + step)
+    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), at + 600).ranking[0].account == "north"
+
+
+def test_a_replay_counts_what_a_draft_would_have_sent_for_its_commitment() -> None:
+    policy = make("priority", ACCOUNTS, {"constraints": {"commitments": {"west": {**PROMISE, "attempts": 1}}}})
+    policy.update(SEGMENTS[0], "west", "approved", 3_700.0)
+    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), 3_701.0).constraint is None
+
+    policy.instead("west", "north")
+
+    chosen = policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), 3_701.0)
+    assert chosen.constraint == "commitment of west"
 
 
 @given(history=events, most=st.floats(0, 20), seed=st.integers(0, 99))
@@ -402,6 +466,24 @@ def test_cells_are_bounded_whatever_contexts_come() -> None:
             "/constraints/min_share/north",
         ),
         ("adaptive", {"constraints": {"never_explore_above": {"amount": 5}}}, "/constraints/never_explore_above"),
+        ("adaptive", {"constraints": {"commitments": 5}}, "/constraints/commitments"),
+        ("adaptive", {"constraints": {"commitments": {"east": PROMISE}}}, "/constraints/commitments/east"),
+        ("adaptive", {"constraints": {"commitments": {"west": {"attempts": 5}}}}, "/constraints/commitments/west"),
+        (
+            "adaptive",
+            {"constraints": {"commitments": {"west": {**PROMISE, "attempts": 0}}}},
+            "/constraints/commitments/west/attempts",
+        ),
+        (
+            "adaptive",
+            {"constraints": {"commitments": {"west": {**PROMISE, "starts_at": "1970-01-01T00:00:00"}}}},
+            "/constraints/commitments/west/starts_at",
+        ),
+        (
+            "adaptive",
+            {"constraints": {"commitments": {"west": {**PROMISE, "ends_at": PROMISE["starts_at"]}}}},
+            "/constraints/commitments/west/ends_at",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_told_with_their_place_and_a_fix(
