@@ -54,8 +54,8 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     "simulation_running": Sort(409, "A simulation is under way", retry_after_s=10),
     "not_deliverable": Sort(409, "Nothing is delivered there", retry_after_s=2),
     "payment_changed": Sort(409, "The payment changed meanwhile", retryable=True, retry_after_s=1),
-    "routing_state": Sort(409, "The state of routing forbids this"),
-    "routing_changed": Sort(409, "Other routing is in force than was expected"),
+    "routing_state": Sort(409, "The state of routing forbids this", retry_after_s=2),
+    "routing_changed": Sort(409, "Other routing is in force than was expected", retry_after_s=2),
     # Nothing happened.
     "provider_unavailable": Sort(503, "No provider could be reached", retryable=True, retry_after_s=5),
     "database_unavailable": Sort(503, "The database cannot be reached", retryable=True, retry_after_s=2),

@@ -138,7 +138,7 @@ async def test_without_a_document_the_order_of_the_configuration_decides_and_say
     assert payment["account"] == "adyen"
     assert (decision["kind"], decision["version"], decision["rule"]) == ("static", None, None)
     assert decision["route"] == ["adyen", "stripe"]
-    assert "no document is in force" in decision["sentence"]
+    assert "no routing document is in force" in decision["sentence"]
 
 
 async def test_the_account_that_a_request_names_is_asked_whatever_the_document_says(
