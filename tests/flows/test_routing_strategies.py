@@ -139,10 +139,14 @@ async def test_what_is_learned_is_what_the_strategy_learns_from_the_same_outcome
     rows = attempts(BATCH + 100)
     happened(database, rows, at_once=10)
     alone = make("adaptive", ACCOUNTS)
-    for row in rows:
+    with psycopg.connect(database.admin_url) as connection:
+        times = connection.execute(
+            "SELECT extract(epoch FROM evidence_at)::float8 FROM operation ORDER BY id"
+        ).fetchall()
+    for row, (at,) in zip(rows, times, strict=True):
         facts = row["facts"]
         context = {name: facts[name] for name in ("currency", "brand", "bin")} | {"initiator": "customer"}
-        alone.update(context, row["account"], row["word"], 0.0)
+        alone.update(context, row["account"], row["word"], at)
 
     async with pool_on() as pool:
         learned = Learned(pool, lambda: [ADAPTIVE])
