@@ -28,7 +28,7 @@ from gateway.metrics.instruments import Instruments
 from gateway.payment import Operation, OperationStatus, Payment
 from gateway.signals import word_of
 from gateway.sql import Pool, Statement
-from routing.decision import Facts
+from routing import decision
 from routing.document import Document, Strategy
 from routing.strategies import Policy, make
 from routing.strategies.guarded import FORM
@@ -159,28 +159,16 @@ class Model:
 
 def _context(payment: Payment, attempt: Operation) -> dict[str, str]:
     """The same of an attempt that is at hand."""
-    decision = attempt.decision or {}
-    if "decided_by" in decision:
-        decision = payment.operation(decision["decided_by"]).decision or {}
-    return context_of(
-        {
-            "facts": decision.get("facts"),
-            "payment_id": payment.terms.id,
-            "merchant_id": payment.terms.merchant_id,
-            "livemode": payment.terms.livemode,
-            "amount": attempt.amount,
-            "currency": payment.terms.currency,
-            "created_at": attempt.created_at,
-        }
-    )
+    record = attempt.decision or {}
+    if "decided_by" in record:
+        record = payment.operation(record["decided_by"]).decision or {}
+    return context_of({"facts": record.get("facts"), "amount": attempt.amount, "currency": payment.terms.currency})
 
 
 def context_of(row: Mapping[str, Any]) -> dict[str, str]:
     """What a strategy saw of the attempt when it was routed; of one without a decision, what never changes of its payment."""
-    if row["facts"] is not None:
-        return Facts.read(row["facts"]).context()
-    about = {name: row[name] for name in ("payment_id", "merchant_id", "livemode", "amount", "currency")}
-    return Facts(**about, at=row["created_at"]).context()
+    known = row["facts"]
+    return decision.context_of({"amount": row["amount"], "currency": row["currency"]} if known is None else known)
 
 
 def after_decline(payment: Payment, attempt: Operation) -> bool:
@@ -197,8 +185,7 @@ _READ: Final = Statement(
     SELECT known.horizon, found.* FROM known LEFT JOIN LATERAL (
         SELECT o.id, o.evidence_xid, o.evidence_word, extract(epoch FROM o.evidence_at)::float8 AS at, o.account,
         coalesce(o.decision->'facts', (SELECT d.decision->'facts' FROM operation d WHERE d.id = o.decision->>'decided_by')) AS facts,
-        {_AFTER_DECLINE} AS after_decline, p.id AS payment_id, p.merchant_id, p.livemode, o.amount,
-        p.currency, o.created_at
+        {_AFTER_DECLINE} AS after_decline, o.amount, p.currency
         FROM operation o JOIN payment p ON p.id = o.payment_id
         WHERE (o.evidence_xid, o.id) > (:xid::xid8, :id::text) AND o.evidence_xid < known.horizon
         AND o.account = ANY(:accounts::text[]) ORDER BY o.evidence_xid, o.id LIMIT :limit::int) AS found ON true"""

@@ -6,9 +6,10 @@ same commit. Every further attempt of the round has a short record: what came of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -79,12 +80,10 @@ def decide(
     found = deps.in_force.of(terms.id, terms.merchant_id, now, livemode=terms.livemode)
     if found.unreadable:
         deps.instruments.stood_in("routing_unreadable")
-    pinned = terms.pinned_account
+    pinned, learned = terms.pinned_account, _learned(known, deps)
 
     def by(version: str | None, document: Document | None) -> Decision:
-        policy = None if document is None or pinned else _policy(document, known, able, deps)
-        at = now.timestamp()
-        return rules.decide(document, version, known, able, tuple(able), policy, at, pinned=pinned)
+        return rules.decide(document, version, known, able, tuple(able), learned, now.timestamp(), pinned=pinned)
 
     shadow = None
     if found.shadow is not None and not pinned:
@@ -98,16 +97,12 @@ def decide(
 
 def rehearse(document: Document, version: str, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Decision:
     """How a version that may not be in force would decide a payment now, with what its strategies have learned. Nothing follows from it."""
-    policy = _policy(document, known, able, deps)
-    return rules.decide(document, version, known, able, tuple(able), policy, known.at.timestamp())
+    return rules.decide(document, version, known, able, tuple(able), _learned(known, deps), known.at.timestamp())
 
 
-def _policy(document: Document, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Policy | None:
-    """What the strategy that applies has learned, if one applies and it has."""
-    chosen = rules.choose(document, known, able)
-    if chosen is None or not isinstance(chosen.outcome, Strategy):
-        return None
-    return deps.learned.policy(known.merchant_id, chosen.outcome, livemode=known.livemode)
+def _learned(known: Facts, deps: Deps) -> Callable[[Strategy], Policy | None]:
+    """What the strategies of a payment's merchant have learned, if they have."""
+    return partial(deps.learned.policy, known.merchant_id, livemode=known.livemode)
 
 
 def facts(terms: Terms, wallet: Wallet, card: CardFacts | None, now: datetime) -> Facts:

@@ -22,13 +22,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from routing.decision import Facts
 from routing.document import Document, Priority, Split, Strategy
 from routing.estimate import Estimate, Interval, Refusal, Snips, weight_max
 from routing.rules import DEFAULT, arm_of, choose, decide, seed_of
-from routing.strategies import Explained, Policy, make
+from routing.strategies import Policy, make
 
 CHANGED_MAX: Final = 100
 """Changed payments that are listed; all are counted."""
@@ -198,21 +198,6 @@ class _Lesson:
     word: str
 
 
-class _Tacit:
-    """A strategy that chooses as it does, and explains nothing: no record is made, and explaining costs as much as choosing."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.choose = policy.choose
-
-    @staticmethod
-    def explain(context: Mapping[str, str], account: str, now: float) -> Explained:
-        """Nothing of an account."""
-        return _NOTHING_KNOWN
-
-
-_NOTHING_KNOWN: Final = Explained(0.0, 0.0, 1.0, "closed")
-
-
 class Replay:
     """One draft over the past. ``payments`` is about how many first attempts will come: it sets how much one may count for.
 
@@ -233,7 +218,6 @@ class Replay:
                 made.append((outcome, policy))
                 self._learners.append((frozenset(outcome.accounts), policy))
             self._policies[name] = policy
-        self._asked = {name: cast("Policy", _Tacit(policy)) for name, policy in self._policies.items()}
         self._fees = fees_of(document)
         self._known: dict[tuple[str, ...], Mapping[str, float]] = {}
         self._counts = _Counts()
@@ -327,8 +311,11 @@ class Replay:
             return "static", first, {first: 1.0}
         outcome = chosen.outcome
         if isinstance(outcome, Strategy):
-            policy, now = self._asked[chosen.rule], facts.at.timestamp()
-            decision = decide(self._document, None, facts, eligibility, self._order, policy, now)
+            policy, now = self._policies[chosen.rule], facts.at.timestamp()
+            # Unexplained: no record is made of it, and explaining costs nearly as much as choosing.
+            decision = decide(
+                self._document, None, facts, eligibility, self._order, lambda _: policy, now, explain=False
+            )
             drawn = {each.account: each.propensity for each in decision.candidates if each.propensity}
             return chosen.rule, decision.route[0], drawn
         key = (chosen.rule, *[account for account in outcome.accounts if eligibility.get(account, "") is None])

@@ -103,28 +103,16 @@ class Facts:
     @property
     def amount_band(self) -> str:
         """The band of :data:`AMOUNT_BANDS` that the amount lies in."""
-        return _BANDS[bisect_right(_ENDS, self.amount)]
+        return band_of(self.amount)
 
     def context(self) -> dict[str, str]:
         """What a strategy sees: the keys of ``routing.strategies.CONTEXT_KEYS``; one of which nothing is known is absent.
 
         Metadata and ids are kept from strategies.
         """
-        context = {
-            "currency": self.currency,
-            "initiator": self.initiator,
-            "amount_band": self.amount_band,
-            "amount": str(self.amount),
-        }
-        if self.brand is not None:
-            context["brand"] = self.brand
-        if self.funding is not None:
-            context["funding"] = self.funding
-        if self.issuer_country is not None:
-            context["issuer_country"] = self.issuer_country
-        if self.bin is not None:
-            context["bin"] = self.bin
-        return context
+        return _context(
+            self.currency, self.amount, self.initiator, self.brand, self.funding, self.issuer_country, self.bin
+        )
 
     def record(self) -> dict[str, Any]:
         """These facts as JSON values, without what is not known. :meth:`read` gives the same facts again."""
@@ -142,6 +130,51 @@ class Facts:
         """
         known = {name: record[name] for name in _FACTS if name in record}
         return cls(**known | {"at": datetime.fromisoformat(record["at"])})
+
+
+def band_of(amount: int) -> str:
+    """The band of :data:`AMOUNT_BANDS` that an amount in minor units lies in."""
+    return _BANDS[bisect_right(_ENDS, amount)]
+
+
+def context_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """:meth:`Facts.context` of the facts of a :meth:`Facts.record`, without making them. Raises ``KeyError`` or ``TypeError`` where it is none."""
+    known = record.get
+    return _context(
+        record["currency"],
+        record["amount"],
+        known("initiator", "customer"),
+        known("brand"),
+        known("funding"),
+        known("issuer_country"),
+        known("bin"),
+    )
+
+
+def _context(
+    currency: str,
+    amount: int,
+    initiator: str,
+    brand: str | None,
+    funding: str | None,
+    issuer_country: str | None,
+    bin_: str | None,
+) -> dict[str, str]:
+    context = {
+        "currency": currency,
+        "initiator": initiator,
+        "amount_band": band_of(amount),
+        "amount": str(amount),
+    }
+    if brand is not None:
+        context["brand"] = brand
+    if funding is not None:
+        context["funding"] = funding
+    if issuer_country is not None:
+        context["issuer_country"] = issuer_country
+    if bin_ is not None:
+        context["bin"] = bin_
+    return context
 
 
 @dataclass(frozen=True, slots=True)

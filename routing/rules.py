@@ -10,7 +10,7 @@ decision says so in ``constraint``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -72,16 +72,18 @@ def decide(
     facts: Facts,
     eligibility: Mapping[str, str | None],
     order: Sequence[str],
-    policy: Policy | None,
+    learned: Callable[[Strategy], Policy | None],
     now: float,
     *,
     pinned: str | None = None,
+    explain: bool = True,
 ) -> Decision:
     """Which accounts are asked, in which order, and why.
 
     ``eligibility`` has every account of the merchant with the reason why it cannot take the payment, or ``None``; ``order`` is that of
-    the configuration. ``pinned`` is the account that the request names: no other is asked. ``policy`` is the strategy of the outcome
-    that :func:`choose` gives; ``None`` where it has none or it is not available. ``now`` is in seconds, for the strategy.
+    the configuration. ``pinned`` is the account that the request names: no other is asked. ``learned`` gives what a strategy has
+    learned, or ``None`` where that is not available; it is asked once at most, and must not raise. ``now`` is in seconds, for the
+    strategy. Without ``explain`` the candidates tell nothing of what it believes of them.
     Never raises on account of the document or the strategy.
     """
     table = _Table(facts, version, eligibility)
@@ -95,7 +97,7 @@ def decide(
     if isinstance(outcome, Split):
         return _split(table, chosen, outcome)
     if isinstance(outcome, Strategy):
-        return _strategy(table, chosen, outcome, document, policy, now)
+        return _strategy(table, chosen, outcome, document, learned(outcome), now, explain=explain)
     return table.decision("priority", chosen.rule, outcome.priority, constraint=chosen.constraint)
 
 
@@ -202,12 +204,19 @@ def arm_of(split: Split, seed: int) -> str:
 
 
 def _strategy(
-    table: _Table, chosen: Chosen, outcome: Strategy, document: Document, policy: Policy | None, now: float
+    table: _Table,
+    chosen: Chosen,
+    outcome: Strategy,
+    document: Document,
+    policy: Policy | None,
+    now: float,
+    *,
+    explain: bool,
 ) -> Decision:
     """What the strategy ranks, or the holdout; and the listed order where the strategy gives nothing."""
     seed = seed_of(table.facts.payment_id)
     offered = [account for account in outcome.accounts if table.can(account)]
-    said = _said(outcome, policy, table.facts.context(), offered, seed, now)
+    said = _said(outcome, policy, table.facts.context(), offered, seed, now, explain=explain)
     route, chances, kind, mode, later = said.route, said.chances, "strategy", said.mode, _LATER.get(said.mode, "later")
     held = document.holdout
     if held is not None:
@@ -249,15 +258,23 @@ class _Said:
 
 
 def _said(
-    outcome: Strategy, policy: Policy | None, context: Mapping[str, str], offered: list[str], seed: int, now: float
+    outcome: Strategy,
+    policy: Policy | None,
+    context: Mapping[str, str],
+    offered: list[str],
+    seed: int,
+    now: float,
+    *,
+    explain: bool,
 ) -> _Said:
     """What the strategy says. It comes from elsewhere: whatever it does must not stop a payment."""
     if policy is None:
         return _unsaid(outcome, offered, "is not available")
     try:
-        choice = policy.choose(context, offered, Random(seed), now)  # noqa: S311  # dice that can be thrown again
+        dice = Random(seed)  # noqa: S311  # dice that can be thrown again
+        choice = policy.choose(context, offered, dice, now, explain=explain)
         ranking = [Ranked(*ranked) for ranked in choice.ranking]
-        known = {account: policy.explain(context, account, now) for account in offered}
+        known = dict(choice.known)
     except Exception as error:
         return _unsaid(outcome, offered, f"failed ({type(error).__name__})")
     route = [ranked.account for ranked in ranking]
@@ -293,21 +310,29 @@ class _Recorded:
     """The share of payments that was kept from it."""
     constraint: str | None
 
-    def choose(self, context: Mapping[str, str], candidates: Sequence[str], rng: Random, now: float) -> Choice:
+    def choose(
+        self,
+        context: Mapping[str, str],
+        candidates: Sequence[str],
+        rng: Random,
+        now: float,
+        *,
+        explain: bool,
+    ) -> Choice:
         known, decision = {each.account: each for each in self.decision.candidates}, self.decision
         kept = {decision.route[0]: self.holdout} if decision.kind == "holdout" else {}
         ranking = [
             Ranked(account, known[account].score or 0.0, self._own(known[account].propensity, kept.get(account, 0.0)))
             for account in decision.route
         ]
-        return Choice(ranking, decision.mode or "exploit", self.constraint)
+        believed = {
+            account: Explained(each.score or 0.0, each.low or 0.0, each.high or 0.0, each.breaker or "closed")
+            for account, each in known.items()
+        }
+        return Choice(ranking, decision.mode or "exploit", self.constraint, believed)
 
     def _own(self, propensity: float | None, kept: float) -> float:
         return ((propensity or 0.0) - kept) / (1 - self.holdout)
-
-    def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
-        each = next(each for each in self.decision.candidates if each.account == account)
-        return Explained(each.score or 0.0, each.low or 0.0, each.high or 0.0, each.breaker or "closed")
 
 
 def replayed(decision: Decision, document: Document | None) -> Decision:
@@ -328,7 +353,7 @@ def replayed(decision: Decision, document: Document | None) -> Decision:
         policy = cast("Policy", _Recorded(decision, held, said or None))
     pinned = decision.route[0] if decision.kind == "pinned" else None
     at = decision.facts.at.timestamp()
-    return decide(document, decision.version, decision.facts, able, tuple(able), policy, at, pinned=pinned)
+    return decide(document, decision.version, decision.facts, able, tuple(able), lambda _: policy, at, pinned=pinned)
 
 
 # --- Dice -------------------------------------------------------------------------------------------------------------

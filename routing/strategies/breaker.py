@@ -39,6 +39,11 @@ def is_open(state: list[float]) -> bool:
     return state[OPEN] > 0 or state[DOWN] > 0
 
 
+def at_rest(state: list[float] | None) -> bool:
+    """Whether an approval leaves it as it is: nothing speaks against the account. A breaker not made yet (``None``) is at rest."""
+    return state is None or not any(state)
+
+
 def word(state: list[float]) -> str:
     """``closed``, ``open`` or ``probing``."""
     if not is_open(state):

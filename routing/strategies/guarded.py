@@ -153,7 +153,15 @@ class Guarded:
         """See :meth:`Policy.rank <routing.strategies.policy.Policy.rank>`."""
         return list(self.choose(context, candidates, rng, now).ranking)
 
-    def choose(self, context: Mapping[str, str], candidates: Sequence[str], rng: random.Random, now: float) -> Chosen:
+    def choose(
+        self,
+        context: Mapping[str, str],
+        candidates: Sequence[str],
+        rng: random.Random,
+        now: float,
+        *,
+        explain: bool = False,
+    ) -> Chosen:
         """See :meth:`Policy.choose <routing.strategies.policy.Policy.choose>`."""
         draw = rng.random()
         names = list(dict.fromkeys(candidates))
@@ -166,6 +174,7 @@ class Guarded:
         closed = [name for name in names if name not in opened] if opened else names
         outlook = self.beliefs.outlook(segment, closed + opened if opened else names)
         scores = {name: outlook.rate(place) for place, name in enumerate(outlook.names)}
+        known = self._explained(context, segment, outlook, now) if explain else {}
         outlook.names = closed
         wanted, order = self.preference.prefer(View(context, segment, outlook))
         first = order[0]
@@ -180,7 +189,7 @@ class Guarded:
         name, chance = places.pop(taken)
         places.insert(0, (name, chance))
         ranking = [Ranked(name, scores[name], chance) for name, chance in places]
-        return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint)
+        return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint, known)
 
     def _mode(self, taken: int, order: list[int], wanted: list[float], chances: list[float]) -> str:
         if taken >= len(order):
@@ -349,8 +358,12 @@ class Guarded:
         self, overlay: dict[tuple[str, str | None], list[float]], account: str, segment: str, outcome: str
     ) -> None:
         """Move the overlaid breakers by one hint."""
-        usual = self.beliefs.outlook(segment, (account,)).rate(0) * self._common_factor(account)
         below = {None: self._breakers.get(account), segment: self._segments.get(segment, {}).get(account)}
+        if outcome == APPROVED and all(
+            breaker.at_rest(overlay.get((account, where), folded)) for where, folded in below.items()
+        ):
+            return  # most hints, and what is expected need not be asked for them
+        usual = self.beliefs.outlook(segment, (account,)).rate(0) * self._common_factor(account)
         for where, folded in below.items():
             state = overlay.get((account, where))
             if state is None:
@@ -378,14 +391,24 @@ class Guarded:
     def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
         """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
         segment = self.segment(context)
-        outlook = self.beliefs.outlook(segment, (account,))
-        log_odds, rate = outlook.base + outlook.means[0], outlook.rate(0)
-        spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, 0))
-        of_account, of_cell = self._now(segment, account, now)
-        worse = of_account if of_account is not None and breaker.is_open(of_account) else of_cell or breaker.fresh()
-        low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
-        attempts = self.beliefs.evidence(segment, account, rate)
-        return Explained(rate, low, high, breaker.word(worse), attempts, self.preference.detail(context, account, rate))
+        return self._explained(context, segment, self.beliefs.outlook(segment, (account,)), now)[account]
+
+    def _explained(
+        self, context: Mapping[str, str], segment: str, outlook: Outlook, now: float
+    ) -> dict[str, Explained]:
+        """What is believed of the accounts of an outlook."""
+        known = {}
+        for place, account in enumerate(outlook.names):
+            log_odds, rate = outlook.base + outlook.means[place], outlook.rate(place)
+            spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, place))
+            low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
+            of_account, of_cell = self._now(segment, account, now)
+            worse = of_account if of_account is not None and breaker.is_open(of_account) else of_cell
+            word = "closed" if worse is None else breaker.word(worse)
+            attempts = self.beliefs.evidence(segment, account, rate)
+            detail = self.preference.detail(context, account, rate)
+            known[account] = Explained(rate, low, high, word, attempts, detail)
+        return known
 
     def opened(self, account: str) -> list[str]:
         """See :meth:`Policy.opened <routing.strategies.policy.Policy.opened>`."""

@@ -64,6 +64,8 @@ class Chosen:
     """``exploit`` (the preferred account), ``explore``, ``probe`` (an open breaker is tried), ``forced`` (a constraint), ``split``."""
     constraint: str | None = None
     """The constraint that moved the probabilities, in words; ``None`` where none did."""
+    known: Mapping[str, Explained] = field(default_factory=dict)
+    """What :meth:`Policy.explain` says of each candidate, where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,16 @@ class Policy(Protocol):
         """
         ...
 
-    def choose(self, context: Mapping[str, str], candidates: Sequence[str], rng: random.Random, now: float) -> Chosen:
-        """As :meth:`rank`, with the mode and the constraint that applied."""
+    def choose(
+        self,
+        context: Mapping[str, str],
+        candidates: Sequence[str],
+        rng: random.Random,
+        now: float,
+        *,
+        explain: bool = False,
+    ) -> Chosen:
+        """As :meth:`rank`, with the mode and the constraint that applied; and, if asked, with what is believed of each candidate."""
         ...
 
     def update(self, context: Mapping[str, str], account: str, outcome: str, now: float) -> None:

@@ -472,7 +472,7 @@ async def test_a_strategy_decides_and_its_record_explains_and_repeats_it(
     (model,) = elsewhere.models("mer_dev", livemode=False)
     able = {each.account: each.ineligible for each in fresh.candidates}
     at = fresh.facts.at.timestamp()
-    assert rules.decide(read, version, fresh.facts, able, ACCOUNTS, model.policy, at) == fresh
+    assert rules.decide(read, version, fresh.facts, able, ACCOUNTS, lambda _: model.policy, at) == fresh
 
 
 OUTAGES: Final[dict[str, tuple[str, Json, int]]] = {

@@ -15,6 +15,7 @@ from routing.decision import Decision, Facts
 from routing.document import Document, Strategy, read
 from routing.estimate import Snips
 from routing.rules import decide
+from routing.strategies import Policy
 
 ACCOUNTS: Final = ("a", "b", "c")
 ABLE: Final[Mapping[str, str | None]] = dict.fromkeys(ACCOUNTS)
@@ -75,7 +76,7 @@ def recorded(document: Document | None, number: int, dice: random.Random, **chan
     able = {account: dice.choice((None, None, "no_token")) for account in ACCOUNTS} | changes
     if all(able.values()):
         able["c"] = None
-    decision = decide(document, "rt_1", each, able, ACCOUNTS, None, each.at.timestamp())
+    decision = decide(document, "rt_1", each, able, ACCOUNTS, lambda _: None, each.at.timestamp())
     word = "approved" if dice.random() < 0.8 else "declined_ambiguous"
     return told(decision, able, word)
 
@@ -129,13 +130,15 @@ def test_what_is_replayed_is_what_is_decided(document: Mapping[str, Any]) -> Non
     """Rule, account and chances, over every mixture of accounts that cannot take the payment, with what was learned meanwhile."""
     dice, draft = random.Random(5), read(document)
     replay = Replay(draft, ACCOUNTS, 1)
+
+    def learned(_: Strategy) -> Policy | None:
+        return next(iter(replay._policies.values()), None)
+
     for number in range(1000):
         each = recorded(None, number, dice)
         replay.feed(each)
         rule, account, chances = replay._decided(each)
-        policy = next(iter(replay._policies.values()), None)
-        now = each.facts.at.timestamp()
-        decision = decide(draft, None, each.facts, each.eligibility, ACCOUNTS, policy, now)
+        decision = decide(draft, None, each.facts, each.eligibility, ACCOUNTS, learned, each.facts.at.timestamp())
         assert account == decision.route[0]
         assert chances == pytest.approx({c.account: c.propensity for c in decision.candidates if c.propensity})
         assert rule == (decision.rule or "static")

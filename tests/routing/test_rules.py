@@ -13,7 +13,7 @@ import pytest
 from routing.decision import Candidate, Decision, Facts
 from routing.document import Document, read
 from routing.rules import decide, fall, match, seed_of
-from routing.strategies import CONTEXT_KEYS, Explained, Policy, Ranked, make
+from routing.strategies import CONTEXT_KEYS, Policy, Ranked, make
 from routing.strategies import Chosen as Choice
 
 FACTS: Final = Facts("pay_1", "mer_1", False, 1999, "EUR", datetime(2026, 11, 20, 12, 0, tzinfo=UTC), brand="visa")
@@ -31,10 +31,9 @@ def rule(when: dict[str, Any], *accounts: str) -> dict[str, Any]:
 
 
 def ask(routing: Document | None, facts: Facts = FACTS, **more: Any) -> Decision:
-    eligibility = more.pop("eligibility", ALL)
-    return decide(
-        routing, None if routing is None else "rt_1", facts, eligibility, ORDER, more.pop("policy", None), 0.0, **more
-    )
+    eligibility, policy = more.pop("eligibility", ALL), more.pop("policy", None)
+    version = None if routing is None else "rt_1"
+    return decide(routing, version, facts, eligibility, ORDER, lambda _: policy, 0.0, **more)
 
 
 class Broken:
@@ -46,13 +45,12 @@ class Broken:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 
-    def choose(self, context: Mapping[str, str], candidates: Sequence[str], rng: Random, now: float) -> Any:
+    def choose(
+        self, context: Mapping[str, str], candidates: Sequence[str], rng: Random, now: float, *, explain: bool
+    ) -> Any:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
-
-    def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
-        return Explained(0.9, 0.8, 1.0, "closed")
 
 
 def learned(name: str, *outcomes: tuple[str, str], settings: Mapping[str, Any] | None = None) -> Policy:
@@ -134,6 +132,7 @@ LISTED: Final = "so its accounts are asked in their listed order"
             "did not rank its accounts",
         ),
         (Broken(Choice([("south", 1.0), ("west", 1.0)], "exploit")), "failed (TypeError)"),  # type: ignore[list-item]
+        (Broken(Choice([], "exploit", None, 5)), "failed (TypeError)"),  # type: ignore[arg-type]
     ],
 )
 def test_a_strategy_that_gives_nothing_leaves_the_listed_order(policy: Any, says: str) -> None:
