@@ -41,11 +41,12 @@ NICE: Final = 10
 
 _OWN: Final = "merchant_id = $1 AND livemode = $2 AND id > $3 AND id < $4 AND amount > 0"
 _COUNT: Final = f"SELECT count(*) FROM payment WHERE {_OWN}"
-# Verifications have no amount and are no payments. The order is that in which payments were made.
+# Verifications have no amount and are no payments. The order is that in which payments were made. One that nobody was asked for
+# has a row without an attempt: a page is empty only where the past has ended.
 _PAGE: Final = f"""SELECT p.id, o.account, o.evidence_word, extract(epoch FROM coalesce(o.evidence_at, o.created_at))::float8,
     o.decision::text, o.round, o.status = 'declined', p.off_session
     FROM (SELECT id, off_session FROM payment WHERE {_OWN} ORDER BY id LIMIT $5) AS p
-    JOIN operation o ON o.payment_id = p.id AND o.kind = 'authorize' ORDER BY p.id, o.seq"""
+    LEFT JOIN operation o ON o.payment_id = p.id AND o.kind = 'authorize' ORDER BY p.id, o.seq"""
 
 Tell = Callable[[int, int], None]
 """Told how many of how many payments are done."""
@@ -207,15 +208,14 @@ async def _feed(replay: Replay, connection: Any, wanted: Wanted, total: int, tel
 
 def _replay(replay: Replay, reader: Reading, rows: Sequence[Any]) -> int:
     """Replay a page. How many payments it had."""
-    payments, last = 0, None
-    for row, attempt in zip(rows, reader.attempts(rows), strict=True):
+    asked, last = [row for row in rows if row[1] is not None], None
+    for row, attempt in zip(asked, reader.attempts(asked), strict=True):
         first, last = row[0] != last, row[0]
-        payments += first
         if attempt is None:
             replay.pass_over(first=first)
         else:
             replay.feed(attempt)
-    return payments
+    return len({row[0] for row in rows})
 
 
 # --- A process of its own -----------------------------------------------------------------------------------------------

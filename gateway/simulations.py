@@ -73,7 +73,8 @@ _ADVANCE: Final = Statement(
     writes="advance",
 )
 _CONCLUDE: Final = Statement(
-    """UPDATE routing_simulation SET status = :status, result = :result::jsonb, error = :error::text, done = coalesce(total, 0),
+    """UPDATE routing_simulation SET status = :status, result = :result::jsonb, error = :error::text,
+    done = CASE WHEN :result::jsonb IS NULL THEN done ELSE coalesce(total, 0) END,
     updated_at = now() WHERE id = :id AND epoch = :epoch AND status = 'running' RETURNING id""",
     writes="conclude",
 )

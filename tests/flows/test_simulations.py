@@ -18,7 +18,7 @@ import pytest
 
 from gateway.ids import new_id
 from gateway.replaying import PAGE, Wanted, replayed
-from gateway.simulations import TRIES_MAX
+from gateway.simulations import TRIES_MAX, SimulationBooks
 from gateway.worker import routing_jobs
 
 if TYPE_CHECKING:
@@ -200,6 +200,19 @@ async def test_a_draft_that_cannot_be_read_is_told(open_gateway: Open, database:
 
     assert found["status"] == "failed"
     assert "/default/priority" in found["error"]
+
+
+async def test_what_failed_in_the_middle_is_not_said_to_have_been_done(open_gateway: Open, database: Database) -> None:
+    async with open_gateway() as inside:
+        asked = await simulated(inside.merchant, make_draft(database, HALF))
+        books = SimulationBooks(inside.house.pool)
+        claimed = await books.claim()
+        assert claimed is not None
+        await books.advance(claimed, 40, 100)
+        await books.conclude(claimed, error="broke")
+        found = await told(inside.merchant, asked)
+
+    assert (found["status"], found["progress_percent"]) == ("failed", 40)
 
 
 # --- Asking -----------------------------------------------------------------------------------------------------------
@@ -434,6 +447,22 @@ async def test_more_attempts_than_a_page_are_each_read_once_and_told_apart(
     )
     assert payments - 3 - 10 < found.learned <= payments - 3
     assert heard[-1] == (payments - 3, payments - 3)
+
+
+async def test_payments_that_nobody_was_asked_for_hide_none_that_come_after_them(database: Database) -> None:
+    """Carts that are left before they are paid may come by the thousand, and fill a page."""
+    payments = PAGE + 30
+    make_past(database, payments)
+    database.rows(
+        """DELETE FROM operation WHERE payment_id IN (SELECT id FROM payment ORDER BY id OFFSET 10 LIMIT %(page)s)""",
+        page=PAGE,
+    )
+    wanted = Wanted("mer_dev", False, datetime.now(UTC) - timedelta(days=30), datetime.now(UTC), ORDER, ALL_TO_ADYEN)
+    heard: list[tuple[int, int]] = []
+    found = await replayed(database.url, wanted, lambda done, total: heard.append((done, total)))
+
+    assert (found.attempts, found.decided) == (30, 30)
+    assert heard[-1] == (payments, payments)
 
 
 @pytest.mark.nightly
