@@ -7,6 +7,7 @@ same time one comes first, and both are in the history. A rollback reads no docu
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from gateway.errors import Problem
 from gateway.events import Event, event
 from gateway.ids import PUBLICATION, ROUTING_VERSION, new_id
 from gateway.in_force import Owner
-from gateway.keys import DECIDED_MAX, Decided, written_once
+from gateway.keys import Decided, written_once
 from gateway.rehearsal import check_publishable
 from gateway.routing_books import Version
 from idempotency.key import Key
@@ -42,8 +43,6 @@ from routing.publications import (
 
 AWAITED_S: Final = 24 * 3600
 """A publication that nobody approves within a day is not published: what it was asked on is no longer so."""
-GATEWAY: Final = "gateway"
-"""Who has published what nobody has asked for: no key has such an id."""
 _TOLD: Final[Mapping[PublicationKind, str]] = {
     PublicationKind.PUBLISH: "routing.version_published",
     PublicationKind.ROLLBACK: "routing.version_published",
@@ -170,10 +169,10 @@ def standing_object(
 # --- Versions ---------------------------------------------------------------------------------------------------------
 
 
-def readable(document: Mapping[str, Any]) -> Document:
+async def readable(document: Mapping[str, Any]) -> Document:
     """The document that was sent. Raises :class:`Problem` (422) with every fault, its place and its fix."""
     try:
-        return read(document)
+        return await asyncio.to_thread(read, document)  # a long one takes a while, and requests are served here
     except Faulty as error:
         raise faulty(error.faults) from None
 
@@ -238,7 +237,7 @@ async def publish(
         _check_expected(stands, expected)
         if wanted.starts_at is not None and wanted.starts_at <= now:
             raise Problem("validation_failed", "starts_at is over; leave it out to start at once.", "starts_at")
-        check_publishable(version, deps)
+        await check_publishable(version, deps)
         kind = PublicationKind.REQUEST if deps.routing_second_person else PublicationKind.PUBLISH
         return _after(
             history, kind, version.id, wanted.percent, wanted.starts_at, wanted.reason, who, now, shadow=wanted.shadow
@@ -264,32 +263,12 @@ async def rollback(
     return await _recorded(next_of, who, key, fingerprint, deps)
 
 
-async def rolled_back(version: str, reason: str, merchant_id: str, deps: Deps, *, livemode: bool) -> Publication | None:
-    """The gateway's own rollback of ``version``, where that is what a rollback would end; else nothing, and ``None``.
-
-    May be called by several processes at the same time, and again: one of them writes it, with the event. :data:`GATEWAY` is who it
-    is published by.
-    """
-    who = Who(merchant_id, livemode, GATEWAY)
-    for _ in range(DECIDED_MAX):
-        history = await deps.routing_books.history(merchant_id, livemode=livemode)
-        now = _now(history, deps)
-        stands = standing(history, now)
-        if version != (stands.version if stands.staged is None else stands.staged.version):
-            return None
-        recorded = _after(history, PublicationKind.ROLLBACK, stands.before, BUCKETS, None, reason, who, now)
-        _, told = _told(recorded, history, livemode=livemode)
-        written = await deps.routing_books.publish(recorded, merchant_id, livemode=livemode, told=told, key=None)
-        if written is Written.DONE:
-            return recorded
-    return None
-
-
 async def take_back(version: str, losing: Document, reason: str, owner: Owner, deps: Deps) -> Publication | None:
     """Roll ``version`` back by the gateway itself: to the nearest version before it that asks none of its strategies.
 
-    Where there is none, to the order of the configuration. ``losing`` is its document. ``None`` where nothing is done: something else was published since, or a person has published it again after the gateway had rolled it
-    back. Done once, whoever else does the same and whatever dies when: it is one commit at the end of the history it was decided on.
+    Where there is none, to the order of the configuration. ``losing`` is its document. ``None`` where nothing is done: something else
+    was published since, or a person has published it again after the gateway had rolled it back. Done once, whoever else does the same
+    and whatever dies when: it is one commit at the end of the history it was decided on.
     """
     (merchant_id, livemode), books = owner, deps.routing_books
     history = await books.history(merchant_id, livemode=livemode)
@@ -313,7 +292,7 @@ async def _is_free_of(lost: AbstractSet[bytes], version_id: str, owner: Owner, d
     """Whether a version can be read and asks none of the strategies ``lost``."""
     version = await deps.routing_books.version(version_id, owner[0], livemode=owner[1])
     try:
-        document = read((version and version.document) or {})
+        document = await asyncio.to_thread(read, (version and version.document) or {})
     except Faulty:
         return False
     return not lost & _strategies(document)
@@ -374,7 +353,7 @@ async def approve(
         if who.key_id == request.published_by:
             raise Problem("forbidden", "Another key has to approve it than the one that has asked for it.")
         _check_expected(stands, expected)
-        check_publishable(version, deps)
+        await check_publishable(version, deps)
         starts_at = request.starts_at if request.starts_at > now else None
         asked = replace(who, key_id=request.published_by)
         return _after(

@@ -1,20 +1,19 @@
 """What a version would do, before it is in force: what lint says of it, what it changes, and how it decides one payment.
 
 Nothing here writes, and nobody is asked. A payment that was made is decided on what was known of it when it was: its record.
+To read a long document and to look through it takes seconds: a thread does it, and requests are served meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gateway import routes
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.explained import decision_object
-from gateway.ids import PAYMENT, new_id
 from gateway.payment import Payment, Terms
 from gateway.routing_books import Version
 from providers.contract import Capability
@@ -23,37 +22,13 @@ from routing.diff import diff
 from routing.document import Document, Faulty, read
 from routing.lint import ERROR, AccountFacts, Finding, lint
 
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A payment in words: what rules may look at, and who could take it. Amounts in minor units.
-
-    ``tokens`` are the accounts that know the payment method; ``None`` where a card is at hand, which any account takes.
-    """
-
-    amount: int
-    currency: str
-    at: datetime
-    country: str | None = None
-    brand: str | None = None
-    funding: str | None = None
-    bin: str | None = field(default=None, repr=False)
-    issuer_country: str | None = None
-    initiator: str = "customer"
-    recurring: str | None = None
-    three_d_secure: str = "automatic"
-    capture_method: str = "automatic"
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
-    tokens: Sequence[str] | None = None
-    payment_id: str | None = None
-
-
 # --- Lint -------------------------------------------------------------------------------------------------------------
 
 
-def findings(version: Version, deps: Deps) -> list[Finding]:
+async def findings(version: Version, deps: Deps) -> list[Finding]:
     """What is to be said of a version here: errors, which keep it from being published, warnings and hints."""
-    return lint(version.document or {}, accounts_of(version.merchant_id, deps, livemode=version.livemode))
+    accounts = accounts_of(version.merchant_id, deps, livemode=version.livemode)
+    return await asyncio.to_thread(lint, version.document or {}, accounts)
 
 
 def accounts_of(merchant_id: str, deps: Deps, *, livemode: bool) -> dict[str, AccountFacts]:
@@ -74,9 +49,9 @@ def lint_object(version: Version, found: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def check_publishable(version: Version, deps: Deps) -> None:
+async def check_publishable(version: Version, deps: Deps) -> None:
     """Raises :class:`Problem` (422) for a version that lint finds an error in."""
-    errors = [each for each in findings(version, deps) if each.level == ERROR]
+    errors = [each for each in await findings(version, deps) if each.level == ERROR]
     if errors:
         first = errors[0]
         more = "" if len(errors) == 1 else f" There are {len(errors) - 1} more errors."
@@ -87,62 +62,49 @@ def check_publishable(version: Version, deps: Deps) -> None:
 # --- Diff -------------------------------------------------------------------------------------------------------------
 
 
-def diff_object(version: Version, against: Version | None) -> dict[str, Any]:
+async def diff_object(version: Version, against: Version | None) -> dict[str, Any]:
     """What ``version`` says otherwise than ``against``, one change each. Against nothing all of it is new.
 
     Raises :class:`Problem` (422) where one of them cannot be read.
     """
-    after = _document(version)
-    changes = [] if against is None else [each.record() for each in diff(_document(against), after)]
+    after = await _document(version)
+    changes = [] if against is None else await asyncio.to_thread(diff, await _document(against), after)
     return {
         "object": "routing_diff",
         "config": version.id,
         "against": None if against is None else against.id,
         "same": against is not None and not changes,
-        "changes": changes,
+        "changes": [each.record() for each in changes],
     }
 
 
 # --- Dry run ----------------------------------------------------------------------------------------------------------
 
 
-def described_run(version: Version, described: Described, deps: Deps) -> dict[str, Any]:
-    """How ``version`` would decide a payment in words. Raises :class:`Problem` (422) where it cannot be read."""
+async def described_run(
+    version: Version, known: Facts, deps: Deps, *, capture_method: str, tokens: Collection[str] | None
+) -> dict[str, Any]:
+    """How ``version`` would decide a payment of which this is ``known``. Raises :class:`Problem` (422) where it cannot be read.
+
+    ``tokens`` are the accounts that know the payment method; ``None`` where a card is at hand, which any account takes.
+    """
     terms = Terms(
-        id=described.payment_id or new_id(PAYMENT),
-        merchant_id=version.merchant_id,
-        livemode=version.livemode,
-        amount=described.amount,
-        currency=described.currency,
-        capture_method=described.capture_method,
-        off_session=described.initiator == "merchant",
-        created_at=described.at,
-        recurring=described.recurring,
-        three_d_secure=described.three_d_secure,
-        metadata=described.metadata,
+        id=known.payment_id,
+        merchant_id=known.merchant_id,
+        livemode=known.livemode,
+        amount=known.amount,
+        currency=known.currency,
+        capture_method=capture_method,
+        off_session=known.initiator == "merchant",
+        created_at=known.at,
+        recurring=known.recurring,
+        three_d_secure=known.three_d_secure,
     )
-    known = Facts(
-        payment_id=terms.id,
-        merchant_id=terms.merchant_id,
-        livemode=terms.livemode,
-        amount=terms.amount,
-        currency=terms.currency,
-        at=described.at,
-        country=described.country,
-        brand=described.brand,
-        funding=described.funding,
-        bin=described.bin,
-        issuer_country=described.issuer_country,
-        initiator=described.initiator,
-        recurring=described.recurring,
-        three_d_secure=described.three_d_secure,
-        metadata=described.metadata,
-    )
-    able = routes.able(terms, frozenset(described.tokens or ()), deps, has_card=described.tokens is None)
-    return _run(version, known, able, None, deps)
+    able = routes.able(terms, tokens or (), deps, has_card=tokens is None)
+    return await _run(version, known, able, deps)
 
 
-def recorded_run(version: Version, payment: Payment, deps: Deps) -> dict[str, Any]:
+async def recorded_run(version: Version, payment: Payment, deps: Deps) -> dict[str, Any]:
     """How ``version`` would have decided a payment that was made.
 
     Raises :class:`Problem`: 409 for one of which nothing is on record, 422 where the version cannot be read.
@@ -155,27 +117,28 @@ def recorded_run(version: Version, payment: Payment, deps: Deps) -> dict[str, An
     reasons = {each.account: each.ineligible for each in decided.candidates}
     here = deps.accounts_of(version.merchant_id, livemode=version.livemode)
     able = {account.name: reasons[account.name] for account in here if account.name in reasons}
-    return _run(version, decided.facts, able, payment, deps)
+    return await _run(version, decided.facts, able, deps, was=decided)
 
 
-def _run(
-    version: Version, known: Facts, able: Mapping[str, str | None], payment: Payment | None, deps: Deps
+async def _run(
+    version: Version, known: Facts, able: Mapping[str, str | None], deps: Deps, *, was: Decision | None = None
 ) -> dict[str, Any]:
-    decision = routes.rehearse(_document(version), version.id, known, able, deps)
+    """The decision as it would be, beside the one that ``was`` made of the same payment."""
+    decision = routes.rehearse(await _document(version), version.id, known, able, deps)
     return {
         "object": "routing_dry_run",
         "config": version.id,
-        "payment": None if payment is None else payment.terms.id,
+        "payment": None if was is None else was.facts.payment_id,
         "account": decision.route[0] if decision.route else None,
-        "was": None if payment is None else list(payment.route),
+        "was": None if was is None else list(was.route),
         "decision": decision_object(decision),
         "sentence": decision.sentence,
     }
 
 
-def _document(version: Version) -> Document:
+async def _document(version: Version) -> Document:
     try:
-        return read(version.document or {})
+        return await asyncio.to_thread(read, version.document or {})
     except Faulty as error:  # it could be read when it was made, by another release
         told = [{"pointer": each.pointer, "message": each.message, "fix": each.fix} for each in error.faults]
         detail = f"Version {version.id} cannot be read by this release."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,11 +23,11 @@ from gateway.api.schemas import (
     RoutingWithdraw,
 )
 from gateway.errors import Problem
-from gateway.ids import PUBLICATION, ROUTING_VERSION, is_id
+from gateway.ids import PAYMENT, PUBLICATION, ROUTING_VERSION, is_id, new_id
 from gateway.publishing import Expected, Wanted, Who, publication_object, version_object
-from gateway.rehearsal import Described
 from gateway.routing_books import Version
 from idempotency.key import fingerprint
+from routing.decision import Facts
 from routing.publications import Publication, standing
 from routing.reading import SIZE_MAX
 
@@ -46,7 +45,7 @@ class Routing(Desk):
         """``POST /v1/routing/configs``: a version, not in force. A document with faults is refused with all of them."""
         who, key, raw = await self._asked(request, DRAFT_MAX)
         body = reading.validate(RoutingDraft, raw)
-        document = publishing.readable(body.document)
+        document = await publishing.readable(body.document)
         print_ = fingerprint(self._deps.keys.fingerprint, f"POST {CONFIGS}", "", raw)
         answer = await publishing.draft(document, body.name, body.note, _who(who), key, print_, self._deps)
         return self._answer("create_routing_config", answer)
@@ -71,8 +70,7 @@ class Routing(Desk):
         who, raw = await self._asked_plainly(request)
         version = await self._version(request, who)
         reading.validate(Nothing, raw)
-        found = await asyncio.to_thread(rehearsal.findings, version, self._deps)  # a long one takes a while
-        return asking.json(rehearsal.lint_object(version, found))
+        return asking.json(rehearsal.lint_object(version, await rehearsal.findings(version, self._deps)))
 
     async def diff(self, request: Request) -> Response:
         """``GET /v1/routing/configs/{id}/diff``: rule by rule, against another version or what is in force for all payments."""
@@ -90,7 +88,7 @@ class Routing(Desk):
         other = None if against is None else await books.version(against, who.merchant_id, livemode=who.livemode)
         if against is not None and other is None:
             raise Problem("validation_failed", "There is no such routing config.", "against")
-        return asking.json(rehearsal.diff_object(version, other))
+        return asking.json(await rehearsal.diff_object(version, other))
 
     async def dry_run(self, request: Request) -> Response:
         """``POST /v1/routing/configs/{id}/dry-run``: how it would decide one payment; nobody is asked and nothing is written."""
@@ -103,13 +101,14 @@ class Routing(Desk):
             payment = await self._deps.queries.payment_of(body.payment, who.merchant_id, livemode=who.livemode)
             if payment is None:
                 raise Problem("validation_failed", "There is no such payment.", "payment")
-            return asking.json(rehearsal.recorded_run(version, payment, self._deps))
+            return asking.json(await rehearsal.recorded_run(version, payment, self._deps))
         for name in ("amount", "currency"):
             if getattr(body, name) is None:
                 raise Problem("validation_failed", f"{name} is required where no payment is named.", name)
-        at = self._deps.clock() if body.at is None else reading.instant(body.at, "at")
-        described = Described(at=at, **body.model_dump(exclude={"payment", "at"}))
-        return asking.json(rehearsal.described_run(version, described, self._deps))
+        shown = await rehearsal.described_run(
+            version, self._described(body, who), self._deps, capture_method=body.capture_method, tokens=body.tokens
+        )
+        return asking.json(shown)
 
     # --- what is in force ---
 
@@ -181,6 +180,17 @@ class Routing(Desk):
         return self._answer("withdraw_publication", answer)
 
     # --- parts ---
+
+    def _described(self, body: RoutingDryRun, who: Principal) -> Facts:
+        """A payment in words: what rules may look at."""
+        words = body.model_dump(exclude={"payment", "at", "payment_id", "capture_method", "tokens"})
+        return Facts(
+            payment_id=body.payment_id or new_id(PAYMENT),
+            merchant_id=who.merchant_id,
+            livemode=who.livemode,
+            at=self._deps.clock() if body.at is None else reading.instant(body.at, "at"),
+            **words,
+        )
 
     async def _version(self, request: Request, who: Principal) -> Version:
         return await self._named(request, who, ROUTING_VERSION, "routing config", self._deps.routing_books.version)

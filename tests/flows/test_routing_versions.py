@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import pytest
 
-from gateway import publishing
+from gateway import publishing, rehearsal
 from routing.publications import in_force, in_shadow
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 CONFIGS: Final = "/v1/routing/configs"
 STRIPE: Final[Mapping[str, Any]] = {"default": {"priority": ["stripe", "adyen"]}}
 ADYEN: Final[Mapping[str, Any]] = {"default": {"priority": ["adyen", "stripe"]}}
+ONLY_ADYEN: Final[Mapping[str, Any]] = {"default": {"priority": ["adyen"]}}
 SPLIT: Final[Mapping[str, Any]] = {
     "rules": [
         {
@@ -402,31 +404,6 @@ async def test_a_rollback_works_when_every_document_is_broken(open_gateway: Open
     assert shown["config"] == first["id"]
 
 
-async def test_the_gateways_own_rollback_is_written_once_and_only_of_what_is_in_force(
-    open_gateway: Open, database: Database
-) -> None:
-    async with open_gateway() as inside, open_gateway() as beside:
-        first, second = await drafted(inside.merchant), await drafted(inside.merchant, ADYEN)
-        await published(inside.merchant, first["id"])
-        await published(inside.merchant, second["id"], percent=50)
-
-        async def undone(house: Any, version: dict[str, Any]) -> bool:
-            reason = "The holdout approves more."
-            return (
-                await publishing.rolled_back(version["id"], reason, "mer_dev", house.deps, livemode=False) is not None
-            )
-
-        not_staged = await undone(inside.house, first)
-        done = await asyncio.gather(*(undone(each.house, second) for each in (inside, beside) for _ in range(3)))
-        (step, *_), now = await history(inside.merchant), await in_force_for(inside)
-
-    assert not_staged is False
-    assert sorted(done) == [False] * 5 + [True]
-    assert (step["kind"], step["published_by"], step["config"]) == ("rollback", "gateway", first["id"])
-    assert now == {first["id"]}
-    assert len(events(database)) == 3
-
-
 # --- What a version would do ------------------------------------------------------------------------------------------
 
 
@@ -524,6 +501,53 @@ async def test_a_dry_run_of_a_payment_decides_it_as_it_was_known_then(open_gatew
     assert (facts["payment_id"], facts["amount"], facts["bin"]) == (paid["id"], 4200, "42424242")
     assert (refused.status_code, refused.json()["code"]) == (409, "payment_state")
     assert (missing.status_code, missing.json()["param"]) == (422, "payment")
+
+
+async def test_a_dry_run_of_a_payment_is_beside_the_decision_that_it_repeats(
+    open_gateway: Open, database: Database, psps: Psps, flow: type[Kit]
+) -> None:
+    """The shopper's second card was routed by another document: that is no answer to how the first one was."""
+    psps.fault("adyen", "authorize", "decline")
+    database.publish(ONLY_ADYEN)
+    async with open_gateway() as inside:
+        declined = (await inside.merchant.charge()).json()
+    database.publish(STRIPE)
+    async with open_gateway() as inside:
+        path = f"/v1/payments/{declined['id']}/confirm"
+        paid = (await inside.merchant.post(path, {"payment_method_data": flow.card()})).json()
+        version = await drafted(inside.merchant, ONLY_ADYEN)
+        shown = await told(inside.merchant, f"configs/{version['id']}/dry-run", status=200, payment=paid["id"])
+
+    assert paid["account"] == "stripe"
+    assert (shown["account"], shown["was"]) == ("adyen", ["adyen"])
+
+
+async def test_a_long_document_is_worked_out_beside_the_requests_that_are_served(
+    open_gateway: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To lint five hundred rules takes seconds, and no payment may wait for that."""
+    at_work: list[threading.Thread] = []
+
+    def watch(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def watched(*args: Any) -> Any:
+            at_work.append(threading.current_thread())
+            return real(*args)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module, name in ((publishing, "read"), (rehearsal, "read"), (rehearsal, "diff"), (rehearsal, "lint")):
+        watch(module, name)
+    async with open_gateway() as inside:
+        first, version = await drafted(inside.merchant), await drafted(inside.merchant, SPLIT)
+        await inside.merchant.get(f"{CONFIGS}/{version['id']}/diff", against=first["id"])
+        await told(inside.merchant, f"configs/{version['id']}/lint", status=200)
+        await told(inside.merchant, f"configs/{version['id']}/dry-run", status=200, amount=100, currency="EUR")
+        await published(inside.merchant, version["id"])
+
+    assert len(at_work) == 8
+    assert threading.main_thread() not in at_work
 
 
 async def test_what_is_published_decides_payments_and_what_is_rolled_back_does_no_more(
