@@ -336,13 +336,11 @@ def lint_routing(
     ] = None,
 ) -> None:
     """Say what is wrong with a routing document, each with its JSON pointer and its fix. Needs no gateway. Exit code 1 for an error."""
+    from gateway.draft_file import bytes_in
     from routing.lint import ERROR, AccountFacts, lint
 
-    try:
-        document = file.read_bytes()
-    except OSError as error:
-        typer.echo(f"gateway: {file} cannot be read ({type(error).__name__})", err=True)
-        raise typer.Exit(2) from None
+    with _plainly():
+        document = bytes_in(file)
     found = lint(document, {name: AccountFacts() for name in account} if account else None)
     for each in found:
         typer.echo(f"{each.level} {each.pointer or '/'} {each.message} {each.fix}")

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 import typer
 
+from gateway.draft_file import draft_in
 from gateway.replaying import Unreadable, Wanted, replayed
 from gateway.settings import load_account_configs, load_settings
 from providers.registry import ConfigError
@@ -21,7 +22,6 @@ from routing.backtest import Result
 
 LISTED: Final = 10
 """Changed payments that a person is shown; ``--json`` has a hundred."""
-FILE_MAX: Final = 1 << 20
 
 Say = Callable[[str], None]
 
@@ -51,30 +51,16 @@ def look_back(asked: Asked, say: Say) -> None:
     if not order:
         raise ConfigError(f"--merchant: {asked.merchant_id} has no accounts in this mode")
     start = now - timedelta(days=asked.days)
-    wanted = Wanted(asked.merchant_id, asked.livemode, start, now, order, _document(asked.file))
+    wanted = Wanted(asked.merchant_id, asked.livemode, start, now, order, draft_in(asked.file))
     bar = _Bar()
     try:
         result = asyncio.run(replayed(settings.database_url.get_secret_value(), wanted, bar))
     except Unreadable as error:
-        raise ConfigError(f"{asked.file}: {error}") from None
+        raise ConfigError(str(error)) from None
     finally:
         bar.end()
     for line in [orjson.dumps(result.record()).decode()] if asked.as_json else as_text(result):
         say(line)
-
-
-def _document(file: Path) -> Mapping[str, Any]:
-    try:
-        if file.stat().st_size > FILE_MAX:
-            raise ConfigError(f"{file} is larger than a routing document may be")
-        found = orjson.loads(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{file} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{file} is no routing document: it is not an object")
-    return found
 
 
 class _Bar:
@@ -100,65 +86,77 @@ class _Bar:
 
 def as_text(result: Result) -> Iterator[str]:
     """The result for a person, with what it rests on."""
-    record, found = result.record(), result.estimate
+    record = result.record()
     yield result.sentence
     yield ""
-    rates = {
-        "recorded": "recorded",
-        "draft": "draft",
-        "difference": "difference",
-        "ahead": "as many fresh payments",
-    }
-    told = {name: record["authorization_rate"][name] for name in rates}
+    yield from _rates(result, record)
+    yield ""
+    yield from _volumes(record)
+    yield ""
+    yield from _decisions(record["decisions"])
+    if result.changed:
+        yield ""
+        yield from _changed(record["changed"][:LISTED])
+    left = {what: count for what, count in record["attempts"].items() if count and what not in _ALL}
+    if left:
+        told = ", ".join(f"{count:,} {what}" for what, count in left.items())
+        yield ""
+        yield f"attempts read: {result.attempts:,}, of them {told}"
+
+
+_RATES: Final = {
+    "recorded": "recorded",
+    "draft": "draft",
+    "difference": "difference",
+    "ahead": "as many fresh payments",
+}
+"""The rates of a result, and what each is called where a person reads it."""
+_ALL: Final = frozenset({"read", "decided", "learned"})
+"""What is counted of an attempt with which all is as it should be."""
+
+
+def _rates(result: Result, record: Mapping[str, Any]) -> Iterator[str]:
+    found, rates = result.estimate, record["authorization_rate"]
     yield from _table(
         ("authorization rate, in %", "", "95 % from", "to"),
-        [(rates[name], *_percents(interval)) for name, interval in told.items() if interval is not None],
+        [(called, *_percents(rates[name])) for name, called in _RATES.items() if rates[name] is not None],
     )
     yield f"of {found.payments:,} payments, which tell as much as {found.effective:,.0f}; not covered: {found.uncovered:,.0f}"
     if found.refusal is None and found.refusal_of_difference is not None:
         yield found.refusal_of_difference.detail
-    yield ""
+
+
+def _volumes(record: Mapping[str, Any]) -> Iterator[str]:
+    def figures(account: Mapping[str, Any]) -> Iterator[str]:
+        for name in ("payments", "amount", "fees"):
+            for which in ("recorded", "draft"):
+                figure = account[which][name]
+                yield "-" if figure is None else f"{figure:,.0f}"
+
     yield from _table(
         ("account", "", "payments", "draft", "amount", "draft", "fees", "draft"),
-        [
-            (
-                each["account"],
-                each["currency"],
-                *(
-                    "-" if each[which][name] is None else f"{each[which][name]:,.0f}"
-                    for name in ("payments", "amount", "fees")
-                    for which in ("recorded", "draft")
-                ),
-            )
-            for each in record["accounts"]
-        ],
+        [(each["account"], each["currency"], *figures(each)) for each in record["accounts"]],
     )
-    yield ""
-    yield from _table(
-        ("rule", "payments"), [(each["rule"], f"{each['payments']:,}") for each in record["decisions"]["rules"]]
-    )
-    if result.changed:
+
+
+def _decisions(decisions: Mapping[str, Any]) -> Iterator[str]:
+    yield from _table(("rule", "payments"), [(each["rule"], f"{each['payments']:,}") for each in decisions["rules"]])
+    if decisions["moves"]:
         yield ""
         yield from _table(
             ("recorded", "draft", "payments"),
-            [(each["recorded"], each["draft"], f"{each['payments']:,}") for each in record["decisions"]["moves"]],
+            [(each["recorded"], each["draft"], f"{each['payments']:,}") for each in decisions["moves"]],
         )
-        yield ""
-        yield from _table(
-            ("changed, the first of them", "at", "amount", "recorded", "draft", "rule"),
-            [
-                (e["payment"], e["at"][:19], f"{e['amount']:,} {e['currency']}", e["recorded"], e["draft"], e["rule"])
-                for e in record["changed"][:LISTED]
-            ],
-        )
-    left = [
-        f"{count:,} {what}"
-        for what, count in record["attempts"].items()
-        if count and what not in {"read", "decided", "learned"}
-    ]
-    if left:
-        yield ""
-        yield f"attempts read: {result.attempts:,}, of them {', '.join(left)}"
+
+
+def _changed(changed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from _table(
+        ("changed, the first of them", "at", "amount", "recorded", "draft", "rule"),
+        [
+            (e["payment"], e["at"][:19], f"{e['amount']:,} {e['currency']}", e["recorded"], e["draft"], e["rule"])
+            for e in changed
+        ],
+    )
 
 
 def _percents(interval: Mapping[str, float]) -> tuple[str, str, str]:

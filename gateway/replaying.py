@@ -15,16 +15,15 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-import asyncpg
 import msgspec
 
 from gateway.ids import PAYMENT, first_id
+from gateway.read_only import LOST, Unreachable, read_only
 from routing.backtest import Attempt, Replay, Result
 from routing.decision import Facts
 from routing.document import Faulty, read
@@ -32,8 +31,6 @@ from routing.document import Faulty, read
 PAGE: Final = 2000
 """Payments read at a time: a hundredth of a second for Postgres, and a few megabytes here."""
 SAY_S: Final = 0.5
-STATEMENT_S: Final = 60
-LOCK_S: Final = 5
 OFFERS_MAX: Final = 10_000
 """Different lists of candidates that are kept decoded."""
 NICE: Final = 10
@@ -146,26 +143,6 @@ class Reading:
         return offer
 
 
-@asynccontextmanager
-async def reading(url: str) -> AsyncIterator[Any]:
-    """A connection that can only read. Raises :class:`Unreadable` where there is none."""
-    only_reads = {
-        "application_name": "interlock simulate",
-        "default_transaction_read_only": "on",
-        "statement_timeout": f"{STATEMENT_S}s",
-        "lock_timeout": f"{LOCK_S}s",
-        "jit": "off",
-    }
-    try:
-        connection = await asyncpg.connect(url, server_settings=only_reads, timeout=LOCK_S)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-        raise Unreadable(f"the database cannot be reached ({type(error).__name__})") from None
-    try:
-        yield connection
-    finally:
-        connection.terminate()
-
-
 async def replayed(url: str, wanted: Wanted, tell: Tell) -> Result:
     """Replay the draft over what is wanted, and ``tell`` how far it is. May be called again, and is then done again from the start.
 
@@ -177,11 +154,13 @@ async def replayed(url: str, wanted: Wanted, tell: Tell) -> Result:
         fault = faulty.faults[0]
         raise Unreadable(f"the draft cannot be read: {fault.pointer or '/'}: {fault.message}; {fault.fix}") from None
     try:
-        async with reading(url) as connection:
+        async with read_only(url, "interlock simulate") as connection:
             total = await connection.fetchval(_COUNT, *wanted.bounds)
             replay = Replay(document, wanted.order, total)
             await _feed(replay, connection, wanted, total, tell)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except Unreachable as error:
+        raise Unreadable(str(error)) from None
+    except LOST as error:
         raise Unreadable(f"the database could not be read ({type(error).__name__})") from None
     return replay.result()
 
@@ -201,7 +180,7 @@ async def _feed(replay: Replay, connection: Any, wanted: Wanted, total: int, tel
                 said = time.monotonic()
     finally:
         coming.cancel()
-        with contextlib.suppress(asyncio.CancelledError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with contextlib.suppress(asyncio.CancelledError, *LOST):
             await coming
     tell(total, total)
 

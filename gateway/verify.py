@@ -36,14 +36,11 @@ from gateway.invariants import (
     sandbox_arrivals,
     sandbox_entries,
 )
+from gateway.read_only import LOST, Unreachable, read_only
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.vault import Keyring
 from providers.registry import AccountConfig, ConfigError
 
-STATEMENT_S: Final = 60
-"""A page takes milliseconds. One that takes a minute is not worth the load."""
-LOCK_S: Final = 5
-"""A migration may hold a table for a moment; longer than this it is not waited for."""
 BOOKS_S: Final = 60.0
 SAY_EVERY_S: Final = 2.0
 
@@ -84,7 +81,7 @@ class Reader:
             raise ConfigError(
                 "GATEWAY_DATABASE_URL: the tables are those of an older version; run: gateway migrate"
             ) from None
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except LOST as error:
             raise ConfigError(
                 f"GATEWAY_DATABASE_URL: the database could not be read ({type(error).__name__})"
             ) from None
@@ -94,24 +91,11 @@ class Reader:
 @asynccontextmanager
 async def reading(url: str) -> AsyncIterator[Reader]:
     """A read-only session on the database at ``url``. Raises :class:`ConfigError` where it cannot be reached."""
-    only_reads = {
-        "application_name": "interlock verify",
-        "default_transaction_read_only": "on",
-        "statement_timeout": f"{STATEMENT_S}s",
-        "lock_timeout": f"{LOCK_S}s",
-        "jit": "off",
-    }
     try:
-        connection = await asyncpg.connect(url, server_settings=only_reads, timeout=LOCK_S)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
-    try:
-        yield Reader(connection)
-    finally:
-        try:
-            await connection.close(timeout=LOCK_S)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # what was read was read
-            connection.terminate()
+        async with read_only(url, "interlock verify") as connection:
+            yield Reader(connection)
+    except Unreachable as error:
+        raise ConfigError(f"GATEWAY_DATABASE_URL: {error}") from None
 
 
 async def verify(wanted: Wanted, say: Say, hint: Say) -> bool:

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from gateway import verify
+from gateway import read_only
 from gateway.invariants import INVARIANTS, Entry, check_invariants, file_entries
 from gateway.verify import Reader, reading, since_when
 from providers.registry import ConfigError
@@ -230,7 +230,7 @@ async def test_a_session_that_cannot_be_closed_takes_nothing_back(
     async with server, reading(url) as db:
         rows = await db.fetch("SELECT 7 AS seven")
         deaf.set()
-        monkeypatch.setattr(verify, "LOCK_S", 1)
+        monkeypatch.setattr(read_only, "LOCK_S", 1)
     await asyncio.gather(*relays)
     databases.server.drop_database(name)
 
