@@ -25,7 +25,7 @@ class Strategies(Desk):
         who = await self._principal(request)
         learned, now = self._deps.learned, self._deps.clock().timestamp()
         models = learned.models(who.merchant_id, livemode=who.livemode)
-        return asking.listed([strategy_object(model, learned.lag_s, now) for model in models], len(models))
+        return asking.listed_whole([strategy_object(model, learned.lag_s, now) for model in models])
 
 
 def strategy_object(model: Model, lag_s: float, now: float) -> dict[str, Any]:
