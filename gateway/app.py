@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,8 +203,16 @@ async def preflight(settings: Settings) -> None:
         await check(house)
 
 
-def create_app(settings: Settings | None = None, passed: crash.Passed | None = None) -> FastAPI:
-    """The API. Nothing is opened before the server starts it. ``passed`` as in :func:`open_house`."""
+def create_app(
+    settings: Settings | None = None,
+    passed: crash.Passed | None = None,
+    *,
+    loaded: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The API. Nothing is opened before the server starts it. ``passed`` as in :func:`open_house`.
+
+    ``loaded`` is called at each start, once everything is loaded and before the first request.
+    """
     settings = settings or load_settings()
 
     @asynccontextmanager
@@ -218,10 +225,7 @@ def create_app(settings: Settings | None = None, passed: crash.Passed | None = N
                 await watch.look()
                 await house.deps.in_force.start(house.deps.clock())
                 await house.deps.learned.start()
-                # A full collection walks everything the SDKs have loaded, 54 ms; what is loaded by now stays loaded.
-                gc.collect()
-                gc.freeze()
-                gc.set_threshold(50_000, 50, 100)
+                loaded()
                 running = [
                     asyncio.create_task(watch.run()),
                     asyncio.create_task(house.deps.in_force.run(house.deps.clock)),

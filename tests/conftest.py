@@ -159,6 +159,16 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
 
 
+def keep_what_is_loaded() -> None:
+    """No collection walks it again: the SDKs, thousands of tests and the specifications are half a second of walking."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    keep_what_is_loaded()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     live = item.get_closest_marker("live") is not None
     socket.socket.connect = connect_anywhere if live else connect_here  # type: ignore[method-assign, assignment]
@@ -600,7 +610,9 @@ class Library:
 
 @pytest.fixture(scope="session")
 def published(specs: Path) -> Library:
-    return Library(specs)
+    library = Library(specs)
+    keep_what_is_loaded()
+    return library
 
 
 # --- The configuration ------------------------------------------------------------------------------------------------
@@ -864,18 +876,14 @@ def open_gateway(configuration: Configuration, api_port: int) -> Open:
     ) -> AsyncIterator[Inside]:
         accounts = configuration.accounts(order, unreachable, more, enabled)
         settings = configuration.settings(accounts, on_redis_loss, **changes)
-        app, thresholds = create_app(settings, passed), gc.get_threshold()
-        try:
-            async with (
-                app.router.lifespan_context(app),
-                _listening(app, api_port) if listening else nullcontext(),
-                open_house(settings, passed) as house,
-                httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", timeout=60) as http,
-            ):
-                yield Inside(Merchant(http), house, configuration.database)
-        finally:
-            gc.set_threshold(*thresholds)
-            gc.unfreeze()
+        app = create_app(settings, passed)
+        async with (
+            app.router.lifespan_context(app),
+            _listening(app, api_port) if listening else nullcontext(),
+            open_house(settings, passed) as house,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", timeout=60) as http,
+        ):
+            yield Inside(Merchant(http), house, configuration.database)
 
     return opened
 
