@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 BIN_DIGITS: Final = 8
 """More digits of a card number than this are never part of the facts."""
@@ -177,8 +177,7 @@ def _context(
     return context
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One account as it stood in a decision."""
 
     account: str
@@ -197,12 +196,12 @@ class Candidate:
 
     def record(self) -> dict[str, Any]:
         """The candidate as JSON values, without what is ``None``."""
-        return {name: value for name in _CANDIDATE if (value := getattr(self, name)) is not None}
+        return {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Candidate:
         """The candidate of a :meth:`record`. Raises as :meth:`Facts.read`."""
-        return cls(**{name: record[name] for name in _CANDIDATE if name in record})
+        return cls(**{name: record[name] for name in cls._fields if name in record})
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,5 +319,4 @@ _TOLD: Final[Mapping[str, Callable[[Decision, Candidate], str]]] = MappingProxyT
     }
 )
 _FACTS: Final = tuple(each.name for each in fields(Facts))
-_CANDIDATE: Final = tuple(each.name for each in fields(Candidate))
 _PLAIN: Final = tuple(each.name for each in fields(Decision) if each.name not in {"facts", "candidates", "route"})

@@ -80,16 +80,14 @@ class Outlook:
     base_var: float
     """Variance of the segment's base alone."""
     means: list[float]
+    rates: list[float]
+    """The approval rate expected of each account."""
     own_vars: list[float]
     """Variance of what is the account's own."""
     leans: list[float]
     """How much of a cell's term would be taken back if the base proved higher, 0..1: nothing where there is no evidence."""
     volume: float
     """The segment's part of the traffic."""
-
-    def rate(self, place: int) -> float:
-        """The approval rate expected of an account."""
-        return sigmoid(self.base + self.means[place])
 
     def lead_var(self, one: int, other: int) -> float:
         """Variance of the difference between two accounts."""
@@ -198,7 +196,9 @@ class Beliefs:
                 leans.append(info * cell)
         known = row.volume * math.exp((row.at - self.clock) / VOLUME_MEMORY) if row is not None else 0.0
         volume = (known + 1) / (self.volume + len(self.rows))
-        return Outlook(names, self.level + self.common + base, 1 / precision, means, own_vars, leans, volume)
+        shared = self.level + self.common + base
+        rates = [sigmoid(shared + mean) for mean in means]
+        return Outlook(names, shared, 1 / precision, means, rates, own_vars, leans, volume)
 
     def shared_var(self, outlook: Outlook, place: int) -> float:
         """Variance of an account's log-odds, with all that it shares with others."""

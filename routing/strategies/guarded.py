@@ -104,6 +104,10 @@ class Pace:
         return faded / (PACE_S * -math.expm1(-seen_s / PACE_S))
 
 
+_Breakers = tuple[list[float] | None, list[float] | None]
+"""Of an account and of a cell; ``None`` where it was not made yet."""
+
+
 class Guarded:
     """A policy made of a preference. See :class:`~routing.strategies.policy.Policy` for the contract of each method."""
 
@@ -168,13 +172,14 @@ class Guarded:
         if not names:
             return Chosen([], "exploit")
         segment = self.segment(context)
-        opened = [name for name in names if self._is_open(segment, name, now)]
+        breakers = {name: self._now(segment, name, now) for name in names}
+        opened = [name for name, of in breakers.items() if _worse(of) is not None]
         if len(opened) == len(names):
             opened = []  # with every breaker open, there is nothing to prefer: they are ignored
         closed = [name for name in names if name not in opened] if opened else names
         outlook = self.beliefs.outlook(segment, closed + opened if opened else names)
-        scores = {name: outlook.rate(place) for place, name in enumerate(outlook.names)}
-        known = self._explained(context, segment, outlook, now) if explain else {}
+        scores = dict(zip(outlook.names, outlook.rates, strict=True))
+        known = self._explained(context, segment, outlook, breakers) if explain else {}
         outlook.names = closed
         wanted, order = self.preference.prefer(View(context, segment, outlook))
         first = order[0]
@@ -285,7 +290,7 @@ class Guarded:
             return
         approved = outcome == APPROVED
         seen = self.beliefs.outlook(segment, (account,))
-        expected = seen.rate(0)
+        expected = seen.rates[0]
         was_open = breaker.is_open(of_account) or breaker.is_open(of_cell)
         self._move(of_account, of_cell, outcome, expected * self._common_factor(account))
         common = self._common.setdefault(account, [0.0, 0.0])
@@ -333,13 +338,7 @@ class Guarded:
                 hoped += expected
         return min(1.0, seen / hoped)
 
-    def _is_open(self, segment: str, account: str, now: float) -> bool:
-        of_account, of_cell = self._now(segment, account, now)
-        return (of_account is not None and breaker.is_open(of_account)) or (
-            of_cell is not None and breaker.is_open(of_cell)
-        )
-
-    def _now(self, segment: str, account: str, now: float) -> tuple[list[float] | None, list[float] | None]:
+    def _now(self, segment: str, account: str, now: float) -> _Breakers:
         """The breakers of an account and a cell as they are with the hints that have not been taken back."""
         of_account, of_cell = self._breakers.get(account), self._segments.get(segment, {}).get(account)
         if self._hints and now - self._hints[0][3] > self._hint_s:
@@ -363,7 +362,7 @@ class Guarded:
             breaker.at_rest(overlay.get((account, where), folded)) for where, folded in below.items()
         ):
             return  # most hints, and what is expected need not be asked for them
-        usual = self.beliefs.outlook(segment, (account,)).rate(0) * self._common_factor(account)
+        usual = self.beliefs.outlook(segment, (account,)).rates[0] * self._common_factor(account)
         for where, folded in below.items():
             state = overlay.get((account, where))
             if state is None:
@@ -391,19 +390,19 @@ class Guarded:
     def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
         """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
         segment = self.segment(context)
-        return self._explained(context, segment, self.beliefs.outlook(segment, (account,)), now)[account]
+        outlook, breakers = self.beliefs.outlook(segment, (account,)), {account: self._now(segment, account, now)}
+        return self._explained(context, segment, outlook, breakers)[account]
 
     def _explained(
-        self, context: Mapping[str, str], segment: str, outlook: Outlook, now: float
+        self, context: Mapping[str, str], segment: str, outlook: Outlook, breakers: Mapping[str, _Breakers]
     ) -> dict[str, Explained]:
-        """What is believed of the accounts of an outlook."""
+        """What is believed of the accounts of an outlook, with the breakers of each."""
         known = {}
         for place, account in enumerate(outlook.names):
-            log_odds, rate = outlook.base + outlook.means[place], outlook.rate(place)
+            log_odds, rate = outlook.base + outlook.means[place], outlook.rates[place]
             spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, place))
             low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
-            of_account, of_cell = self._now(segment, account, now)
-            worse = of_account if of_account is not None and breaker.is_open(of_account) else of_cell
+            worse = _worse(breakers[account])
             word = "closed" if worse is None else breaker.word(worse)
             attempts = self.beliefs.evidence(segment, account, rate)
             detail = self.preference.detail(context, account, rate)
@@ -453,6 +452,14 @@ class Guarded:
         self._pace = Pace(*snapshot["pace"])
         self._hints, self._overlay = [], None
         self.preference.restore(snapshot["preference"])
+
+
+def _worse(breakers: _Breakers) -> list[float] | None:
+    """The one that is open, the account's before the cell's; ``None`` where neither is."""
+    for state in breakers:
+        if state is not None and breaker.is_open(state):
+            return state
+    return None
 
 
 def _clip(value: float, low: float, high: float) -> float:

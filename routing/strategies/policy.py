@@ -68,8 +68,7 @@ class Chosen:
     """What :meth:`Policy.explain` says of each candidate, where it was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Explained:
+class Explained(NamedTuple):
     """What a strategy believes of one account for one kind of payment. Rates are 0..1 and leave out the customer's declines."""
 
     score: float

@@ -96,7 +96,7 @@ class LeastCost(Fixed):
         """The greatest ``p x (amount - fee)`` first: a dearer account has to lead by ``p x (its fee - the other's) / (amount - its fee)``."""
         amount = _amount(view.context)
         worth = [
-            view.outlook.rate(place) * max(amount - self.fee(view.context, account), 0.0)
+            view.outlook.rates[place] * max(amount - self.fee(view.context, account), 0.0)
             if amount
             else -self.fee(view.context, account)
             for place, account in enumerate(view.outlook.names)
@@ -189,7 +189,7 @@ class Adaptive(Fixed):
         to_come = outlook.volume * HORIZON
         exploring = 0.0
         for index in order[1:]:
-            rate, own = outlook.rate(index), outlook.own_vars[index]
+            rate, own = outlook.rates[index], outlook.own_vars[index]
             lead = means[best] - means[index]
             moved = own / math.sqrt(own + 1 / (rate * (1 - rate) * BATCH))
             z = lead / moved
