@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check nightly bench bench-transport bench-routing format lock docs clean
+.PHONY: help run test check nightly bench bench-transport bench-routing format lock vendor docs debian clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -18,7 +18,7 @@ help: ## List the targets
 run: $(VENV)/run.stamp ## Start everything on this machine: make run ARGS="--port 9090"
 	@exec $(BIN)/gateway dev $(ARGS)
 
-test: $(VENV)/dev.stamp ## Run all tests: make test ARGS="-k webhooks"
+test: $(VENV)/dev.stamp debian ## Run all tests: make test ARGS="-k webhooks"
 	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages, tests: what CI runs
@@ -29,7 +29,11 @@ check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages
 	$(BIN)/python -m gateway.printed --check
 	$(MAKE) --no-print-directory test
 
-nightly: $(VENV)/dev.stamp ## Run the long proofs: simulations, full matrices (hours)
+debian: ## Install what tests take from Debian, where that is allowed; without it they are skipped and say so
+	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && echo "installing Chromium (once)" && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || true
+
+nightly: $(VENV)/dev.stamp debian ## Run the long proofs: simulations, full matrices (hours)
 	@$(BIN)/python -m pytest -m nightly --timeout 0 $(ARGS)
 
 bench: $(VENV)/dev.stamp ## Measure the gateway beside a floor program and a plain endpoint, and its webhooks
@@ -57,6 +61,9 @@ lock: $(VENV)/dev.stamp ## Resolve the dependencies anew
 	$(COMPILE) --extra embedded --constraint requirements/serve.lock --output-file requirements/run.lock pyproject.toml
 	$(COMPILE) --extra embedded --extra dev --constraint requirements/run.lock --output-file requirements/dev.lock pyproject.toml
 	$(COMPILE) --constraint requirements/run.lock --output-file requirements/build.lock requirements/build.in
+
+vendor: $(VENV)/dev.stamp ## Take the console's libraries from npm anew, as gateway/console/vendoring.py names them
+	@$(BIN)/python -m gateway.console.vendoring
 
 clean: ## Remove what was set up (not the data in .gateway)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -42,6 +42,7 @@ from gateway.api.simulations import Simulations
 from gateway.api.strategies import Strategies
 from gateway.api.webhook_endpoints import WebhookEndpoints
 from gateway.books import Books
+from gateway.console.pages import Console
 from gateway.deps import Deps
 from gateway.endpoint_books import EndpointBooks
 from gateway.errors import MEDIA_TYPE, PROBLEMS, Problem
@@ -267,6 +268,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         *_heard(house, authenticator, webhooks),
         *_simulated(house, authenticator),
         *_served(house),
+        *(_looked_at(house, settings) if settings.console else []),
     ]
     return webhooks
 
@@ -397,6 +399,11 @@ def _served(house: House) -> list[Route]:
     ]
 
 
+def _looked_at(house: House, settings: Settings) -> list[Route]:
+    """The routes of the console."""
+    return Console(house.deps, house.pool, secure=settings.public_url.startswith("https://")).routes()
+
+
 def _count_webhook(house: House, account: str, result: str) -> None:
     instruments = house.deps.instruments
     instruments.webhooks.labels(account, result).inc()
@@ -505,9 +512,9 @@ def _cut_off(scope: Scope) -> Problem:
 
 
 def _route(scope: Scope) -> str:
-    """What was asked, for the log: never the token of a return address."""
+    """What was asked, for the log: never a token in an address."""
     path: str = scope["path"]
-    return "/v1/return/{token}" if path.startswith("/v1/return/") else path
+    return next((f"{start}{{token}}" for start in ("/v1/return/", "/console/link/") if path.startswith(start)), path)
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | routing | merchants | keys | vault``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | routing | merchants | keys | users | vault``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ merchants = typer.Typer(help="Merchants: who owns payments, accounts and keys.",
 keys = typer.Typer(help="API keys of a merchant.", no_args_is_help=True)
 app.add_typer(merchants, name="merchants")
 app.add_typer(keys, name="keys")
+users = typer.Typer(help="Users of the web console.", no_args_is_help=True)
+app.add_typer(users, name="users")
 vault = typer.Typer(help="The vault: which key seals its cards, and rotating it.", no_args_is_help=True)
 app.add_typer(vault, name="vault")
 replay = typer.Typer(help="Say again what was said: by providers to us, or by us to merchants.", no_args_is_help=True)
@@ -276,6 +278,70 @@ def list_keys(merchant_id: Annotated[str, typer.Argument()]) -> None:
 
     with _plainly():
         for line in asyncio.run(listed(merchant_id)):
+            typer.echo(line)
+
+
+Email = Annotated[str, typer.Argument(help="The user's email.")]
+Generate = Annotated[
+    bool, typer.Option("--generate", help="Make a password and show it once, instead of asking for one.")
+]
+
+
+def _password(*, generate: bool) -> str | None:
+    return None if generate else typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+
+
+@users.command("create")
+def create_user(
+    email: Email,
+    merchant: Annotated[str, typer.Option(help="Whose payments the user may look at.")],
+    *,
+    generate: Generate = False,
+) -> None:
+    """Create a user of the console. The password has 12 characters or more and is stored only as an Argon2id hash."""
+    from gateway.console.commands import create
+
+    with _plainly():
+        for line in asyncio.run(create(email, merchant, _password(generate=generate))):
+            typer.echo(line)
+
+
+@users.command("list")
+def list_users() -> None:
+    """List the users of the console."""
+    from gateway.console.commands import listed
+
+    with _plainly():
+        for line in asyncio.run(listed()):
+            typer.echo(line)
+
+
+@users.command("reset")
+def reset_user(email: Email, *, generate: Generate = False) -> None:
+    """Give a user a new password and sign them out everywhere. Lets a disabled user in again."""
+    from gateway.console.commands import reset
+
+    with _plainly():
+        for line in asyncio.run(reset(email, _password(generate=generate))):
+            typer.echo(line)
+
+
+@users.command("disable")
+def disable_user(email: Email) -> None:
+    """Let a user in no more, and sign them out everywhere, at once."""
+    from gateway.console.commands import disable
+
+    with _plainly():
+        typer.echo(asyncio.run(disable(email)))
+
+
+@users.command("link")
+def link_user(email: Email) -> None:
+    """Print an address that signs a user in once, within 15 minutes. Only for development (GATEWAY_DEV=1)."""
+    from gateway.console.commands import link
+
+    with _plainly():
+        for line in asyncio.run(link(email)):
             typer.echo(line)
 
 

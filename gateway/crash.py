@@ -290,6 +290,21 @@ STEPS: Final[Mapping[str, Step]] = {
         "It is there to be read.",
     ),
     "discard": Step("simulations that are too old are deleted", "They are deleted the next time.", "They are gone."),
+    "login_try": Step(
+        "a password that is tried at the console is counted",
+        "It was not looked at.",
+        "It is counted, and was not looked at.",
+    ),
+    "session_begin": Step(
+        "somebody is signed in", "They are not.", "They are, and their browser does not know: they sign in again."
+    ),
+    "session_begin_by_link": Step(
+        "somebody is signed in by a link",
+        "The link is as good as before.",
+        "It is used up, and their browser does not know: a new one is made.",
+    ),
+    "session_seen": Step("it is noted that somebody still looks", "It is noted with their next page.", "It is noted."),
+    "session_end": Step("somebody is signed out", "They are signed in still.", "They are signed out everywhere."),
     "wipe_methods": Step(
         "cards that have waited too long are wiped", "They are wiped the next time.", "They are gone."
     ),
@@ -354,6 +369,11 @@ PATHS: Final[Mapping[str, Path]] = {
         (("POST", "/v1/routing/(rollback|configs(/[^/]+/[a-z-]+)?|publications/[^/]+/[a-z]+)"),),
     ),
     "redeliver": Path("an event that is sent again", ("redeliver",), (("POST", "/v1/events/[^/]+/redeliver"),)),
+    "console": Path(
+        "the console: somebody who signs in, looks and signs out",
+        ("login_try", "session_begin", "session_begin_by_link", "session_seen", "session_end"),
+        (("POST", "/console/.+"), ("GET", "/console(/.*)?")),
+    ),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),
     "webhook": Path("a webhook", ("receive", *_NEWS, "count"), (("POST", "/v1/webhooks/[^/]+"),)),
     "replay": Path("events that are replayed", ("replay",), (("POST", "/v1/inbound_events/([^/]+/)?replay"),)),

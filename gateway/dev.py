@@ -35,10 +35,12 @@ from typing import NoReturn, Protocol, Self
 import aiohttp
 
 from gateway.embedded import DirectoryLock, EmbeddedError, Postgres, Valkey, spawn, write_private
+from providers.registry import ConfigError
 
 SECRET_KEY = "sk_test_dev"  # noqa: S105 - fixed and public; refused outside `gateway dev`
 PUBLISHABLE_KEY = "pk_test_dev"
 MERCHANT = "mer_dev"
+VIEWER = "dev@localhost"
 ADYEN_MERCHANT_ACCOUNT = "InterlockDevECOM"
 
 # Importing the application takes about two seconds on two busy cores; ten times that is a fault.
@@ -310,12 +312,25 @@ class _Supervisor:
         self._serving.append(api)
         worker = self._started("worker", ["worker"], env)
         self._serving.append(worker)
+        link = self._link(env["GATEWAY_DATABASE_URL"])  # while they start
         self._watched += [_Watched("api", api), _Watched("worker", worker)]
 
         self._wait("sandbox", self._sandbox, lambda: _listens(self._ports.stripe))
         self._wait("sandbox", self._sandbox, lambda: _listens(self._ports.adyen))
         self._wait("api", api, lambda: _answers_ready(self._ports.api))
-        _say(_banner(self._ports, self._data, time.monotonic() - self._began))
+        _say(_banner(self._ports, self._data, time.monotonic() - self._began, link))
+
+    def _link(self, database_url: str) -> str:
+        """An address that signs into the console once."""
+        self._request.check()
+        # It takes what the API takes to import, and --help and a refused start need none of it.
+        from gateway.console.commands import first_link  # noqa: PLC0415
+
+        try:
+            token = asyncio.run(first_link(database_url, VIEWER, MERCHANT))
+        except ConfigError as error:
+            raise DevError(str(error)) from error
+        return f"{self._ports.api_url}/console/link/{token}"
 
     def watch(self) -> NoReturn:
         """Bring back what dies; raise when something cannot be brought back."""
@@ -511,12 +526,14 @@ def _answers_ready(port: int) -> bool:
         connection.close()
 
 
-def _banner(ports: Ports, data: Path, took_s: float) -> str:
+def _banner(ports: Ports, data: Path, took_s: float, link: str) -> str:
     return f"""
 gateway ready in {took_s:.1f} s
 
   API              {ports.api_url}
   docs             {ports.api_url}/docs
+  console          {link}
+                   signs in once within 15 minutes; another: gateway users link {VIEWER}
   sandbox Stripe   {ports.stripe_url}   books: {ports.stripe_url}/_sandbox/books
   sandbox Adyen    {ports.adyen_url}   books: {ports.adyen_url}/_sandbox/books
   secret key       {SECRET_KEY}

@@ -30,6 +30,8 @@ NOTICE: Final = "nt"
 SIMULATION: Final = "sim"
 ROUTING_VERSION: Final = "rt"
 PUBLICATION: Final = "rp"
+CONSOLE_USER: Final = "usr"
+CONSOLE_EVENT: Final = "ce"
 
 _VERSION_7: Final = 7 << 76
 _VERSION_MASK: Final = ~(0xF << 76)

@@ -24,10 +24,11 @@ GRANT USAGE ON SCHEMA public, procrastinate TO {role};
 GRANT SELECT ON alembic_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
     idempotency_key, webhook_inbox, webhook_refusal, webhook_endpoint, delivery, incident, routing_arm TO {role};
-GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication TO {role};
+GRANT SELECT, INSERT, UPDATE ON console_user TO {role};
+GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication, console_event TO {role};
 GRANT SELECT, INSERT, DELETE ON event, delivery_attempt, routing_snapshot, declined_card TO {role};
 GRANT UPDATE ON routing_snapshot TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON routing_simulation TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON routing_simulation, console_session, console_link TO {role};
 GRANT DELETE ON delivery, webhook_refusal TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA procrastinate TO {role};

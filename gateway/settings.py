@@ -164,6 +164,10 @@ class Settings(BaseSettings):
         description="Let merchants be told on this machine, by http and on any port: for development, and on in `gateway dev`. "
         "Refused together with live accounts.",
     )
+    console: bool = Field(
+        default=True,
+        description="Serve the web console at /console, behind a login. Users are made by `gateway users create`.",
+    )
     routing_second_person: bool = Field(
         default=False,
         description="Let what one API key publishes of routing wait until another key of the merchant approves it, for a day at most. "

@@ -589,3 +589,75 @@ class RoutingArmRow(SQLModel, table=True):
         CheckConstraint("approved BETWEEN 0 AND payments", name="routing_arm_approved"),
         CheckConstraint("amount_approved BETWEEN 0 AND amount", name="routing_arm_amount"),
     )
+
+
+class ConsoleUserRow(SQLModel, table=True):
+    """A person who may look at one merchant's payments in the console. ``email`` is in small letters.
+
+    Without a ``password_hash`` only a one-time link lets them in.
+    """
+
+    __tablename__ = "console_user"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    email: str = Field(sa_type=Text)
+    merchant_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("merchant.id")])
+    password_hash: str | None = Field(default=None, sa_type=Text, nullable=True)
+    created_at: datetime = Field(sa_type=INSTANT)
+    password_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+    disabled_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
+
+    __table_args__ = (
+        UniqueConstraint("email", name="console_user_email"),
+        CheckConstraint("email = lower(email)", name="console_user_email_small"),
+    )
+
+
+class ConsoleSessionRow(SQLModel, table=True):
+    """A person who is signed in. The token itself is in their browser alone; all times are the database's."""
+
+    __tablename__ = "console_session"
+
+    token_hash: bytes = Field(sa_type=LargeBinary, primary_key=True)
+    user_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("console_user.id")])
+    created_at: datetime = Field(sa_type=INSTANT)
+    seen_at: datetime = Field(sa_type=INSTANT)
+    ends_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (Index("console_session_by_user", "user_id"),)
+
+
+class ConsoleLinkRow(SQLModel, table=True):
+    """A link that signs a person in once. It is deleted when it is used."""
+
+    __tablename__ = "console_link"
+
+    token_hash: bytes = Field(sa_type=LargeBinary, primary_key=True)
+    user_id: str = Field(sa_type=ID, sa_column_args=[ForeignKey("console_user.id")])
+    ends_at: datetime = Field(sa_type=INSTANT)
+
+
+class ConsoleEventRow(SQLModel, table=True):
+    """Who came into the console, who tried, and what was done about its users: append-only.
+
+    A try is by ``subject``, a keyed hash of what was typed as an email, which may be anything, and from ``address``.
+    """
+
+    __tablename__ = "console_event"
+
+    id: str = Field(sa_type=ID, primary_key=True)
+    at: datetime = Field(sa_type=INSTANT)
+    kind: str = Field(sa_type=Text)
+    user_id: str | None = Field(default=None, sa_type=ID, sa_column_args=[ForeignKey("console_user.id")], nullable=True)
+    subject: bytes | None = Field(default=None, sa_type=LargeBinary, nullable=True)
+    address: str | None = Field(default=None, sa_type=Text, nullable=True)
+
+    __table_args__ = (
+        CheckConstraint(
+            "kind IN ('user_created', 'user_disabled', 'password_set', 'link_made', 'login_tried', 'login_succeeded', "
+            "'link_used', 'logout')",
+            name="console_event_kind",
+        ),
+        Index("console_event_by_subject", "subject", "at", postgresql_where=text("subject IS NOT NULL")),
+        Index("console_event_by_address", "address", "at", postgresql_where=text("address IS NOT NULL")),
+    )

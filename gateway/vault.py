@@ -127,6 +127,8 @@ class Keyring:
     api_key: bytes = field(repr=False)
     client_secret: bytes = field(repr=False)
     card: bytes = field(repr=False)
+    console: bytes = field(repr=False)
+    """Keys the hashes of what is typed as an email at the console's door."""
     sealer: Sealer
     vault: Sealer | None
 
@@ -148,6 +150,7 @@ class Keyring:
             api_key=subkey("api key"),
             client_secret=subkey("client secret"),
             card=subkey("card fingerprint"),
+            console=subkey("console"),
             sealer=Sealer(subkey("seal")),
             vault=Sealer(*vault_keys) if vault_keys else None,
         )

@@ -202,6 +202,19 @@ def test_every_printed_address_answers(dev: Dev) -> None:
         assert _answers(int(port), path) == http.client.OK, path
 
 
+def test_the_printed_link_signs_in_to_the_console(dev: Dev) -> None:
+    token = dev.wait_for(r"/console/link/\S+").rpartition("/")[2]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", dev.port, timeout=5)) as connection:
+        connection.request("POST", "/console/link", body=f"token={token}", headers={"Sec-Fetch-Site": "same-origin"})
+        answer = connection.getresponse()
+        answer.read()
+        cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        connection.request("GET", "/console", headers={"Cookie": cookie})
+        page = connection.getresponse().read()
+
+    assert b"dev@localhost" in page
+
+
 def test_the_test_keys_and_the_data_directory_are_printed(dev: Dev) -> None:
     for word in ("sk_test_dev", "pk_test_dev", str(dev.data)):
         assert word in dev.printed

@@ -618,12 +618,15 @@ KEPT_FOR_A_TIME: Final = frozenset(
         "routing_snapshot",
         "declined_card",
         "routing_simulation",
+        "console_session",
+        "console_link",
     }
 )
 """What merchants were told, and how much was refused, is kept for 30 days. What it told of is kept for good.
 
 Of what a strategy has learned the last few snapshots are kept: it is folded from the operations, and can be again. No limit of a card
-looks further back than 30 days. What came of a simulation can be asked for again."""
+looks further back than 30 days. What came of a simulation can be asked for again. A session
+and a link of the console end with what they let in for."""
 
 
 def test_what_merchants_were_told_is_never_changed(application: Connection) -> None:

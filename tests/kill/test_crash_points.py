@@ -16,7 +16,8 @@ import pytest
 from pydantic import SecretStr
 
 from gateway import crash
-from gateway.sql import DatabaseAway, Pool, Statement, is_writing
+from gateway.console.users import Users, csrf_of
+from gateway.sql import DatabaseAway, Pool, Statement, connect, is_writing
 from gateway.worker import jobs, outbound_jobs, routing_jobs
 from idempotency.store import RedisGate
 from providers.registry import AccountConfig, ConfigError
@@ -166,7 +167,7 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
             _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
-            _ended, _told, _routed, _learned, _simulated,
+            _ended, _told, _routed, _learned, _simulated, _looked_at,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -364,6 +365,25 @@ async def _routed(run: Run) -> None:
     run.watch.failing.add("routing.publish.before")
     answer = await run.merchant.post(f"/v1/routing/configs/{version['id']}/publish", {"reason": "a test"})
     assert answer.status_code == 503
+
+
+async def _looked_at(run: Run) -> None:
+    """Somebody signs in to the console by a password and by a link, looks, still looks a while later, and signs out."""
+    pool = await connect(run.inside.database.url)  # users are made on the command line, where no points are watched
+    users = Users(pool, b"k")
+    await users.create("ada@example.com", "mer_dev", "a long password")
+    link = await users.link("ada@example.com")
+    pool.close()
+    http, form = run.merchant.http, {"Sec-Fetch-Site": "same-origin"}
+    for path, fields in (
+        ("login", {"email": "ada@example.com", "password": "a long password"}),
+        ("link", {"token": link}),
+    ):
+        assert (await http.post(f"/console/{path}", data=fields, headers=form)).status_code == 303
+    run.inside.database.rows("UPDATE console_session SET seen_at = now() - interval '5 minutes'")
+    assert (await http.get("/console")).status_code == 200
+    token = http.cookies["interlock_session"]
+    assert (await http.post("/console/logout", data={"csrf": csrf_of(token)}, headers=form)).status_code == 303
 
 
 async def _simulated(run: Run) -> None:
@@ -632,6 +652,7 @@ PIECES: Final = {
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),
     "webhooks/refusals.py: _COUNT",
+    "gateway/console/users.py: _BEGIN",
 }  # fmt: skip
 """Parts of a commit, which is named as a whole, and the webhooks' statements, which their tables name."""
 

@@ -1,0 +1,1 @@
+"""The web console at /console: read-only pages over one merchant's payments, behind a login."""

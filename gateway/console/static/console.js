@@ -1,0 +1,21 @@
+// What the console does besides htmx: close the menu that was left open, and tell when a page could not be refreshed.
+"use strict";
+
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details.who[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of document.querySelectorAll("details.who[open]")) {
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  }
+});
+
+for (const failed of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+  document.addEventListener(failed, () => document.documentElement.setAttribute("data-stale", ""));
+}
+document.addEventListener("htmx:afterOnLoad", () => document.documentElement.removeAttribute("data-stale"));
