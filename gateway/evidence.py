@@ -265,12 +265,18 @@ class Learned:
 
         Reads nothing and never raises.
         """
-        model = self._models.get(self._key(merchant_id, outcome, livemode=livemode))
-        if model is not None and model.ready:
-            return model.policy
-        if self._instruments is not None:
+        policy = self._ready(self._key(merchant_id, outcome, livemode=livemode))
+        if policy is None and self._instruments is not None:
             self._instruments.stood_in("strategy_not_asked")
-        return None
+        return policy
+
+    def rehearsed(self, merchant_id: str, outcome: Strategy, *, livemode: bool) -> Policy | None:
+        """The same for a document that need not be in force: no payment waits for it, so nothing is counted, and nothing kept of it."""
+        return self._ready(use_of(merchant_id, outcome, livemode=livemode).key)
+
+    def _ready(self, key: str) -> Policy | None:
+        model = self._models.get(key)
+        return model.policy if model is not None and model.ready else None
 
     def _key(self, merchant_id: str, outcome: Strategy, *, livemode: bool) -> str:
         known = self._keys.get(id(outcome))

@@ -72,15 +72,15 @@ def decide(
 ) -> Routed:
     """Who is asked for this payment and why: by the account that the request names, the document in force, or the configuration.
 
-    ``card`` is what is known of the card that is paid with, ``without`` are accounts that are left out. Reads nothing and never raises on account of a document: what is broken
-    is stood in for, counted, and told in the record.
+    ``card`` is what is known of the card that is paid with, ``without`` are accounts that are left out. Reads nothing and never raises
+    on account of a document: what is broken is stood in for, counted, and told in the record.
     """
     known, able = facts(terms, wallet, card, now), eligibility(terms, wallet, deps)
     able |= {name: DECLINED_BEFORE for name, reason in able.items() if reason is None and name in without}
     found = deps.in_force.of(terms.id, terms.merchant_id, now, livemode=terms.livemode)
     if found.unreadable:
         deps.instruments.stood_in("routing_unreadable")
-    pinned, learned = terms.pinned_account, _learned(known, deps)
+    pinned, learned = terms.pinned_account, _learned(deps.learned.policy, known)
 
     def by(version: str | None, document: Document | None) -> Decision:
         return rules.decide(document, version, known, able, tuple(able), learned, now.timestamp(), pinned=pinned)
@@ -97,12 +97,13 @@ def decide(
 
 def rehearse(document: Document, version: str, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Decision:
     """How a version that may not be in force would decide a payment now, with what its strategies have learned. Nothing follows from it."""
-    return rules.decide(document, version, known, able, tuple(able), _learned(known, deps), known.at.timestamp())
+    learned = _learned(deps.learned.rehearsed, known)
+    return rules.decide(document, version, known, able, tuple(able), learned, known.at.timestamp())
 
 
-def _learned(known: Facts, deps: Deps) -> Callable[[Strategy], Policy | None]:
+def _learned(ask: Callable[..., Policy | None], known: Facts) -> Callable[[Strategy], Policy | None]:
     """What the strategies of a payment's merchant have learned, if they have."""
-    return partial(deps.learned.policy, known.merchant_id, livemode=known.livemode)
+    return partial(ask, known.merchant_id, livemode=known.livemode)
 
 
 def facts(terms: Terms, wallet: Wallet, card: CardFacts | None, now: datetime) -> Facts:

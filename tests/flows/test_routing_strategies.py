@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from gateway import evidence
 from gateway.evidence import BATCH, BEGIN_WITH, Learned, Use
+from gateway.metrics.instruments import Instruments
 from gateway.sql import Pool, connect
 from routing import document as documents
 from routing import rules
@@ -316,6 +320,25 @@ def test_a_model_is_named_by_all_that_decides_what_it_learns() -> None:
 
     assert len({use.key for use in uses}) == len(uses)
     assert Use("mer_dev", False, "adaptive", ACCOUNTS, {}).key == ADAPTIVE.key
+
+
+def test_a_strategy_that_is_only_rehearsed_is_counted_and_kept_nowhere() -> None:
+    """No payment is decided by a dry run of a draft: nobody is to be woken for it, and a thousand of them leave nothing behind."""
+    counts = CollectorRegistry()
+    learned = Learned(instruments=Instruments(counts))
+    labels = {"dep": "strategy", "op": "authorize", "policy": "degrade"}
+
+    def asked(ask: Callable[..., object]) -> tuple[object, float | None, bool]:
+        """What is known, how often that was counted, and whether the draft is kept."""
+        outcome = documents.read({"default": {"strategy": "adaptive", "accounts": list(ACCOUNTS)}}).default
+        assert isinstance(outcome, documents.Strategy)
+        known, kept = ask("mer_dev", outcome, livemode=False), weakref.ref(outcome)
+        del outcome
+        gc.collect()
+        return known, counts.get_sample_value("dependency_policy_applied_total", labels), kept() is not None
+
+    assert asked(learned.rehearsed) == (None, 0, False)
+    assert asked(learned.policy) == (None, 1, True)
 
 
 # --- What is not there ------------------------------------------------------------------------------------------------
