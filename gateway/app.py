@@ -378,6 +378,7 @@ def _simulated(house: House, authenticator: Authenticator) -> list[Route]:
     simulations = Simulations(house.deps, authenticator, SimulationBooks(house.pool))
     return [
         Route("/v1/routing/configs/{id}/simulate", simulations.create, methods=["POST"]),
+        Route("/v1/routing/simulations", simulations.list, methods=["GET"]),
         Route("/v1/routing/simulations/{id}", simulations.retrieve, methods=["GET"]),
     ]
 

@@ -58,6 +58,11 @@ _QUEUE: Final = Statement(
 _UNDER_WAY: Final = Statement(
     f"SELECT {_COLUMNS} FROM routing_simulation WHERE {_OWN} AND status IN ('queued', 'running')"
 )
+# All there is of 30 days, and one at a time a merchant: short enough to be walked by id.
+_PAGE: Final = Statement(
+    f"""SELECT {_COLUMNS.replace("result", "NULL::jsonb AS result")} FROM routing_simulation
+    WHERE {_OWN} AND (:before::text IS NULL OR id < :before) ORDER BY id DESC LIMIT :limit"""
+)
 _FIND: Final = Statement(f"SELECT {_COLUMNS} FROM routing_simulation WHERE id = :id AND {_OWN}")
 _CLAIM: Final = Statement(
     """UPDATE routing_simulation s SET status = 'running', epoch = s.epoch + 1, done = 0, total = NULL,
@@ -137,6 +142,11 @@ class SimulationBooks:
         row = await _FIND.row(self._pool, {"id": wanted, "merchant_id": merchant_id, "livemode": livemode})
         return None if row is None else Simulation(**row)
 
+    async def page(self, merchant_id: str, *, livemode: bool, limit: int, before: str | None) -> list[Simulation]:
+        """A page of simulations without their results, newest first; ``before`` is the id to go on from."""
+        params = {"merchant_id": merchant_id, "livemode": livemode, "limit": limit, "before": before}
+        return [Simulation(**row) for row in await _PAGE.rows(self._pool, params)]
+
     async def claim(self) -> Row | None:
         """Take one over that nobody works on, with its document. Nobody else has it until the lease runs out."""
         return await _CLAIM.row(self._pool, {})
@@ -159,6 +169,11 @@ class SimulationBooks:
     async def discard(self) -> None:
         """Delete what is too old."""
         await _DISCARD.rows(self._pool, {"days": KEPT_DAYS})
+
+
+def listed_object(simulation: Simulation) -> dict[str, Any]:
+    """A simulation as a list shows it: what came of it, which is long, is left out."""
+    return {name: value for name, value in simulation_object(simulation).items() if name != "result"}
 
 
 def simulation_object(simulation: Simulation) -> dict[str, Any]:

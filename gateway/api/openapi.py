@@ -681,8 +681,15 @@ def _simulated(schemas: dict[str, Any]) -> dict[str, Any]:
         schemas, "simulate_routing_config", "Replay a routing config over your own payments", queued, [_PATH_ID]
     )
     ask["responses"]["202"] = ask["responses"].pop("200")
+    listed = {name: value for name, value in _SIMULATION_EXAMPLE.items() if name != "result"}
+    page = {"object": "list", "data": [listed], "has_more": False, "next_cursor": None}
     return {
         "/v1/routing/configs/{id}/simulate": {"post": ask},
+        "/v1/routing/simulations": {
+            "get": _get(
+                "List simulations without their results, newest first", page, [_query("limit"), _query("cursor")]
+            )
+        },
         "/v1/routing/simulations/{id}": {
             "get": _get("Retrieve a simulation: how far it is, and what came of it", _SIMULATION_EXAMPLE, [_PATH_ID])
         },

@@ -1,4 +1,4 @@
-"""Simulations of routing documents: ``/v1/routing/configs/{id}/simulate`` and ``/v1/routing/simulations/{id}``."""
+"""Simulations of routing documents: ``/v1/routing/configs/{id}/simulate`` and ``/v1/routing/simulations``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.api.schemas import Body, RoutingSimulate
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import ROUTING_VERSION, SIMULATION, new_id
-from gateway.simulations import DAYS_DEFAULT, DAYS_MAX, SimulationBooks, simulation_object, under_way
+from gateway.simulations import DAYS_DEFAULT, DAYS_MAX, SimulationBooks, listed_object, simulation_object, under_way
 
 
 class Simulations(Desk):
@@ -50,6 +50,13 @@ class Simulations(Desk):
         answer = asking.json(simulation_object(simulation))
         answer.status_code = 202
         return answer
+
+    async def list(self, request: Request) -> Response:
+        """``GET /v1/routing/simulations``: what was asked for in the last 30 days, without the results, newest first."""
+        who = await self._principal(request)
+        before, limit = asking.page(request, (), SIMULATION)
+        found = await self._books.page(who.merchant_id, livemode=who.livemode, limit=limit + 1, before=before)
+        return asking.listed([listed_object(simulation) for simulation in found], limit)
 
     async def retrieve(self, request: Request) -> Response:
         """``GET /v1/routing/simulations/{id}``: how far it is, and what came of it."""

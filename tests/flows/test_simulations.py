@@ -229,8 +229,14 @@ async def test_one_simulation_is_under_way_for_a_merchant(open_gateway: Open, da
         ]
         await work(inside)
         then = await simulated(inside.merchant, other)
+        whole = await told(inside.merchant, first)
+        newest = (await inside.merchant.get("/v1/routing/simulations", limit=1)).json()
+        oldest = (await inside.merchant.get("/v1/routing/simulations", cursor=newest["next_cursor"])).json()
 
     assert again == first
+    assert whole.pop("result") is not None
+    assert newest["data"] == [{name: value for name, value in then.items() if name != "result"}]
+    assert (oldest["data"], oldest["has_more"], oldest["next_cursor"]) == ([whole], False, None)
     for answer in refused:
         assert (answer.status_code, answer.json()["code"]) == (409, "simulation_running")
         assert answer.json()["simulation"] == first["id"]
@@ -263,6 +269,7 @@ async def test_anothers_draft_and_simulation_are_not_there(
     async with open_gateway() as inside:
         simulation = await simulated(inside.merchant, ours)
         other = type(inside.merchant)(inside.merchant.http, key)
+        listed = (await other.get("/v1/routing/simulations")).json()["data"]
         answers = [
             await other.post(f"/v1/routing/configs/{ours}/simulate", {}),
             await other.post(f"/v1/routing/configs/{new_id('rt')}/simulate", {}),
@@ -270,6 +277,7 @@ async def test_anothers_draft_and_simulation_are_not_there(
             await other.get(f"/v1/routing/simulations/{new_id('sim')}"),
         ]
 
+    assert listed == []
     assert [answer.status_code for answer in answers] == [404] * 4
     for theirs, nobodys in (answers[:2], answers[2:]):
         assert {**theirs.json(), "request_id": None} == {**nobodys.json(), "request_id": None}
