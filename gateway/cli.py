@@ -34,7 +34,7 @@ replay = typer.Typer(help="Say again what was said: by providers to us, or by us
 app.add_typer(replay, name="replay")
 
 routing = typer.Typer(
-    help="Routing documents, before they are sent: what is wrong with one, what it would have done; and what strategies earn.",
+    help="Routing documents: what is wrong with one, what it would have done, putting it in force; and what strategies earn.",
     no_args_is_help=True,
 )
 app.add_typer(routing, name="routing")
@@ -424,6 +424,38 @@ def lint_routing(
     errors = sum(each.level == ERROR for each in found)
     typer.echo(f"{errors} errors, {len(found) - errors} warnings and hints", err=True)
     raise typer.Exit(1 if errors else 0)
+
+
+@routing.command("publish")
+def publish_routing(
+    file: Annotated[Path, typer.Argument(help="A routing document, in JSON. It becomes a new version.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why, in your words: it stays in the history.")],
+    percent: Annotated[int, typer.Option(min=1, max=100, help="The share of the payments that it decides.")] = 100,
+    at: Annotated[
+        str | None, typer.Option(help="From then on: a time such as 2026-11-27T06:00:00Z. Else at once.")
+    ] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Only record what it would decide.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the version. Else the document's own, or its number.")] = None,
+    note: Annotated[str | None, typer.Option(help="What the version is for, in your words.")] = None,
+    expected: Annotated[
+        str | None,
+        typer.Option(
+            help="The version that you have seen in force for all payments, or none; refused where it is another."
+        ),
+    ] = None,
+    url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str, typer.Option(envvar="GATEWAY_API_KEY", help="A secret key; that of `gateway dev` if none.")
+    ] = "sk_test_dev",
+) -> None:
+    """Make a version of a routing document and put it in force, at a running gateway, as the owner of an API key."""
+    from gateway.publisher import Asked, publish
+    from gateway.remote import remote_of
+
+    asked = Asked(file, reason, percent, at, shadow, name, note, expected)
+    with _plainly():
+        asyncio.run(publish(asked, remote_of(url, key), typer.echo))
 
 
 @routing.command("uplift")

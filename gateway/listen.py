@@ -12,7 +12,7 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import aiohttp
 import orjson
 
 from gateway.answers import instant
+from gateway.remote import Remote, check_url, remote_of, session
 from providers.registry import ConfigError
 from webhooks.catalog import EVENTS, types_of
 from webhooks.signing import headers, new_secret
@@ -28,33 +29,28 @@ POLL_S: Final = 0.5
 OVERLAP: Final = timedelta(seconds=60)
 """How much later than a newer event's an event's commit may come."""
 PAGE: Final = 100
-PATIENCE_S: Final = 15.0
-"""For the gateway's answer, and for the program's that events are forwarded to: as long as an endpoint has."""
 
 Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to listen to: the gateway at ``url``, with ``key``; where to forward to, if anywhere; and which ``types``, all if none."""
+    """What to listen to: which gateway; where to forward to, if anywhere; and which ``types``, all if none."""
 
-    url: str
-    key: str = field(repr=False)
+    there: Remote
     forward_to: str | None = None
     types: Collection[str] = frozenset()
 
 
 def wanted_of(url: str, key: str, forward_to: str | None, events: Collection[str]) -> Wanted:
     """The same from the command line. Raises :class:`ConfigError` naming the option that cannot be used."""
-    for option, value in (("--url", url), ("--forward-to", forward_to)):
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ConfigError(f"{option}: must be a URL that starts with http:// or https://")
+    there = remote_of(url, key)
+    if forward_to is not None:
+        check_url("--forward-to", forward_to)
     for name in events:
         if not types_of([name]):
             raise ConfigError(f"--events: {name!r} is no type of event and no family; docs/events.md lists them")
-    if not key.isascii() or not key.isprintable() or not key:
-        raise ConfigError("--key: must be a secret key, sk_…")
-    return Wanted(url.rstrip("/"), key, forward_to, types_of(events))
+    return Wanted(there, forward_to, types_of(events))
 
 
 class Seen:
@@ -94,7 +90,7 @@ class Listener:
     async def run(self) -> None:
         """Listen until cancelled. Raises :class:`ConfigError` where the gateway refuses the key, or is none."""
         self._seen.new([event async for event in self._patiently(self._look_back)])
-        self._say(f"Listening at {self._wanted.url}. Ctrl-C ends it.")
+        self._say(f"Listening at {self._wanted.there.url}. Ctrl-C ends it.")
         if self._wanted.forward_to is not None:
             self._say(f"Forwarding to {self._wanted.forward_to}, signed with {self._secret}")
         while True:
@@ -112,12 +108,12 @@ class Listener:
                 found = [event async for event in ask()]
             except (aiohttp.ClientError, TimeoutError, OSError, _Unready):
                 if not self._lost:
-                    self._say(f"There is no answer from {self._wanted.url}; trying again until there is.")
+                    self._say(f"There is no answer from {self._wanted.there.url}; trying again until there is.")
                 self._lost = True
                 await asyncio.sleep(POLL_S)
                 continue
             if self._lost:
-                self._say(f"{self._wanted.url} answers again.")
+                self._say(f"{self._wanted.there.url} answers again.")
                 self._lost = False
             break
         for event in found:
@@ -142,18 +138,18 @@ class Listener:
             query["cursor"] = page["next_cursor"]
 
     async def _page(self, query: Mapping[str, str]) -> Mapping[str, Any]:
-        asked = {"Authorization": f"Bearer {self._wanted.key}"}
-        async with self._session.get(f"{self._wanted.url}/v1/events", params=query, headers=asked) as answer:
+        asked = {"Authorization": f"Bearer {self._wanted.there.key}"}
+        async with self._session.get(f"{self._wanted.there.url}/v1/events", params=query, headers=asked) as answer:
             if answer.status >= 500:
                 raise _Unready
             if answer.status in {401, 403}:
-                raise ConfigError(f"--key: the gateway at {self._wanted.url} refuses it ({answer.status})")
+                raise ConfigError(f"--key: the gateway at {self._wanted.there.url} refuses it ({answer.status})")
             try:
                 page = orjson.loads(await answer.read())
             except orjson.JSONDecodeError:
                 page = {}
             if answer.status != 200 or not isinstance(page, dict) or "data" not in page:
-                raise ConfigError(f"--url: there is no gateway at {self._wanted.url}")
+                raise ConfigError(f"--url: there is no gateway at {self._wanted.there.url}")
             return page
 
     async def _forward(self, event: Mapping[str, Any]) -> None:
@@ -190,9 +186,9 @@ _WIDEST: Final = max(map(len, EVENTS))
 
 async def listen(wanted: Wanted, say: Say) -> None:
     """Listen until Ctrl-C, and say so. Raises :class:`ConfigError` as :meth:`Listener.run`."""
-    loop, timeout = asyncio.get_running_loop(), aiohttp.ClientTimeout(total=PATIENCE_S)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        listening = asyncio.ensure_future(Listener(wanted, session, say).run())
+    loop = asyncio.get_running_loop()
+    async with session() as connections:
+        listening = asyncio.ensure_future(Listener(wanted, connections, say).run())
         for kind in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(kind, listening.cancel)
         with contextlib.suppress(asyncio.CancelledError):
