@@ -16,7 +16,7 @@ import orjson
 import structlog
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -53,6 +53,7 @@ from gateway.ids import REQUEST, new_id
 from gateway.in_force import InForce
 from gateway.inbound import InboundLog
 from gateway.method_books import MethodBooks
+from gateway.metrics import decisions, exposition
 from gateway.metrics.instruments import Instruments
 from gateway.news_books import NewsBooks
 from gateway.queries import Queries
@@ -388,8 +389,7 @@ def _served(house: House) -> list[Route]:
     health = Health(house.gate, house.deps)
 
     async def metrics(_: Request) -> Response:
-        house.deps.instruments.lines_dropped(logs.dropped())
-        return Response(generate_latest(house.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(told(house), media_type=CONTENT_TYPE_LATEST)
 
     return [
         Route("/healthz", health.live, methods=["GET"]),
@@ -403,6 +403,12 @@ def _served(house: House) -> list[Route]:
 def _looked_at(house: House, settings: Settings) -> list[Route]:
     """The routes of the console."""
     return Console(house.deps, house.pool, secure=settings.public_url.startswith("https://")).routes()
+
+
+def told(house: House) -> bytes:
+    """What this process tells Prometheus; where several serve one port, what all of them tell."""
+    house.deps.instruments.lines_dropped(logs.dropped())
+    return exposition.text(house.registry)
 
 
 def _count_webhook(house: House, account: str, result: str) -> None:
@@ -456,28 +462,39 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asked = decisions.Asked(scope["method"], scope["path"])
+        decisions.begun(asked)
+        try:
+            await self._answer(asked, scope, receive, send)
+        finally:
+            instruments: Instruments = scope["app"].state.instruments
+            instruments.answered(asked)
+
+    async def _answer(self, asked: decisions.Asked, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+
+        async def receive_timed() -> Message:
+            with decisions.Waiting():
+                return await receive()
 
         async def send_marked(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                asked.status = message["status"]
                 message["headers"].append((b"request-id", request_id.encode()))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_marked)
+            await self._app(scope, receive_timed, send_marked)
         except ClientDisconnect:
             return
         except asyncio.CancelledError:  # the server stops and waits no longer; what was begun is settled by its lease
-            if not started:
+            if asked.status is None:
                 await _rendered(_cut_off(scope), scope)(scope, receive, send_marked)
             raise
         except Exception as error:
             problem = _problem_of(error, scope)
-            if started:
+            if asked.status is not None:
                 raise
             await _rendered(problem, scope)(scope, receive, send_marked)
 

@@ -34,6 +34,9 @@ RANGES: Final[tuple[tuple[str, str, str], ...]] = (
 )
 """Brand, first and last prefix of a range. No number is in two of them."""
 
+BRANDS: Final = frozenset(brand for brand, _, _ in RANGES)
+"""All that the table knows."""
+
 
 def brand_of(number: str) -> str | None:
     """The brand that issues such numbers, or ``None`` where the table knows none."""

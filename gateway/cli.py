@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,7 +39,12 @@ routing = typer.Typer(
 )
 app.add_typer(routing, name="routing")
 
-Port = Annotated[int, typer.Option(min=1, max=65533, help="The gateway's port; the sandboxes take the next two.")]
+Port = Annotated[
+    int,
+    typer.Option(
+        min=1, max=65532, help="The gateway's port; the sandboxes and the worker's metrics take the next three."
+    ),
+]
 
 
 @contextmanager
@@ -94,29 +99,31 @@ def serve(
 
     from gateway import logs
     from gateway.app import preflight
+    from gateway.metrics import exposition
     from gateway.settings import load_settings
 
     logs.to_stderr()
     with _plainly():
         settings = load_settings()
         asyncio.run(preflight(settings))
-    uvicorn.run(
-        "gateway.cli:application",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        proxy_headers=False,
-        log_config=None,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=2 if settings.dev else 30,
-    )
+    with exposition.shared() if workers > 1 else nullcontext():
+        uvicorn.run(
+            "gateway.cli:application",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            proxy_headers=False,
+            log_config=None,
+            log_level="warning",
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=2 if settings.dev else 30,
+        )
 
 
 @app.command()

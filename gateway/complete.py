@@ -20,6 +20,7 @@ from gateway.books import ABANDONED_S, Request, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.lifecycle import Change
+from gateway.metrics.decisions import Waiting
 from gateway.modify import carry_out, open_operation
 from gateway.payment import Operation, OperationStatus, Payment
 from gateway.settle import DECISIONS_MAX, call_of, open_certainly, read, record, send
@@ -111,7 +112,8 @@ async def finished(payment: Payment, operation: Operation, deps: Deps) -> Outcom
     account = deps.accounts.get(operation.account)
     if account is None or not account.can(Capability.LOOKUP):
         return None
-    found = await account.lookup(call_of(payment, operation, {}))
+    with Waiting():
+        found = await account.lookup(call_of(payment, operation, {}))
     return None if isinstance(found, Unknown | ActionRequired) else found
 
 

@@ -96,7 +96,7 @@ def run(port: int, data: Path, traffic: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The three ports of a run: the gateway on `api`, the sandboxes on the two after it."""
+    """The four ports of a run: the gateway on `api`, the sandboxes on the two after it, the worker's metrics on the last."""
 
     api: int
 
@@ -109,6 +109,11 @@ class Ports:
     def adyen(self) -> int:
         """The sandbox Adyen's port."""
         return self.api + 2
+
+    @property
+    def worker(self) -> int:
+        """Where the worker serves its metrics."""
+        return self.api + 3
 
     @property
     def api_url(self) -> str:
@@ -126,10 +131,15 @@ class Ports:
         return f"http://127.0.0.1:{self.adyen}"
 
     def refuse_taken(self) -> None:
-        """Raise when one of the three is not free on 127.0.0.1, before anything is started."""
-        if not 1 <= self.api <= 65535 - 2:
-            raise DevError(f"--port {self.api} is out of range: choose one from 1 to 65533.")
-        uses = {self.api: "the gateway", self.stripe: "sandbox Stripe", self.adyen: "sandbox Adyen"}
+        """Raise when one of the four is not free on 127.0.0.1, before anything is started."""
+        if not 1 <= self.api <= 65535 - 3:
+            raise DevError(f"--port {self.api} is out of range: choose one from 1 to 65532.")
+        uses = {
+            self.api: "the gateway",
+            self.stripe: "sandbox Stripe",
+            self.adyen: "sandbox Adyen",
+            self.worker: "the worker's metrics",
+        }
         for port, use in uses.items():
             with socket.socket() as probe:
                 # As the servers themselves do: a closed connection's port in TIME_WAIT is free.
@@ -140,7 +150,7 @@ class Ports:
                     why = "is taken" if error.errno == errno.EADDRINUSE else f"fails ({error})"
                     raise DevError(
                         f"Port {port} (for {use}) {why}. Stop what listens there, or choose others "
-                        f"with --port N: it uses N, N+1 and N+2."
+                        f"with --port N: it uses N to N+3."
                     ) from error
 
 
@@ -318,6 +328,7 @@ class _Supervisor:
         self._wait("sandbox", self._sandbox, lambda: _listens(self._ports.stripe))
         self._wait("sandbox", self._sandbox, lambda: _listens(self._ports.adyen))
         self._wait("api", api, lambda: _answers_ready(self._ports.api))
+        self._wait("worker", worker, lambda: _listens(self._ports.worker))
         _say(_banner(self._ports, self._data, time.monotonic() - self._began, link))
 
     def _link(self, database_url: str) -> str:
@@ -444,6 +455,7 @@ class _Supervisor:
             "GATEWAY_WEBHOOKS_ALLOW_LOOPBACK": "1",
             "GATEWAY_CONFIG": str(accounts),
             "GATEWAY_PUBLIC_URL": self._ports.api_url,
+            "GATEWAY_WORKER_METRICS_PORT": str(self._ports.worker),
             "GATEWAY_SECRET_KEY": known["secret_key"],
             "GATEWAY_VAULT_KEY": known["vault_key"],
             # Always ours: a real key from the user's shell must never meet a sandbox, or worse.
@@ -536,6 +548,7 @@ gateway ready in {took_s:.1f} s
                    signs in once within 15 minutes; another: gateway users link {VIEWER}
   sandbox Stripe   {ports.stripe_url}   books: {ports.stripe_url}/_sandbox/books
   sandbox Adyen    {ports.adyen_url}   books: {ports.adyen_url}/_sandbox/books
+  metrics          {ports.api_url}/metrics and http://127.0.0.1:{ports.worker}/metrics (the worker's)
   secret key       {SECRET_KEY}
   publishable key  {PUBLISHABLE_KEY}
   data             {data}   logs: {data / "logs"}

@@ -3,7 +3,8 @@
 ``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
 from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings,
 ``invariants.md`` from the promises that are checked, ``events.md`` from the catalogue of events, ``routing.schema.json`` from the
-models of a routing document. In ``operations.md`` the policy table is printed between two marks; the rest of it is written by hand.
+models of a routing document. In ``operations.md`` the tables of policies and of instruments are printed between marks; the rest of it is
+written by hand.
 A test holds the pages to the code.
 """
 
@@ -27,6 +28,7 @@ from gateway.answers import NEEDS_REVIEW
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.invariants import INVARIANTS, Entry
 from gateway.lifecycle import TRANSITIONS, Change, Refused
+from gateway.metrics.catalog import instruments
 from gateway.payment import Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import POLICIES, Policy, variable_of
 from gateway.settings import Settings
@@ -358,7 +360,18 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {"operations.md": {"policies": policies_section}}
+def instruments_section() -> str:
+    """Every instrument, with its labels and who tells it."""
+    rows = [
+        (f"`{each.name}{'_total' if each.sort == 'counter' else ''}`", each.sort, ", ".join(f"`{label}`" for label in each.labels), each.says, each.told_by)
+        for each in instruments()
+    ]  # fmt: skip
+    return _table(("metric", "sort", "labels", "says", "told by"), rows)
+
+
+SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
+    "operations.md": {"policies": policies_section, "instruments": instruments_section}
+}
 """What is printed within pages that are written by hand, between ``<!-- printed: NAME … -->`` and ``<!-- end of NAME -->``."""
 _SECTION: Final = re.compile(r"(<!-- printed: (\w+)[^>]*-->\n\n)(.*?)(\n<!-- end of \2 -->)", re.DOTALL)
 

@@ -19,7 +19,7 @@ from gateway.errors import Problem
 from gateway.keys import in_progress, seal_answer, stored_answer
 from gateway.lifecycle import NoChange
 from gateway.payment import Operation, Payment
-from gateway.settle import NEWS_FROM_OUTSIDE, learned, look_up, open_certainly, read, record, take_over
+from gateway.settle import NEWS_FROM_OUTSIDE, count_settled, learned, look_up, open_certainly, read, record, take_over
 from idempotency.key import Key
 from providers.contract import Approved, Declined, Kind, Outcome, Pending, Unknown
 from providers.declines import Action, Decline
@@ -101,6 +101,7 @@ async def _settle(command: Resolution, deps: Deps) -> Answer:
         learned=learned(change, settled, outcome, NEWS_FROM_OUTSIDE) if operation.kind is Kind.AUTHORIZE else None,
     )
     if await open_certainly(write, payment.terms.id, "", deps) is Written.DONE:
+        count_settled(change.payment, operation, settled, deps)
         return answer
     raise Problem("payment_changed", "The payment changed meanwhile. Read it, and send the same request again.")
 

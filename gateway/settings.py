@@ -173,6 +173,16 @@ class Settings(BaseSettings):
         description="Let what one API key publishes of routing wait until another key of the merchant approves it, for a day at most. "
         "A rollback never waits.",
     )
+    worker_metrics_port: int = Field(
+        default=9464,
+        ge=0,
+        le=65_535,
+        description="Where `gateway worker` serves its `/metrics` and `/healthz`, by plain HTTP; 0: nowhere. Several workers on one machine each need one of their own.",
+    )
+    worker_metrics_host: str = Field(
+        default="127.0.0.1",
+        description="The address it listens on there. It asks for no key: anything but this machine's own should be one that only Prometheus reaches.",
+    )
     dev: bool = Field(
         default=False,
         description="Set by `gateway dev`: accepts the fixed development keys. Refused together with live accounts.",

@@ -5,7 +5,6 @@ A client's request, the worker and a webhook all come through here: one way to s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -22,6 +21,8 @@ from gateway.disputes import ANSWERABLE, Dispute, answered
 from gateway.incidents import IncidentKind, incident
 from gateway.lifecycle import Change, NoChange
 from gateway.method_books import settled_values
+from gateway.metrics.decisions import Waiting
+from gateway.metrics.first_attempts import first_result, segment
 from gateway.payment import ANSWERS_DISPUTE, FAILOVER, OPEN, Operation, OperationStatus, Payment, Reason, Status
 from gateway.sql import DATABASE_LOST, InDoubt
 from gateway.vault import SealBroken
@@ -124,16 +125,17 @@ async def send(
         sealed = deps.keys.seal_request(rest, terms.merchant_id, operation.id, holds_card=False)
         await deps.books.reseal(operation, sealed)
 
-    started = time.perf_counter()
     hold = deps.hold(operation)
+    waiting = Waiting()
     try:
-        outcome = await account.send(call_of(payment, operation, request), keep, first_send=first_send)
+        with waiting:
+            outcome = await account.send(call_of(payment, operation, request), keep, first_send=first_send)
     except (LeaseLost, *DATABASE_LOST) as error:  # a step could not be kept, so the next one was not sent
         log.warning("step_not_kept", operation=operation.id, error=type(error).__name__)
         outcome = Unknown("step_not_kept")
     finally:
         hold.let_go()
-    deps.instruments.provider_seconds.labels(account.name, operation.kind).observe(time.perf_counter() - started)
+    deps.instruments.provider_seconds.labels(account.name, operation.kind).observe(waiting.s)
     deps.instruments.outcomes.labels(account.name, operation.kind, type(outcome).__name__).inc()
     return outcome
 
@@ -242,7 +244,8 @@ async def look_up(taken: Taken, deps: Deps) -> Outcome:
         return Unknown("no_lookup")
     hold = deps.hold(taken.operation)  # it may take longer than the lease
     try:
-        return await account.lookup(call_of(taken.payment, taken.operation, taken.request))
+        with Waiting():
+            return await account.lookup(call_of(taken.payment, taken.operation, taken.request))
     finally:
         hold.let_go()
 
@@ -323,6 +326,7 @@ async def _record(
                 deps.learned.hint(change.payment, known, settled)
             await _watch(payment, known, outcome, source, deps)
             _count_retry(change.payment, settled, deps)
+            count_settled(change.payment, known, settled, deps)
             _log_recorded(change, settled, outcome, source)
             return Recorded(change.payment, None if told else change, following)
         payment = await read(payment.terms.id, deps)
@@ -428,6 +432,15 @@ def _count_retry(payment: Payment, operation: Operation, deps: Deps) -> None:
         deps.instruments.scheduled.labels("scheduled").inc()
     elif operation.allowed_by == Rule.SCHEDULED and operation.status not in OPEN:
         deps.instruments.scheduled.labels(operation.status).inc()
+
+
+def count_settled(payment: Payment, before: Operation, after: Operation, deps: Deps) -> None:
+    """Count what came of the payment's first attempt, and how long an outcome was unknown."""
+    first = first_result(payment, before, after)
+    if first is not None:
+        deps.instruments.first_attempts.labels(*segment(payment, after), first).inc()
+    if before.status is OperationStatus.UNKNOWN and after.status is not OperationStatus.UNKNOWN:
+        deps.instruments.unknown_settled_seconds.observe(age(after, deps).total_seconds())
 
 
 def _log_recorded(change: Change, operation: Operation, outcome: Outcome, source: str) -> None:

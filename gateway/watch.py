@@ -17,7 +17,6 @@ from gateway.errors import Problem
 from gateway.policies import WORKER_LOST_S, Stance
 from gateway.sql import Pool
 from idempotency.store import Memory, RedisGate
-from webhooks.outbox import AGAIN, FRESH
 
 LOOK_S: Final = 3.0
 """Seconds between two looks: an alarm at 60 s needs no more, and each costs one cheap statement."""
@@ -29,15 +28,6 @@ _LOOK: Final = """SELECT extract(epoch FROM clock_timestamp())::float8 AS clock_
     count(*) AS overdue, coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS overdue_s
     FROM (SELECT due_at FROM operation WHERE due_at <= now() - make_interval(secs => $1::float8)
     AND status IN ('created', 'sent', 'unknown', 'pending') ORDER BY due_at LIMIT $2::int) AS waiting"""
-_LOOK_AT_DELIVERIES: Final = f"""SELECT (SELECT count(*) FROM (
-    (SELECT FROM delivery WHERE {FRESH} LIMIT $1::int) UNION ALL
-    (SELECT FROM delivery WHERE {AGAIN} LIMIT $1::int)) AS waiting) AS pending,
-    (SELECT coalesce(extract(epoch FROM now() - min(first.due_at)), 0)::float8 FROM webhook_endpoint w CROSS JOIN LATERAL
-    (SELECT due_at FROM delivery WHERE endpoint_id = w.id AND {FRESH} ORDER BY due_at LIMIT 1) AS first
-    WHERE w.status = 'enabled' AND w.failing_since IS NULL AND (w.paused_until IS NULL OR w.paused_until <= now())) AS overdue_s"""
-"""So many are counted of each lane, and not one row more; what is overdue takes one step in the index for each endpoint that works."""
-_LOOK_AT_INBOX: Final = """SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS overdue_s
-    FROM webhook_inbox WHERE due_at <= now()"""
 
 log = structlog.get_logger()
 
@@ -89,11 +79,6 @@ class Watch:
         instruments.worker_silent.set(standing.worker_silent_s)
         instruments.overdue.set(standing.overdue)
         instruments.overdue_seconds.set(standing.overdue_s)
-        instruments.inbound_overdue_seconds.set(await self._pool.fetchval(_LOOK_AT_INBOX))
-        waiting = await self._pool.fetchrow(_LOOK_AT_DELIVERIES, COUNTED_MAX)
-        if waiting is not None:
-            instruments.deliveries_pending.set(waiting["pending"])
-            instruments.deliveries_overdue_seconds.set(max(0.0, waiting["overdue_s"]))
 
 
 def certain_skew_s(asked: float, theirs: float, answered: float) -> float:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 import procrastinate
@@ -16,8 +18,12 @@ import structlog
 from procrastinate.jobs import Status
 
 from gateway import crash, uplift
-from gateway.app import House, check, open_house
+from gateway.app import House, check, open_house, told
+from gateway.backlog import Backlog
 from gateway.deps import Deps
+from gateway.guard import guard
+from gateway.metrics import exposition
+from gateway.metrics.work import WorkInstruments
 from gateway.news import wake
 from gateway.settings import Settings
 from gateway.simulations import SimulationBooks, simulate
@@ -33,6 +39,7 @@ INBOX_BATCHES: Final = 50
 SETTLE_EVERY: Final = "* * * * * */2"
 """Every two seconds: an unknown outcome is first looked at two seconds after it was recorded."""
 SIMULATE_EVERY: Final = "* * * * * */2"
+GUARD_EVERY: Final = "*/5 * * * *"
 DISCARD_EVERY: Final = "17 4 * * *"
 TIDY_EVERY: Final = "* * * * * */15"
 STOP_S: Final = 1.5
@@ -52,8 +59,9 @@ async def run_worker(settings: Settings) -> None:
     that stays. A worker that had ended would leave every open operation and every stored webhook to nobody.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    async with open_house(settings) as house:
+    async with open_house(settings) as house, _metrics(house, settings):
         await check(house)
+        work = WorkInstruments(house.registry)
         await house.deps.in_force.start(house.deps.clock())
         await house.deps.learned.start()
         for kind in (signal.SIGINT, signal.SIGTERM):
@@ -63,10 +71,11 @@ async def run_worker(settings: Settings) -> None:
         reading = [
             asyncio.create_task(house.deps.in_force.run(house.deps.clock)),
             asyncio.create_task(house.deps.learned.run()),
+            asyncio.create_task(Backlog(house.pool, work, house.deps.accounts).run()),
         ]
         try:
             while not stop.is_set():
-                await _until(stop, _work(house, settings))
+                await _until(stop, _work(house, settings, work))
                 if not stop.is_set():
                     log.error("worker_interrupted", again_in_s=AGAIN_S)
                     await _until(stop, asyncio.sleep(AGAIN_S))
@@ -74,6 +83,13 @@ async def run_worker(settings: Settings) -> None:
             stop.set()
             await stopped(reading)
             await sending
+
+
+def _metrics(house: House, settings: Settings) -> AbstractAsyncContextManager[None]:
+    """What the worker tells Prometheus, served where the settings say."""
+    if settings.worker_metrics_port == 0:
+        return nullcontext()
+    return exposition.served(settings.worker_metrics_host, settings.worker_metrics_port, lambda: told(house))
 
 
 async def _send(outbox: Outbox, stop: asyncio.Event) -> None:
@@ -102,7 +118,7 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
                 log.error("worker_failed", error=type(result).__name__)
 
 
-async def _work(house: House, settings: Settings) -> None:
+async def _work(house: House, settings: Settings, work: WorkInstruments) -> None:
     """One run of procrastinate's worker, on connections of its own."""
     connector = procrastinate.PsycopgConnector(
         conninfo=settings.database_url.get_secret_value(),
@@ -112,7 +128,7 @@ async def _work(house: House, settings: Settings) -> None:
         timeout=CONNECT_S,
     )
     app = procrastinate.App(connector=connector)
-    _schedule(app, house, settings.database_url.get_secret_value())
+    _schedule(app, house, settings.database_url.get_secret_value(), work)
     async with app.open_async():
         await app.run_worker_async(
             concurrency=5,  # one of them may be at a simulation for minutes
@@ -181,32 +197,38 @@ def routing_jobs(deps: Deps, pool: Pool, database_url: str) -> Mapping[str, tupl
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
-def _schedule(app: procrastinate.App, house: House, database_url: str) -> None:
+def _schedule(app: procrastinate.App, house: House, database_url: str, told_of: WorkInstruments) -> None:
     done = {
         **jobs(house.deps, house.inbox, house.pool),
         **outbound_jobs(house.outbox),
         **routing_jobs(house.deps, house.pool, database_url),
     }
     for name, (cron, work) in done.items():
-        _every(app, name, work, cron)
-    _every(app, "bury", lambda: _bury(app), TIDY_EVERY)
+        _every(app, name, work, cron, told_of)
+    _every(app, "bury", lambda: _bury(app), TIDY_EVERY, told_of)
+    _every(app, "guard", lambda: guard(told_of), GUARD_EVERY, told_of)
 
 
-def _every(app: procrastinate.App, name: str, work: Job, cron: str) -> None:
+def _every(app: procrastinate.App, name: str, work: Job, cron: str, told_of: WorkInstruments) -> None:
     """Run ``work`` by the clock. A run that takes long is not overtaken by the next one of this process.
 
     There is no lock in the database: it would outlive a worker that was killed, and then nobody would ever run this again.
     """
     running = asyncio.Lock()
+    told_of.task_failures.labels(name)  # from the start, so that the first one is a rise
 
     async def task(timestamp: int) -> None:
         if running.locked():
             return
         async with running:
             try:
-                await work()
+                with told_of.task_seconds.labels(name).time():
+                    await work()
             except Exception as error:  # the next run tries again; a failed job would only be a second record of it
                 log.error("task_failed", task=name, error=type(error).__name__)
+                told_of.task_failures.labels(name).inc()
+            else:
+                told_of.task_succeeded.labels(name).set(time.time())
 
     registered = app.task(name=name, queueing_lock=name)(task)
     app.periodic(cron=cron, periodic_id=name)(registered)

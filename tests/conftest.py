@@ -655,6 +655,7 @@ class Configuration:
             **SECRETS,
             "GATEWAY_DEV": "1",
             "GATEWAY_WEBHOOKS_ALLOW_LOOPBACK": "1",
+            "GATEWAY_WORKER_METRICS_PORT": "0",  # several workers run at the same time
             "GATEWAY_DATABASE_URL": self.database.url,
             "GATEWAY_MIGRATE_DATABASE_URL": self.database.owner_url,
             "GATEWAY_REDIS_URL": self.redis_url,
@@ -930,9 +931,16 @@ class Processes:
 
     def server(self, **changes: str) -> Server:
         """A `gateway serve`; the first one hears the webhooks."""
+        return self._server([], changes)
+
+    def several(self, workers: int) -> Server:
+        """A `gateway serve` of so many processes."""
+        return self._server(["--workers", str(workers)], {})
+
+    def _server(self, words: Sequence[str], changes: Mapping[str, str]) -> Server:
         taken = any("serve" in process.log.name for process in self.started)
         port = free_port() if taken else self.api_port
-        return Server(self._start(["serve", "--port", str(port)], changes), port)
+        return Server(self._start(["serve", "--port", str(port), *words], changes), port)
 
     def migrate(self, **changes: str) -> None:
         """`gateway migrate`, to its end."""
@@ -950,9 +958,9 @@ class Processes:
         process.start()
         return process
 
-    def worker(self) -> Process:
+    def worker(self, **changes: str) -> Process:
         """A `gateway worker`, started."""
-        process = self._start(["worker"], {})
+        process = self._start(["worker"], changes)
         process.start()
         return process
 

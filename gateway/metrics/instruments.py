@@ -1,6 +1,11 @@
 """Prometheus instruments, in one place so that their names and labels can be read together.
 
-Labels are bounded by configuration (accounts) or by code (kinds, outcomes, policies); nothing a caller sends becomes a label.
+Labels are bounded by configuration (accounts) or by code (kinds, outcomes, policies, the brands and currencies that are told apart);
+nothing else that a caller sends becomes a label. These are the instruments of every process; what a look into the database tells is told
+by the worker alone (``gateway.metrics.work``).
+
+A gauge that several API processes of one ``gateway serve`` have is merged when it is read, as its ``multiprocess_mode`` says;
+counters and histograms are added up (``gateway.metrics.exposition``).
 """
 
 from __future__ import annotations
@@ -9,9 +14,15 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from gateway.metrics.decisions import BAD, CLASSES, GOOD, Asked, class_of
 from gateway.policies import POLICIES
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
+
+OURS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Bounds of what the gateway adds itself: 20 and 150 ms are its service level."""
+
+AGES = (2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0)
 
 WAITS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
@@ -20,12 +31,38 @@ class Instruments:
     """The counters, gauges and histograms of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests(registry)
         self._charges(registry)
         self._dependencies(registry)
         self._unsettled(registry)
         self._inbound(registry)
         self._outbound(registry)
         self._learned(registry)
+
+    def _requests(self, registry: CollectorRegistry) -> None:
+        """What is asked of this process, and how it is served."""
+        histogram = partial(Histogram, registry=registry)
+        self.decisions = Counter(
+            "interlock_decisions",
+            "Requests by what was asked and what they became; the classes stand in gateway/metrics/decisions.py.",
+            ["verb", "class"],
+            registry=registry,
+        )
+        self.answer_seconds = histogram(
+            "interlock_answer_seconds",
+            "Seconds from a request to its answer, of those that were good or bad.",
+            ["verb"],
+            buckets=SECONDS,
+        )
+        self.added_seconds = histogram(
+            "interlock_added_seconds",
+            "The same without the time spent waiting for providers, and for the caller to send the request: what is ours.",
+            ["verb"],
+            buckets=OURS,
+        )
+        for verb in ("create", "confirm"):  # from the start, so that the first bad one is a rise
+            for each in CLASSES:
+                self.decisions.labels(verb, each)
 
     def _charges(self, registry: CollectorRegistry) -> None:
         """What merchants ask for and what providers answer."""
@@ -41,6 +78,11 @@ class Instruments:
             ["account", "kind"],
             buckets=SECONDS,
             registry=registry,
+        )
+        self.first_attempts = counter(
+            "interlock_first_attempts",
+            "First attempts of payments, by what came of them: approved over approved and declined is the authorization rate.",
+            ["account", "brand", "currency", "result"],
         )
         self.answers = counter(
             "interlock_answers", "Answers to money-moving requests, by HTTP status.", ["verb", "status"]
@@ -70,23 +112,36 @@ class Instruments:
                 for policy in row.counted(choice):
                     self.policies.labels(row.dep, row.op, policy)
         self._lines_dropped = 0
-        gauge = partial(Gauge, registry=registry)
-        self.clock_skew = gauge(
+        self.clock_skew = Gauge(
             "interlock_clock_skew_seconds",
             "How far this machine's clock certainly is from the database's; positive where it is ahead.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
         )
-        self.worker_silent = gauge(
-            "interlock_worker_silent_seconds", "Since when no worker has reported; +Inf where none is registered."
+        self.worker_silent = Gauge(
+            "interlock_worker_silent_seconds",
+            "Since when no worker has reported; +Inf where none is registered. Told by API processes.",
+            multiprocess_mode="livemax",
+            registry=registry,
         )
 
     def _unsettled(self, registry: CollectorRegistry) -> None:
         """Operations whose end is not known, and what a person has to look at."""
-        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, multiprocess_mode="livemax", registry=registry)
         self.overdue = gauge(
-            "interlock_operations_overdue", "Operations that have waited for the worker for more than a minute."
+            "interlock_operations_overdue",
+            "Operations that have waited for the worker for more than a minute. Told by API processes, each the same.",
         )
         self.overdue_seconds = gauge(
-            "interlock_operations_overdue_seconds", "How long the first of them has been waiting."
+            "interlock_operations_overdue_seconds",
+            "How long the first of them has been waiting. Told by API processes.",
+        )
+        self.unknown_settled_seconds = Histogram(
+            "interlock_unknown_settled_seconds",
+            "Seconds from opening an operation whose outcome was unknown to knowing it.",
+            buckets=AGES,
+            registry=registry,
         )
         self.swept = counter(
             "interlock_swept_operations", "Operations the worker looked at, by what became of them.", ["result"]
@@ -123,15 +178,9 @@ class Instruments:
             "News about an operation that changed nothing (duplicates and latecomers).",
             ["source"],
         )
-        self.inbound_overdue_seconds = Gauge(
-            "interlock_inbound_events_overdue_seconds",
-            "How long the first event of a provider that is due has been waiting to be applied.",
-            registry=registry,
-        )
 
     def _outbound(self, registry: CollectorRegistry) -> None:
         """What merchants are told."""
-        gauge = partial(Gauge, registry=registry)
         self.deliveries = Counter(
             "interlock_webhook_deliveries",
             "Tries to tell a merchant of an event, by what came of them.",
@@ -144,28 +193,34 @@ class Instruments:
             buckets=WAITS,
             registry=registry,
         )
-        self.deliveries_pending = gauge(
-            "interlock_webhook_deliveries_pending",
-            "Deliveries of events that have not ended; of new ones and of such that are tried again 10000 each are counted at most.",
-        )
-        self.deliveries_overdue_seconds = gauge(
-            "interlock_webhook_deliveries_overdue_seconds",
-            "How long the first new delivery to an endpoint that works has been waiting.",
-        )
 
     def _learned(self, registry: CollectorRegistry) -> None:
         """What routing strategies learn from outcomes."""
         self.fold_lag_seconds = Gauge(
             "interlock_routing_fold_lag_seconds",
             "Since when outcomes may be in the books that this process has not learned from: Postgres is away, or a transaction open.",
+            multiprocess_mode="livemax",
             registry=registry,
         )
         self.breakers = Gauge(
             "interlock_routing_breaker",
             "Breakers, by account and strategy: 0 closed, 1 open for some segments, 2 open for all payments. Of several models the worst.",
             ["account", "strategy"],
+            multiprocess_mode="livemax",
             registry=registry,
         )
+
+    def answered(self, asked: Asked) -> None:
+        """Count one request, once it is over."""
+        verb = asked.verb
+        if verb is None:
+            return
+        became = class_of(asked.status)
+        self.decisions.labels(verb, became).inc()
+        if became in {GOOD, BAD}:
+            took_s = asked.took_s
+            self.answer_seconds.labels(verb).observe(took_s)
+            self.added_seconds.labels(verb).observe(took_s - asked.waited_s)
 
     def stood_in(self, name: str, policy: str | None = None, times: int = 1) -> None:
         """Count that a row of the policy table stood in, as ``policy`` where that is not the row's default."""

@@ -95,21 +95,21 @@ def _processes_of(data: Path) -> dict[int, str]:
     return found
 
 
-def _three_free_ports() -> int:
-    """The first of three neighbouring ports that are free now."""
+def _four_free_ports() -> int:
+    """The first of four neighbouring ports that are free now."""
     while True:
         with contextlib.ExitStack() as probes:
             first = probes.enter_context(socket.socket())
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
             with contextlib.suppress(OSError, OverflowError):
-                for neighbour in (port + 1, port + 2):
+                for neighbour in (port + 1, port + 2, port + 3):
                     probes.enter_context(socket.socket()).bind(("127.0.0.1", neighbour))
                 return port
 
 
 def _begin(data: Path, output: Path, *options: str, port: int | None = None) -> Dev:
-    port = port or _three_free_ports()
+    port = port or _four_free_ports()
     argv = [sys.executable, "-P", "-m", "gateway.cli", "dev"]
     argv += ["--port", str(port), "--data", str(data), *options]
     # The servers of this machine are not the ones under test.
@@ -195,9 +195,9 @@ def test_the_printed_curl_charges_a_card(dev: Dev) -> None:
 
 
 def test_every_printed_address_answers(dev: Dev) -> None:
-    addresses = re.findall(r"http://127\.0\.0\.1:(\d+)(/docs|/_sandbox/books)", dev.printed)
+    addresses = re.findall(r"http://127\.0\.0\.1:(\d+)(/docs|/_sandbox/books|/metrics)", dev.printed)
 
-    assert len(addresses) == 3
+    assert len(addresses) == 5
     for port, path in addresses:
         assert _answers(int(port), path) == http.client.OK, path
 
@@ -226,16 +226,16 @@ def test_secrets_are_for_their_owner_only(dev: Dev) -> None:
 
 
 def test_a_second_one_on_the_same_data_is_refused(dev: Dev, tmp_path: Path) -> None:
-    said = _refused(dev.data, tmp_path / "output", _three_free_ports())
+    said = _refused(dev.data, tmp_path / "output", _four_free_ports())
 
     assert f"process {dev.process.pid}" in said
     assert str(dev.data) in said
     assert "--data" in said
 
 
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_a_taken_port_is_named_before_anything_starts(which: int, tmp_path: Path) -> None:
-    port = _three_free_ports()
+    port = _four_free_ports()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port + which))
         taken.listen()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
-from gateway import watch
+from gateway import backlog
+from gateway.metrics.work import WorkInstruments
 from webhooks import egress, outbox
 from webhooks.egress import Reply, Unreached
 from webhooks.outbox import FRESH_MAX, SCHEDULE_S, after, notice, pause_of
@@ -612,7 +614,7 @@ async def test_what_was_being_claimed_when_the_sender_is_stopped_is_sent(
 # --- What an operator sees ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_watch_tells_how_much_waits_and_how_long_and_blames_no_endpoint_that_fails_by_itself(
+async def test_the_backlog_tells_how_much_waits_and_how_long_and_blames_no_endpoint_that_fails_by_itself(
     open_gateway: Open, post: Post, receiver: Receiver
 ) -> None:
     sick = post.endpoint(receiver.url("/sick"), failing_since=datetime.now(UTC))
@@ -623,15 +625,12 @@ async def test_the_watch_tells_how_much_waits_and_how_long_and_blames_no_endpoin
     post.database.rows("UPDATE delivery SET due_at = now() - interval '1 hour'")
 
     async with open_gateway() as inside:
-        looking = watch.Watch(inside.house.pool, inside.house.gate, inside.house.deps)
+        told = WorkInstruments(CollectorRegistry())
+        looking = backlog.Backlog(inside.house.pool, told, ())
 
         async def seen() -> tuple[float, float]:
             await looking.look()
-            names = ("interlock_webhook_deliveries_pending", "interlock_webhook_deliveries_overdue_seconds")
-            pending, overdue = (inside.house.registry.get_sample_value(name) for name in names)
-            assert pending is not None
-            assert overdue is not None
-            return pending, overdue
+            return told.deliveries_pending._value.get(), told.deliveries_overdue_seconds._value.get()
 
         assert await seen() == (3, 0)
         post.database.rows("UPDATE webhook_endpoint SET failing_since = NULL WHERE id = %(id)s", id=sick)
@@ -649,7 +648,7 @@ async def test_the_watch_tells_how_much_waits_and_how_long_and_blames_no_endpoin
 async def test_ever_so_many_deliveries_of_one_that_fails_do_not_hide_that_another_waits(
     open_gateway: Open, post: Post, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "COUNTED_MAX", 5)
+    monkeypatch.setattr(backlog, "COUNTED_MAX", 5)
     sick = post.endpoint(receiver.url("/sick"), failing_since=datetime.now(UTC), id="we_0")
     for _ in range(9):
         post.event(sick)
@@ -657,11 +656,10 @@ async def test_ever_so_many_deliveries_of_one_that_fails_do_not_hide_that_anothe
     post.database.rows("UPDATE delivery SET due_at = now() - interval '1 hour'")
 
     async with open_gateway() as inside:
-        await watch.Watch(inside.house.pool, inside.house.gate, inside.house.deps).look()
-        overdue = inside.house.registry.get_sample_value("interlock_webhook_deliveries_overdue_seconds")
+        told = WorkInstruments(CollectorRegistry())
+        await backlog.Backlog(inside.house.pool, told, ()).look()
 
-    assert overdue is not None
-    assert overdue > 3599
+    assert told.deliveries_overdue_seconds._value.get() > 3599
 
 
 # --- Old events --------------------------------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ import asyncpg
 import httpx
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from gateway.backlog import Backlog
 from gateway.embedded import SUPERUSER, Postgres
 from gateway.inbound import status_of
-from gateway.watch import Watch
+from gateway.metrics.work import WorkInstruments
 from gateway.worker import jobs
 from webhooks.inbox import LADDER_S
 
@@ -183,20 +185,20 @@ async def test_an_event_that_breaks_is_named_in_the_log_with_the_place_where_it_
     assert count == 1
 
 
-async def test_the_watch_tells_how_long_what_is_due_has_waited(
+async def test_the_backlog_tells_how_long_what_is_due_has_waited(
     open_gateway: Open, database: Database, flow: type[Kit]
 ) -> None:
     async with open_gateway() as inside:
-        watch = Watch(inside.house.pool, inside.house.gate, inside.house.deps)
-        seen = []
+        told = WorkInstruments(CollectorRegistry())
+        backlog, seen = Backlog(inside.house.pool, told, ()), []
         await receive(inside, disputed("pi_1", "1"), flow)
         for due in ("now() + interval '1 hour'", "now() - interval '1 hour'", "NULL"):
             database.rows(f"UPDATE webhook_inbox SET due_at = {due}")
-            await watch.look()
-            seen.append(inside.house.registry.get_sample_value("interlock_inbound_events_overdue_seconds"))
+            await backlog.look()
+            seen.append(told.inbound_overdue_seconds._value.get())
 
     assert (seen[0], seen[2]) == (0, 0)
-    assert 3600 <= (seen[1] or 0) < 3700
+    assert 3600 <= seen[1] < 3700
 
 
 async def test_a_worker_applies_an_early_event_within_seconds_of_its_payment(
