@@ -16,7 +16,15 @@ from gateway.api.schemas import Body, RoutingSimulate
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import ROUTING_VERSION, SIMULATION, new_id
-from gateway.simulations import DAYS_DEFAULT, DAYS_MAX, SimulationBooks, listed_object, simulation_object, under_way
+from gateway.simulations import (
+    DAYS_DEFAULT,
+    DAYS_MAX,
+    Simulation,
+    SimulationBooks,
+    listed_object,
+    simulation_object,
+    under_way,
+)
 
 
 class Simulations(Desk):
@@ -44,8 +52,9 @@ class Simulations(Desk):
         )
         if simulation is None:
             raise Problem("request_in_progress", "Another simulation has ended just now. Send the same request again.")
-        long = simulation.ends_at - simulation.starts_at
-        if simulation.id != simulation_id and (simulation.version_id, long) != (version.id, ends_at - starts_at):
+        if simulation.id != simulation_id and not (
+            simulation.version_id == version.id and _same(simulation, body, starts_at, ends_at)
+        ):
             raise under_way(simulation)
         answer = asking.json(simulation_object(simulation))
         answer.status_code = 202
@@ -79,6 +88,15 @@ def _time(body: RoutingSimulate, now: datetime) -> tuple[datetime, datetime]:
     if until - start > timedelta(days=DAYS_MAX):
         raise Problem("validation_failed", f"At most {DAYS_MAX} days.", "from")
     return start, until
+
+
+def _same(simulation: Simulation, body: RoutingSimulate, starts_at: datetime, ends_at: datetime) -> bool:
+    """Whether a simulation is of the time that is meant: what ends now moves on as it is asked for again."""
+    until_now = simulation.ends_at == simulation.created_at
+    ends_alike = until_now if body.until is None else simulation.ends_at == ends_at
+    if body.from_ is not None:
+        return ends_alike and simulation.starts_at == starts_at
+    return ends_alike and simulation.ends_at - simulation.starts_at == ends_at - starts_at
 
 
 BODIES: Final[Mapping[str, type[Body]]] = {"simulate_routing_config": RoutingSimulate}

@@ -243,6 +243,29 @@ async def test_one_simulation_is_under_way_for_a_merchant(open_gateway: Open, da
     assert then["id"] != first["id"]
 
 
+async def test_another_time_of_the_same_length_is_another_simulation(open_gateway: Open, database: Database) -> None:
+    """October's figures are no answer to who asks for November's, or for the last week's."""
+    path = f"/v1/routing/configs/{make_draft(database, HALF)}/simulate"
+    october = {"from": "2026-10-01T00:00:00Z", "until": "2026-10-08T00:00:00Z"}
+    others = (
+        {"from": "2026-10-02T00:00:00Z", "until": "2026-10-09T00:00:00Z"},
+        {"days": 7, "until": "2026-10-09T00:00:00Z"},
+        {"days": 7},
+        {"from": "2026-10-01T00:00:00Z"},
+    )
+    async with open_gateway() as inside:
+        first = (await inside.merchant.post(path, october)).json()
+        refused = [await inside.merchant.post(path, other) for other in others]
+        alike = [await inside.merchant.post(path, same) for same in (october, {"days": 7, "until": october["until"]})]
+        await work(inside)
+        week = (await inside.merchant.post(path, {"from": "2026-10-01T00:00:00Z"})).json()
+        again = await inside.merchant.post(path, {"from": "2026-10-01T00:00:00Z"})
+
+    assert [answer.status_code for answer in refused] == [409] * len(others)
+    assert [answer.json()["id"] for answer in alike] == [first["id"]] * 2
+    assert again.json()["id"] == week["id"] != first["id"]
+
+
 async def test_a_time_that_is_none_is_refused(open_gateway: Open, database: Database) -> None:
     path = f"/v1/routing/configs/{make_draft(database, HALF)}/simulate"
     async with open_gateway() as inside:
