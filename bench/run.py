@@ -46,6 +46,8 @@ ADYEN_BODY = (
     ' "cvc": "737"}}, "reference": "order-1001"}'
 )
 ACCOUNTS = ["stripe", "stripe_2", "stripe_3", "stripe_4"]
+LIST = {"default": {"priority": ACCOUNTS}}
+ADAPTIVE = {"default": {"strategy": "adaptive", "accounts": ACCOUNTS}}
 ROUTED_BODY = GATEWAY_BODY.replace('{"stripe": "pm_card_visa"}', json.dumps(dict.fromkeys(ACCOUNTS, "pm_card_visa")))
 PLAIN_BODY = '{"amount": 1999, "currency": "EUR", "payment_method": "pm_card_visa", "reference": "order-1001"}'
 PSP_FORM = "amount=1999&currency=eur&payment_method=pm_card_visa&expand[0]=latest_charge"
@@ -59,10 +61,10 @@ select (select count(*) from payment), (select count(*) from operation),
 PUBLISH = """
 WITH version AS (INSERT INTO routing_version
     (id, merchant_id, livemode, number, name, document, hash, created_at, created_by)
-    VALUES ('rt_bench', 'mer_dev', false, 1, 'bench', %(document)s::jsonb, '', now(), 'bench') RETURNING id)
+    VALUES ('rt_' || %(id)s::text, 'mer_dev', false, %(number)s, 'bench', %(document)s::jsonb, '', now(), 'bench') RETURNING id)
 INSERT INTO routing_publication (id, merchant_id, livemode, sequence, kind, version_id, percent, shadow,
     starts_at, reason, published_at, published_by)
-SELECT 'rp_bench', 'mer_dev', false, 1, 'publish', id, 100, false, now(), 'bench', now(), 'bench' FROM version
+SELECT 'rp_' || %(id)s::text, 'mer_dev', false, %(number)s::int, 'publish', id, 100, %(shadow)s::bool, now(), 'bench', now(), 'bench' FROM version
 """
 GATEWAY_TOML = """
 [accounts.{account}]
@@ -103,14 +105,22 @@ def gateway(on: Stage) -> Variant:
     return _gateway(on, "gateway", on.postgres.app_url, on.postgres.owner_url, ["stripe"], GATEWAY_BODY)
 
 
-def routed(on: Stage, name: str, document: dict[str, Any]) -> Variant:
-    """The same with four accounts that can all take the payment, and a routing document that chooses among them."""
+def routed(on: Stage, name: str, document: dict[str, Any], shadow: dict[str, Any] | None = None) -> Variant:
+    """The same with four accounts that can all take the payment, a routing document that chooses among them, and one that watches."""
     database = f"bench_{name}"
     url = on.postgres.create_database(database)
     owner = on.postgres.url(database, role=OWNER_ROLE)
     variant = _gateway(on, name, url, owner, ACCOUNTS, ROUTED_BODY)
     with psycopg.connect(owner, autocommit=True) as connection:
-        connection.execute(PUBLISH, {"document": json.dumps(document)})
+        for number, each in enumerate((document, shadow), 1):
+            if each is not None:
+                told = {
+                    "id": f"bench_{number}",
+                    "number": number,
+                    "document": json.dumps(each),
+                    "shadow": each is shadow,
+                }
+                connection.execute(PUBLISH, told)
     return variant
 
 
@@ -176,8 +186,10 @@ VARIANTS: dict[str, Callable[[Stage], Variant]] = {
     "gateway": gateway,
     "floor": floor,
     "plain": plain,
-    "priority": partial(routed, name="priority", document={"default": {"priority": ACCOUNTS}}),
-    "adaptive": partial(routed, name="adaptive", document={"default": {"strategy": "adaptive", "accounts": ACCOUNTS}}),
+    "priority": partial(routed, name="priority", document=LIST),
+    "adaptive": partial(routed, name="adaptive", document=ADAPTIVE),
+    "shadow_list": partial(routed, name="shadow_list", document=LIST, shadow={"default": {"priority": ACCOUNTS[::-1]}}),
+    "shadow": partial(routed, name="shadow", document=LIST, shadow=ADAPTIVE),
 }
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from gateway import shadow
 from gateway.answers import instant
 from gateway.api.auth import make_key
 from gateway.endpoint_books import REPLAY_MAX, EndpointBooks, Range
@@ -24,7 +25,7 @@ from gateway.verify import since_when
 from providers.registry import ConfigError
 from webhooks.catalog import types_of
 
-UPLIFTS: Final = 20
+SHOWN: Final = 20
 MERCHANT_ID: Final = re.compile(r"mer_[a-z0-9_]{1,60}")
 
 _CREATE_MERCHANT: Final = Statement(
@@ -176,8 +177,21 @@ async def uplifts(merchant_id: str, *, livemode: bool) -> list[str]:
     async with _database() as (pool, _):
         if await _MERCHANT.row(pool, {"id": merchant_id}) is None:
             raise ConfigError(f"there is no merchant {merchant_id}")
-        found = await report(merchant_id, RoutingBooks(pool), datetime.now(UTC), livemode=livemode, limit=UPLIFTS)
+        found = await report(merchant_id, RoutingBooks(pool), datetime.now(UTC), livemode=livemode, limit=SHOWN)
     return [f"{each['config']}  {'in force  ' if each['in_force'] else ''}{each['sentence']}" for each in found]
+
+
+async def shadows(merchant_id: str, *, livemode: bool) -> list[str]:
+    """A line a version that has watched payments: its id, whether it watches now, and what it would have approved; newest first.
+
+    The last 20 versions. Raises :class:`ConfigError` for an unknown merchant.
+    """
+    async with _database() as (pool, _):
+        if await _MERCHANT.row(pool, {"id": merchant_id}) is None:
+            raise ConfigError(f"there is no merchant {merchant_id}")
+        now = datetime.now(UTC)
+        found = await shadow.report(merchant_id, RoutingBooks(pool), now, livemode=livemode, limit=SHOWN)
+    return [f"{each['config']}  {'watching  ' if each['watching'] else ''}{each['sentence']}" for each in found]
 
 
 @asynccontextmanager

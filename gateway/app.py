@@ -328,6 +328,7 @@ def _routed(deps: Deps, authenticator: Authenticator) -> list[Route]:
         Route("/v1/routing/history", routing.history, methods=["GET"]),
         Route("/v1/routing/strategies", Strategies(deps, authenticator).list, methods=["GET"]),
         Route("/v1/routing/uplift", routing.uplift, methods=["GET"]),
+        Route("/v1/routing/shadow", routing.shadow, methods=["GET"]),
         Route("/v1/routing/rollback", routing.rollback, methods=["POST"]),
         Route("/v1/routing/configs", routing.create, methods=["POST"]),
         Route("/v1/routing/configs", routing.list, methods=["GET"]),

@@ -34,7 +34,7 @@ replay = typer.Typer(help="Say again what was said: by providers to us, or by us
 app.add_typer(replay, name="replay")
 
 routing = typer.Typer(
-    help="Routing documents: what is wrong with one, what it would have done, putting it in force; and what strategies earn.",
+    help="Routing documents: what is wrong with one, what it would have done, putting it in force; and what strategies and shadows come to.",
     no_args_is_help=True,
 )
 app.add_typer(routing, name="routing")
@@ -476,6 +476,20 @@ def routing_uplift(
 
     with _plainly():
         for line in asyncio.run(uplifts(merchant, livemode=live)):
+            typer.echo(line)
+
+
+@routing.command("shadow")
+def routing_shadow(
+    *,
+    merchant: Annotated[str, typer.Option(help="Whose payments.")],
+    live: Annotated[bool, typer.Option("--live", help="Of live payments.")] = False,
+) -> None:
+    """Say of each version that has watched from the shadow what it would have approved, newest first."""
+    from gateway.admin import shadows
+
+    with _plainly():
+        for line in asyncio.run(shadows(merchant, livemode=live)):
             typer.echo(line)
 
 

@@ -155,6 +155,11 @@ STEPS: Final[Mapping[str, Step]] = {
         "None of them is counted: the next run counts them.",
         "They are counted, and marked as counted: no run counts them again.",
     ),
+    "watch": Step(
+        "payments that a shadow has watched are counted",
+        "None of them is counted: the next run counts them.",
+        "They are counted, and marked as counted: no run counts them again.",
+    ),
     "update": Step(
         "a payment method is changed", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
@@ -392,6 +397,7 @@ PATHS: Final[Mapping[str, Path]] = {
     "uplift": Path(
         "what the worker counts for strategies and their holdouts, and rolls back", ("compare", "publish"), job="uplift"
     ),
+    "shadow": Path("what the worker counts of shadows", ("watch",), job="shadow"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "learn": Path("what strategies learn", ("begin", "snapshot"), job="learn"),

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -31,6 +31,10 @@ from routing.publications import Publication, Standing, bucket
 READ_EVERY_S: Final = 1.0
 FIRST_READ_S: Final = 3.0
 """How long a start waits for the first reading. A process that has none decides by the order of the configuration until it has."""
+SHADOW_SLOW_S: Final = 0.005
+"""What a shadow may take of the processor for one payment. The largest documents take 0.8 ms, and strategies over 50 accounts 0.4."""
+SHADOW_RESTS: Final = 20
+"""A slower one is not asked for so many times as long: it never takes more than a tenth of a process."""
 
 Owner = tuple[str, bool]
 """A merchant and a mode."""
@@ -50,13 +54,15 @@ log = structlog.get_logger()
 class Found:
     """What decides one payment: a version with its document, or neither where the order of the configuration does.
 
-    ``unreadable`` are the versions that should have and cannot be read. ``shadow`` is one that only watches.
+    ``unreadable`` are the versions that should have and cannot be read. ``shadow`` is one that only watches, and is not asked while it
+    ``rests``.
     """
 
     version: str | None = None
     document: Document | None = None
     unreadable: tuple[str, ...] = ()
     shadow: tuple[str, Document] | None = None
+    rests: bool = False
 
 
 NOTHING: Final = Found()
@@ -90,6 +96,8 @@ class InForce:
         self._known = {owner: _Known() for owner in owners}
         self._instruments = instruments
         self._logged: set[str] = set()
+        self._slow: set[str] = set()
+        self._resting: dict[str, datetime] = {}
 
     def of(self, payment_id: str, merchant_id: str, now: datetime, *, livemode: bool) -> Found:
         """What decides a payment at ``now``. Reads nothing, never raises, and answers the same until something is published."""
@@ -99,16 +107,27 @@ class InForce:
         standing, documents = known.at(now), known.documents
         passed: list[str] = []
         watching = standing.shadow
-        shadow = None
+        shadow, rests = None, False
         if watching is not None and watching.version is not None and bucket(payment_id) < watching.percent:
-            watches = documents.get(watching.version)
-            shadow = None if watches is None else (watching.version, watches)
+            watches, until = documents.get(watching.version), self._resting.get(watching.version)
+            rests = until is not None and now < until
+            shadow = None if watches is None or rests else (watching.version, watches)
         for version in standing.versions(payment_id):
             found = documents.get(version)
             if found is not None:
-                return Found(version, found, tuple(passed), shadow)
+                return Found(version, found, tuple(passed), shadow, rests)
             passed.append(version)
-        return Found(None, None, tuple(passed), shadow)
+        return Found(None, None, tuple(passed), shadow, rests)
+
+    def watched(self, version: str, took_s: float, now: datetime) -> None:
+        """Note what a shadow took of the processor for a payment. After two slow ones in a row it rests; one may be chance."""
+        if took_s <= SHADOW_SLOW_S:
+            self._slow.discard(version)
+        elif version not in self._slow:
+            self._slow.add(version)
+        else:
+            self._resting[version] = now + timedelta(seconds=SHADOW_RESTS * took_s)
+            self._once(f"{version} rests", "shadow_slow", version=version)
 
     def documents(self) -> Iterator[tuple[Owner, Document]]:
         """The documents that may have to decide or to watch, with their merchants and modes: what they name is made ready ahead."""

@@ -23,7 +23,8 @@ GRANTS: Final = """
 GRANT USAGE ON SCHEMA public, procrastinate TO {role};
 GRANT SELECT ON alembic_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
-    idempotency_key, webhook_inbox, webhook_refusal, webhook_endpoint, delivery, incident, routing_arm TO {role};
+    idempotency_key, webhook_inbox, webhook_refusal, webhook_endpoint, delivery, incident, routing_arm,
+    routing_shadow, routing_shadow_gap TO {role};
 GRANT SELECT, INSERT, UPDATE ON console_user TO {role};
 GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication, console_event TO {role};
 GRANT SELECT, INSERT, DELETE ON event, delivery_attempt, routing_snapshot, declined_card TO {role};

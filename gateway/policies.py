@@ -184,7 +184,7 @@ _ROWS: Final[Mapping[str, Policy]] = {
     "shadow_not_decided": Policy(
         "routing_shadow",
         "authorize",
-        "A version in the shadow that cannot decide, whatever the cause",
+        "A version in the shadow that cannot decide, whatever the cause, or was slow just now",
         ("create", "confirm"),
         *_only(
             Stance.DEGRADE,

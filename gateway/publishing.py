@@ -145,9 +145,17 @@ def statuses(history: Sequence[Publication], now: datetime) -> dict[str, str]:
 
 
 def standing_object(
-    history: Sequence[Publication], version: Version | None, now: datetime, *, livemode: bool
+    history: Sequence[Publication],
+    version: Version | None,
+    watched: Mapping[str, Any] | None,
+    now: datetime,
+    *,
+    livemode: bool,
 ) -> dict[str, Any]:
-    """What is in force at ``now``, what will be, and what a rollback would come to. ``version`` is the one in force for all payments."""
+    """What is in force at ``now``, what will be, and what a rollback would come to.
+
+    ``version`` is the one in force for all payments, ``watched`` what the shadow has seen so far (``gateway.shadow``).
+    """
     stands, words = standing(history, now), statuses(history, now)
 
     def shown(each: Publication | None) -> dict[str, Any] | None:
@@ -159,6 +167,7 @@ def standing_object(
         "publication": shown(stands.base),
         "staged": shown(stands.staged),
         "shadow": shown(stands.shadow),
+        "watched": watched,
         "scheduled": [shown(each) for each in stands.scheduled],
         "awaiting_approval": [shown(each) for each in awaited(history, now, AWAITED_S)],
         "rollback_to": stands.before,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from time import thread_time
 from typing import Any, Final
 
 import structlog
@@ -87,11 +88,15 @@ def decide(
 
     shadow = None
     if found.shadow is not None and not pinned:
+        began = thread_time()
         try:
             shadow = by(*found.shadow)
         except Exception as error:  # what only watches must never stop a payment, whatever is wrong with it
             deps.instruments.stood_in("shadow_not_decided")
             log.error("shadow_not_decided", version=found.shadow[0], error=type(error).__name__)
+        deps.in_force.watched(found.shadow[0], thread_time() - began, now)
+    elif found.rests and not pinned:
+        deps.instruments.stood_in("shadow_not_decided")
     return Routed(by(found.version, found.document), found.unreadable, shadow)
 
 

@@ -139,6 +139,7 @@ def operation_values(operation: Operation, payment: Payment) -> dict[str, Any]:
         "o_epoch": operation.epoch,
         "o_decision": operation.decision,
         "o_uncounted_arm": _arm(operation, payment),
+        "o_uncounted_shadow": _shadow(operation, payment),
         "o_created_at": operation.created_at,
         "o_updated_at": payment.updated_at,
     }
@@ -148,9 +149,19 @@ def _arm(operation: Operation, payment: Payment) -> str | None:
     """The arm that a payment is counted in, which its first attempt bears; none for what no strategy decides, or is no payment."""
     decision = operation.decision or {}
     kind, version = decision.get("kind"), decision.get("version")
-    first = operation.kind is Kind.AUTHORIZE and operation.allowed_by is None
     compared = version is not None and kind in {"strategy", "holdout"}
-    return kind if first and compared and payment.terms.amount > 0 else None
+    return kind if compared and _opens(operation, payment) else None
+
+
+def _shadow(operation: Operation, payment: Payment) -> str | None:
+    """The version from the shadow that a payment is counted of, which its first attempt bears as well."""
+    shadow = (operation.decision or {}).get("shadow")
+    return None if shadow is None or not _opens(operation, payment) else shadow.get("version")
+
+
+def _opens(operation: Operation, payment: Payment) -> bool:
+    """Whether it is the first attempt of a payment that is one: a verification moves nothing."""
+    return operation.kind is Kind.AUTHORIZE and operation.allowed_by is None and payment.terms.amount > 0
 
 
 DISPUTE_STATE: Final = (

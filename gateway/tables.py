@@ -6,7 +6,7 @@ amounts that can never exceed what was authorized or captured, and a history tha
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -14,7 +14,9 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    Date,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -236,6 +238,8 @@ class OperationRow(SQLModel, table=True):
 
     ``uncounted_arm`` is ``strategy`` or ``holdout`` in the first attempt of a payment that a strategy or its holdout decided, until the
     payment is counted in ``routing_arm``: then it is empty, as in all others.
+
+    ``uncounted_shadow`` is the version that has watched the first attempt of a payment, until that is counted in ``routing_shadow``.
     """
 
     __tablename__ = "operation"
@@ -273,6 +277,7 @@ class OperationRow(SQLModel, table=True):
     evidence_at: datetime | None = Field(default=None, sa_type=INSTANT, nullable=True)
     evidence_xid: int | None = Field(default=None, sa_type=Xid8, nullable=True)
     uncounted_arm: str | None = Field(default=None, sa_type=Text, nullable=True)
+    uncounted_shadow: str | None = Field(default=None, sa_type=ID, nullable=True)
 
     __table_args__ = (
         UniqueConstraint("payment_id", "seq", name="operation_seq"),
@@ -297,6 +302,7 @@ class OperationRow(SQLModel, table=True):
         Index("operation_by_provider_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
         Index("operation_by_evidence", "evidence_xid", "id", postgresql_where=text("evidence_xid IS NOT NULL")),
         Index("operation_uncounted", "id", postgresql_where=text("uncounted_arm IS NOT NULL")),
+        Index("operation_unwatched", "id", postgresql_where=text("uncounted_shadow IS NOT NULL")),
     )
 
 
@@ -661,3 +667,52 @@ class ConsoleEventRow(SQLModel, table=True):
         Index("console_event_by_subject", "subject", "at", postgresql_where=text("subject IS NOT NULL")),
         Index("console_event_by_address", "address", "at", postgresql_where=text("address IS NOT NULL")),
     )
+
+
+class RoutingShadowRow(SQLModel, table=True):
+    """Payments of one day that a version has watched from the shadow, added up: each counted once, by the worker.
+
+    ``settled`` are those whose first attempt said something of its account. Of them are the sums behind it, by which
+    ``routing.estimate`` says what the version would have approved: ``level`` is the size of their weights, and ``moved`` says that
+    the version sends them elsewhere, or with other chances. ``first_at`` and ``last_at`` are when the first and the last were sent.
+    """
+
+    __tablename__ = "routing_shadow"
+
+    merchant_id: str = Field(sa_type=ID, primary_key=True)
+    livemode: bool = Field(sa_type=Boolean, primary_key=True)
+    version_id: str = Field(sa_type=ID, primary_key=True)
+    day: date = Field(sa_type=Date, primary_key=True)
+    moved: bool = Field(sa_type=Boolean, primary_key=True)
+    level: int = Field(sa_type=Integer, primary_key=True)
+    payments: int = Field(sa_type=BigInteger)
+    same_account: int = Field(sa_type=BigInteger)
+    settled: int = Field(sa_type=BigInteger)
+    approved: int = Field(sa_type=BigInteger)
+    weight: float = Field(sa_type=Double)
+    squared: float = Field(sa_type=Double)
+    weight_approved: float = Field(sa_type=Double)
+    squared_approved: float = Field(sa_type=Double)
+    first_at: datetime = Field(sa_type=INSTANT)
+    last_at: datetime = Field(sa_type=INSTANT)
+
+    __table_args__ = (
+        CheckConstraint("same_account BETWEEN 0 AND payments", name="routing_shadow_same"),
+        CheckConstraint("settled BETWEEN 0 AND payments", name="routing_shadow_settled"),
+        CheckConstraint("approved BETWEEN 0 AND settled", name="routing_shadow_approved"),
+    )
+
+
+class RoutingShadowGapRow(SQLModel, table=True):
+    """Of payments in ``routing_shadow``: where the version would send them much more often than they were, by ``routing.estimate``."""
+
+    __tablename__ = "routing_shadow_gap"
+
+    merchant_id: str = Field(sa_type=ID, primary_key=True)
+    livemode: bool = Field(sa_type=Boolean, primary_key=True)
+    version_id: str = Field(sa_type=ID, primary_key=True)
+    account: str = Field(sa_type=Text, primary_key=True)
+    level: int = Field(sa_type=Integer, primary_key=True)
+    payments: int = Field(sa_type=BigInteger)
+    wanted: float = Field(sa_type=Double)
+    recorded: float = Field(sa_type=Double)

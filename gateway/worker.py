@@ -17,7 +17,7 @@ import procrastinate
 import structlog
 from procrastinate.jobs import Status
 
-from gateway import crash, uplift
+from gateway import crash, shadow, uplift
 from gateway.app import House, check, open_house, told
 from gateway.backlog import Backlog
 from gateway.deps import Deps
@@ -167,6 +167,7 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "retries": (SETTLE_EVERY, lambda: retry_due(deps)),
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "uplift": (TIDY_EVERY, lambda: uplift.watch(deps)),
+        "shadow": (TIDY_EVERY, lambda: shadow.count(deps)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
         "learn": (TIDY_EVERY, deps.learned.save),
     }

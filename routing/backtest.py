@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 
 from routing.decision import Facts
 from routing.document import Document, Priority, Split, Strategy
-from routing.estimate import Estimate, Interval, Refusal, Snips, weight_max
+from routing.estimate import Estimate, Snips, weight_max
 from routing.rules import DEFAULT, arm_of, choose, decide, seed_of
 from routing.strategies import Policy, make
 
@@ -115,19 +115,10 @@ class Result:
     def sentence(self) -> str:
         """The result in plain English, which may change between releases."""
         share = f" ({self.changed / self.decided:.1%})" if self.decided else ""
-        first = f"The draft changes {self.changed:,} of {self.decided:,} decisions{share}."
-        found = self.estimate
-        if found.rate is None or found.recorded is None:
-            return f"{first} No rate is given. {'' if found.refusal is None else found.refusal.detail}"
-        rate = f"Expected authorization rate {_percent(found.rate)}, recorded {100 * found.recorded.value:.2f} %"
-        if found.difference is None:
-            return f"{first} {rate}."
-        low, high = 100 * found.difference.low, 100 * found.difference.high
-        return f"{first} {rate}: {100 * found.difference.value:+.2f} points ({low:+.2f} to {high:+.2f})."
+        return f"The draft changes {self.changed:,} of {self.decided:,} decisions{share}. {self.estimate.sentence}"
 
     def record(self) -> dict[str, Any]:
         """The result as JSON values: shares from 0 to 1, expected amounts rounded to minor units."""
-        found = self.estimate
         return {
             "sentence": self.sentence,
             "attempts": {
@@ -145,20 +136,7 @@ class Result:
                 "moves": [{"recorded": was, "draft": now, "payments": n} for (was, now), n in _most(self.moves)],
                 "rules": [{"rule": rule, "payments": n} for rule, n in _most(self.rules)],
             },
-            "authorization_rate": {
-                "payments": found.payments,
-                "recorded": _interval(found.recorded),
-                "draft": _interval(found.rate),
-                "difference": _interval(found.difference),
-                "ahead": _interval(found.ahead),
-                "effective_payments": round(found.effective, 1),
-                "effective_moved": round(found.effective_moved, 1),
-                "not_covered": round(found.uncovered, 1),
-                "weight_max": round(found.weight_max, 1),
-                "strata": found.strata,
-                "refused": _refusal(found.refusal),
-                "difference_refused": _refusal(found.refusal_of_difference),
-            },
+            "authorization_rate": self.estimate.record(),
             "accounts": [_volume(volume) for volume in self.volumes],
             "changed": [
                 {
@@ -400,20 +378,6 @@ def chances_of(outcome: Priority | Split, able: Sequence[str]) -> dict[str, floa
 
 def _most(counted: Mapping[Any, int]) -> list[tuple[Any, int]]:
     return sorted(counted.items(), key=lambda item: (-item[1], str(item[0])))
-
-
-def _percent(interval: Interval) -> str:
-    return f"{100 * interval.value:.2f} % ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
-
-
-def _interval(interval: Interval | None) -> dict[str, float] | None:
-    if interval is None:
-        return None
-    return {name: round(getattr(interval, name), 6) for name in ("value", "low", "high")}
-
-
-def _refusal(refusal: Refusal | None) -> dict[str, str] | None:
-    return None if refusal is None else {"reason": refusal.reason, "detail": refusal.detail}
 
 
 def _volume(volume: Volume) -> dict[str, Any]:

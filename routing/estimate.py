@@ -6,15 +6,19 @@ what the draft would have approved. No model of approvals is involved, so none c
 
 Pure, and of bounded memory: six sums a day. Source of the method: A. Swaminathan and T. Joachims, The Self-Normalized Estimator
 for Counterfactual Learning (NIPS 2015); the interval is E. B. Wilson's (1927), on the sample size that the variance amounts to.
+
+Payments that are counted as they come, over weeks and by many processes, are added up in :class:`Sums` and :class:`Gap`, which can be kept
+in a table: :func:`estimate_of` makes the same estimate of them. How much one payment may count for depends on how many there will have
+been, so these sums are kept apart by the size of the weights, in steps of two.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
-from typing import Final, Self
+from math import ceil, inf, log2, sqrt
+from typing import Any, Final, Self
 
 EFFECTIVE_MIN: Final = 500
 """Below this many effective payments no rate is given: its interval would be wider than what routing can gain."""
@@ -25,6 +29,8 @@ STRATUM_MIN: Final = 100
 WEIGHT_FLOOR: Final = 10.0
 WEIGHT_SHARE: Final = 200
 """No payment counts for more than one in so many of all, else a handful of lucky ones could be the figure."""
+LEVEL_MAX: Final = 24
+"""Of the sizes of weights that sums tell apart: ten times two to the power of this is more than any weight may be."""
 _NOTHING: Final = 1e-9
 """Two probabilities that differ by less are one: what is left are the last digits of a float."""
 Z: Final = 1.959963984540054
@@ -37,7 +43,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "not_covered": (
         "The draft would send {uncovered:,.0f} of {payments:,} payments ({share:.1%}) where the decisions of that time hardly"
         " ever sent their like: {where}. Nothing is known about how those would have ended. Send a share of them there first,"
-        " by a split or by a strategy that explores, and simulate again."
+        " by a split or by a strategy that explores, and look again."
     ),
     "too_few": (
         "What is known amounts to {effective:,.0f} payments, and a rate needs {least}. Take a longer time, or send more of the"
@@ -56,6 +62,18 @@ def weight_max(payments: int) -> float:
     return max(WEIGHT_FLOOR, payments / WEIGHT_SHARE)
 
 
+def level_of(ratio: float) -> int:
+    """The size of a weight: 0 up to :data:`WEIGHT_FLOOR`, and one more for each doubling; :data:`LEVEL_MAX` at most."""
+    if ratio <= WEIGHT_FLOOR:
+        return 0
+    return LEVEL_MAX if ratio == inf else min(LEVEL_MAX, ceil(log2(ratio / WEIGHT_FLOOR)))
+
+
+def largest_of(level: int) -> float:
+    """The largest weight of a level."""
+    return WEIGHT_FLOOR * 2.0**level
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A share and its 95 % interval, all between 0 and 1; of a difference, between -1 and 1."""
@@ -63,6 +81,14 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def record(self) -> dict[str, float]:
+        """The interval as JSON values."""
+        return {name: round(getattr(self, name), 6) for name in ("value", "low", "high")}
+
+    def percent(self) -> str:
+        """The share and its interval in percent, for a sentence."""
+        return f"{100 * self.value:.2f} % ({100 * self.low:.2f} to {100 * self.high:.2f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +122,42 @@ class Estimate:
     strata: int
     refusal: Refusal | None
     refusal_of_difference: Refusal | None
+
+    @property
+    def sentence(self) -> str:
+        """The estimate in plain English, which may change between releases."""
+        if self.rate is None or self.recorded is None:
+            return f"No rate is given. {'' if self.refusal is None else self.refusal.detail}"
+        rate = f"Expected authorization rate {self.rate.percent()}, recorded {100 * self.recorded.value:.2f} %"
+        if self.difference is None:
+            return f"{rate}."
+        low, high = 100 * self.difference.low, 100 * self.difference.high
+        return f"{rate}: {100 * self.difference.value:+.2f} points ({low:+.2f} to {high:+.2f})."
+
+    def record(self) -> dict[str, Any]:
+        """The estimate as JSON values: shares from 0 to 1."""
+        return {
+            "payments": self.payments,
+            "recorded": _recorded(self.recorded),
+            "draft": _recorded(self.rate),
+            "difference": _recorded(self.difference),
+            "ahead": _recorded(self.ahead),
+            "effective_payments": round(self.effective, 1),
+            "effective_moved": round(self.effective_moved, 1),
+            "not_covered": round(self.uncovered, 1),
+            "weight_max": round(self.weight_max, 1),
+            "strata": self.strata,
+            "refused": _refused(self.refusal),
+            "difference_refused": _refused(self.refusal_of_difference),
+        }
+
+
+def _recorded(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else interval.record()
+
+
+def _refused(refusal: Refusal | None) -> dict[str, str] | None:
+    return None if refusal is None else {"reason": refusal.reason, "detail": refusal.detail}
 
 
 @dataclass(slots=True)
@@ -211,6 +273,20 @@ class Snips:
                 sums.uncovered += missing
                 self._where[account] += 1
 
+    def put(self, sums: Sums) -> None:
+        """Add payments that were added up, with weights of one level. :attr:`weight_max` has to be the largest of a level."""
+        capped = sums.capped(self.weight_max)
+        day = self._days.setdefault(sums.day, _Sums())
+        day += capped
+        if sums.moved:
+            self._moved += capped
+
+    def leave_open(self, gap: Gap) -> None:
+        """Count what is cut off of the weights of payments that were put in, at one account: of a level above :attr:`weight_max`."""
+        first = self._days[min(self._days)]  # only the sum over all days is looked at
+        first.uncovered += gap.wanted - self.weight_max * gap.recorded
+        self._where[gap.account] += gap.payments
+
     def estimate(self) -> Estimate:
         """What is known by now. May be asked at any time, any number of times."""
         strata = self._strata()
@@ -220,7 +296,7 @@ class Snips:
         refusal = self._refusal(total)
         recorded = None
         if total.payments:
-            recorded = _wilson(total.recorded, total.payments)
+            recorded = wilson(total.recorded, total.payments)
         rate = difference = ahead = unsure = None
         if refusal is None:
             rate, ahead = _rate(strata, total)
@@ -302,7 +378,7 @@ def _rate(strata: list[_Sums], total: _Sums) -> tuple[Interval, Interval]:
     effective = value * (1 - value) / variance if variance > 0 else total.effective
     fresh = 1 / (1 / effective + 1 / total.payments)
     unknown = total.uncovered / total.payments
-    return _widened(_wilson(value, effective), unknown), _widened(_wilson(value, fresh), unknown)
+    return _widened(wilson(value, effective), unknown), _widened(wilson(value, fresh), unknown)
 
 
 def _difference(strata: list[_Sums], total: _Sums) -> Interval:
@@ -316,8 +392,8 @@ def _difference(strata: list[_Sums], total: _Sums) -> Interval:
     return Interval(value, value - width - unknown * rate, value + width + unknown * (1 - rate))
 
 
-def _wilson(share: float, payments: float) -> Interval:
-    """E. B. Wilson's score interval: it holds near 0 and 1, where most approval rates are."""
+def wilson(share: float, payments: float) -> Interval:
+    """E. B. Wilson's score interval of a ``share`` of ``payments``, more than none: it holds near 0 and 1, where most rates are."""
     squared = Z * Z
     middle = (share + squared / (2 * payments)) / (1 + squared / payments)
     width = Z / (1 + squared / payments) * sqrt(share * (1 - share) / payments + squared / (4 * payments**2))
@@ -328,3 +404,93 @@ def _widened(interval: Interval, unknown: float) -> Interval:
     """The interval of all payments, where the ``unknown`` share may be approved or not."""
     known = 1 - unknown
     return Interval(interval.value, known * interval.low, known * interval.high + unknown)
+
+
+# --- Sums that are kept -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Payments that would be sent to ``account`` much more often than they were: their chances there, added up by the ratio of both.
+
+    ``level`` is that of the ratio, never 0; ``wanted`` adds the draft's chances up, ``recorded`` those with which the account was asked.
+    """
+
+    account: str
+    level: int
+    payments: int
+    wanted: float
+    recorded: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Payments of one ``day`` whose weights are of one ``level``, added up. ``moved``: the draft changes their chances."""
+
+    day: int
+    moved: bool
+    level: int
+    payments: int
+    approved: int
+    weight: float
+    squared: float
+    weight_approved: float
+    squared_approved: float
+
+    def capped(self, most: float) -> _Sums:
+        """These sums where no weight may be above ``most``, the largest of some level."""
+        if self.level > level_of(most):
+            n, approved = self.payments, self.approved
+            return _Sums(n, approved, n * most, n * most**2, approved * most, approved * most**2)
+        return _Sums(
+            self.payments, self.approved, self.weight, self.squared, self.weight_approved, self.squared_approved
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What one payment adds to the sums."""
+
+    weight: float
+    moved: bool
+    gaps: tuple[Gap, ...]
+
+    @property
+    def level(self) -> int:
+        """The size of its weight."""
+        return level_of(self.weight)
+
+
+def weigh(account: str, recorded: Mapping[str, float], target: Mapping[str, float]) -> Weighed:
+    """What a payment that was sent to ``account`` counts for, in the terms of :meth:`Snips.add`, which it raises as."""
+    chance = recorded.get(account, 0.0)
+    if chance <= 0.0:
+        raise ValueError(f"the probability of the account that was asked is {chance}")
+    weight = target.get(account, 0.0) / chance
+    if _alike(recorded, target):
+        return Weighed(weight, moved=False, gaps=())
+    gaps = []
+    for name, wanted in target.items():
+        asked = recorded.get(name, 0.0)
+        level = level_of(wanted / asked if asked > 0.0 else inf)
+        if level and wanted > _NOTHING:
+            gaps.append(Gap(name, level, 1, wanted, asked))
+    return Weighed(weight, moved=True, gaps=tuple(gaps))
+
+
+def estimate_of(sums: Collection[Sums], gaps: Collection[Gap]) -> Estimate:
+    """The :class:`Estimate` of payments that were added up: that of :class:`Snips`, whose ``weight_max`` is the largest of a level.
+
+    It is the largest level that :func:`weight_max` allows so many payments.
+    """
+    payments = sum(each.payments for each in sums)
+    allowed = weight_max(payments)
+    level = level_of(allowed)
+    most = largest_of(level if largest_of(level) <= allowed else level - 1)
+    snips = Snips(most)
+    for each in sums:
+        snips.put(each)
+    for gap in gaps:
+        if gap.level > level_of(most):
+            snips.leave_open(gap)
+    return snips.estimate()

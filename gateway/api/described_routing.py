@@ -77,6 +77,37 @@ _UPLIFT: Final[Mapping[str, Any]] = {
     "until": "2026-11-28T09:31:00.123456Z",
     "livemode": False,
 }
+_RATE: Final[Mapping[str, Any]] = {
+    "payments": 39996,
+    "recorded": {"value": 0.8764, "low": 0.8732, "high": 0.8796},
+    "draft": {"value": 0.8961, "low": 0.8927, "high": 0.8994},
+    "difference": {"value": 0.0197, "low": 0.0178, "high": 0.0216},
+    "ahead": {"value": 0.8961, "low": 0.8916, "high": 0.9005},
+    "effective_payments": 29493.0,
+    "effective_moved": 29493.0,
+    "not_covered": 0.0,
+    "weight_max": 160.0,
+    "strata": 20,
+    "refused": None,
+    "difference_refused": None,
+}
+_WATCHED: Final[Mapping[str, Any]] = {
+    "payments": 40000,
+    "same_account": 20113,
+    "agreement": {"value": 0.502825, "low": 0.497924, "high": 0.507725},
+    "since": "2026-11-21T09:31:00.123456Z",
+    "until": "2026-11-28T09:31:00.123456Z",
+}
+_SHADOW: Final[Mapping[str, Any]] = {
+    "object": "routing_shadow",
+    "config": _CONFIG_EXAMPLE["id"],
+    "watching": True,
+    **_WATCHED,
+    "authorization_rate": _RATE,
+    "sentence": "It has watched 40,000 payments, and would have sent 20,113 of them to the same account first: 50.28 % (49.79 to 50.77). "
+    "Expected authorization rate 89.61 % (89.27 to 89.94), recorded 87.64 %: +1.97 points (+1.78 to +2.16).",
+    "livemode": False,
+}
 _WHY: Final = {"reason": _PUBLICATION_EXAMPLE["reason"]}
 ASKED: Final[tuple[tuple[str, str, str, Any, str, Mapping[str, Any]], ...]] = (
     (
@@ -178,7 +209,8 @@ _STANDING: Final = {
     "in_force": _LISTED_CONFIG,
     "publication": {**_PUBLICATION_EXAMPLE, "percent": 100},
     "staged": None,
-    "shadow": None,
+    "shadow": {**_PUBLICATION_EXAMPLE, "percent": 100, "shadow": True, "status": "shadow"},
+    "watched": _WATCHED,
     "scheduled": [],
     "awaiting_approval": [],
     "rollback_to": _CONFIG_EXAMPLE["parent"],
@@ -218,6 +250,12 @@ READ: Final[tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...]] = (
         "/v1/routing/uplift",
         "What strategies earn beside their holdouts, a version each, the newest first",
         _page(_UPLIFT),
+        ("limit", "cursor"),
+    ),
+    (
+        "/v1/routing/shadow",
+        "What versions would have approved that have watched from the shadow, the newest first",
+        _page(_SHADOW),
         ("limit", "cursor"),
     ),
     (_CONFIGS, "List versions, newest first", _page(_LISTED_CONFIG), ("limit", "cursor")),

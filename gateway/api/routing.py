@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import publishing, rehearsal, uplift
+from gateway import publishing, rehearsal, shadow, uplift
 from gateway.api import asking, reading
 from gateway.api.asking import Desk
 from gateway.api.auth import Principal
@@ -117,9 +117,11 @@ class Routing(Desk):
         who = await self._principal(request)
         books, now = self._deps.routing_books, self._deps.clock()
         history = await books.history(who.merchant_id, livemode=who.livemode)
-        in_force = standing(history, now).version
+        stands = standing(history, now)
+        in_force, watches = stands.version, None if stands.shadow is None else stands.shadow.version
         version = None if in_force is None else await books.version(in_force, who.merchant_id, livemode=who.livemode)
-        return asking.json(publishing.standing_object(history, version, now, livemode=who.livemode))
+        watched = await shadow.so_far(watches, who.merchant_id, books, livemode=who.livemode)
+        return asking.json(publishing.standing_object(history, version, watched, now, livemode=who.livemode))
 
     async def history(self, request: Request) -> Response:
         """``GET /v1/routing/history``: who did what, when and why, the newest first."""
@@ -137,6 +139,14 @@ class Routing(Desk):
         before, limit = asking.page(request, (), ROUTING_VERSION)
         books, now = self._deps.routing_books, self._deps.clock()
         shown = await uplift.report(who.merchant_id, books, now, livemode=who.livemode, limit=limit + 1, before=before)
+        return asking.listed(shown, limit, cursor="config")
+
+    async def shadow(self, request: Request) -> Response:
+        """``GET /v1/routing/shadow``: what versions would have approved that have only watched, each once, the newest first."""
+        who = await self._principal(request)
+        before, limit = asking.page(request, (), ROUTING_VERSION)
+        books, now = self._deps.routing_books, self._deps.clock()
+        shown = await shadow.report(who.merchant_id, books, now, livemode=who.livemode, limit=limit + 1, before=before)
         return asking.listed(shown, limit, cursor="config")
 
     async def publish(self, request: Request) -> Response:

@@ -12,21 +12,26 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from time import thread_time
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import pytest
 
 from gateway.embedded import Postgres
+from gateway.in_force import SHADOW_RESTS
 from gateway.logs import AT_ONCE, LINES_MAX
 from gateway.migrate import migrate
 from gateway.policies import DEFAULTS, POLICIES, WORKER_GRACE_S, Policy, variable_of
 from gateway.settings import Settings
 from idempotency.once import GatePolicy
+from routing.document import Document
 
 if TYPE_CHECKING:
     import httpx
 
+    from gateway.deps import Deps
     from gateway.embedded import Valkey
     from tests.conftest import Checked, Commands, Database, Databases, Inside, Kit, Merchant, Open, Processes, Psps
 
@@ -371,6 +376,50 @@ async def test_routing_unreadable__the_version_before_decides_and_then_the_confi
     assert [answer.json()["account"] for answer in (static, before)] == ["stripe", "adyen"]
     assert counted == 1
     assert len(psps.charges()) == 2
+    await checked(database, psps)
+
+
+async def test_shadow_not_decided__a_slow_one_rests_and_payments_go_on(
+    row: Row, open_gateway: Open, psps: Psps, database: Database, checked: Checked
+) -> None:
+    class Slow(Document):
+        """Thinks for 20 ms about each payment. No document can be so large: it stands for whatever defect there may be."""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "default":
+                began = thread_time()
+                while thread_time() - began < 0.02:
+                    pass
+            return super().__getattribute__(name)
+
+    database.publish({"default": {"priority": ["adyen"]}})
+    watching = database.publish({"default": {"priority": ["stripe"]}}, shadow=True)
+    async with open_gateway() as inside:
+        serving: Any = inside.merchant.http._transport
+        desk = next(each for each in serving.app.router.routes if each.path == "/v1/routing").endpoint.__self__
+        deps: Deps = desk._deps
+        documents: Any = deps.in_force._known["mer_dev", False].documents
+        documents[watching] = Slow.model_validate({"default": {"priority": ["stripe"]}})
+        first = await inside.merchant.charge()
+        chance = deps.in_force._resting.get(watching)
+        second = await inside.merchant.charge()
+        before, rests = await row.counted(inside.merchant), deps.in_force._resting.get(watching)
+        deps.in_force._resting[watching] = deps.clock() + timedelta(hours=1)  # however slow the machine is
+        alone = await inside.merchant.charge()
+        counted = await row.counted(inside.merchant)
+        deps.in_force._resting[watching] = deps.clock()
+        again = await inside.merchant.charge()
+
+    row.says(alone)
+    decided = datetime.fromisoformat(second.json()["created"])
+    assert chance is None
+    assert rests is not None
+    assert rests > decided + timedelta(seconds=0.02 * SHADOW_RESTS)
+    assert {answer.json()["account"] for answer in (first, second, alone, again)} == {"adyen"}
+    assert (before, counted) == (0, 1)
+    records = [each["decision"] for each in database.rows("SELECT decision FROM operation ORDER BY id")]
+    assert [record.get("shadow", {}).get("version") for record in records] == [watching, watching, None, watching]
+    assert len(psps.charges()) == 4
     await checked(database, psps)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import pytest
 
+from gateway import shadow
 from gateway.ids import new_id
 from gateway.replaying import PAGE, Wanted, replayed
 from gateway.simulations import TRIES_MAX, SimulationBooks
@@ -536,13 +537,19 @@ async def charged(inside: Inside, payments: int) -> None:
 async def test_a_draft_that_is_published_does_what_was_predicted(
     open_gateway: Open, database: Database, psps: Psps
 ) -> None:
-    """800 payments by halves, a draft simulated over them and put in force, 800 fresh ones: through the SDKs, at the sandboxes."""
+    """800 payments by halves, a draft simulated over them and put in force, 800 fresh ones: through the SDKs, at the sandboxes.
+
+    The same draft has watched the first 800 from the shadow, and comes to the same figures without a simulation.
+    """
     psps.fault("stripe", "authorize", "approval_rate", rate=STRIPE_RATE, seed=1, times=None)
     psps.fault("adyen", "authorize", "approval_rate", rate=ADYEN_RATE, seed=2, times=None)
     draft = {"default": {"split": {"stripe": 20, "adyen": 80}}}
     database.publish(HALF)
+    watching = database.publish(draft, shadow=True)
     async with open_gateway() as inside:
         await charged(inside, 800)
+        counted = await shadow.count(inside.house.deps)
+        (watched,) = (await inside.merchant.get("/v1/routing/shadow")).json()["data"]
         asked = await simulated(inside.merchant, make_draft(database, draft))
         await work(inside)
         found = (await told(inside.merchant, asked))["result"]
@@ -558,7 +565,9 @@ async def test_a_draft_that_is_published_does_what_was_predicted(
     rate, ahead = sum(row["approved"] for row in fresh) / len(fresh), found["authorization_rate"]["ahead"]
     volume = {each["account"]: each["draft"]["payments"] for each in found["accounts"]}
 
-    assert found["attempts"]["decided"] == len(fresh) == 800
+    assert found["attempts"]["decided"] == len(fresh) == counted == 800
+    assert (watched["config"], watched["payments"]) == (watching, 800)
+    assert watched["authorization_rate"] == found["authorization_rate"]
     assert found["authorization_rate"]["difference"]["low"] > 0
     # Twice as wide as it is: of what holds in 19 of 20 cases a test must not fail in one of 20.
     width = ahead["high"] - ahead["low"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import uplift
+from gateway import shadow, uplift
 
 if TYPE_CHECKING:
     from tests.conftest import Commands, Database, Databases, Inside, Kit, Merchant, Open, Psps
@@ -269,16 +269,24 @@ async def test_a_key_with_one_character_changed_is_refused(open_gateway: Open, p
     assert [answer.status_code for answer in answers] == [401] * len(forged) + [200]
 
 
-async def test_what_strategies_earn_is_told_to_their_own_merchant(
+async def test_what_strategies_and_shadows_come_to_is_told_to_their_own_merchant(
     open_gateway: Open, psps: Psps, database: Database, other_key: str
 ) -> None:
     database.publish({"default": {"strategy": "weighted", "accounts": ["stripe"]}})
+    database.publish({"default": {"priority": ["adyen"]}}, shadow=True)
 
     async with open_gateway(more=other_accounts(psps)) as inside:
         await inside.merchant.charged()
-        await uplift.count(inside.house.deps)
-        own = (await inside.merchant.get("/v1/routing/uplift")).json()
-        theirs = (await as_merchant(inside, other_key).get("/v1/routing/uplift")).json()
+        for count in (uplift.count, shadow.count):
+            await count(inside.house.deps)
+        told = {
+            path: [
+                (await merchant.get(f"/v1/routing/{path}")).json()["data"]
+                for merchant in (inside.merchant, as_merchant(inside, other_key))
+            ]
+            for path in ("uplift", "shadow")
+        }
+        overview = (await as_merchant(inside, other_key).get("/v1/routing")).json()
 
-    assert len(own["data"]) == 1
-    assert theirs["data"] == []
+    assert {path: [len(data) for data in both] for path, both in told.items()} == {"uplift": [1, 0], "shadow": [1, 0]}
+    assert (overview["shadow"], overview["watched"]) == (None, None)

@@ -59,7 +59,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "replay": ("events", "inbound"),
     "replay events": ("--endpoint", "--since", "--until", "--type", "--failed", "--apply", "--dry-run"),
     "replay inbound": ("--account", "--since", "--until", "--type", "--result", "--status", "--apply", "--dry-run"),
-    "routing": ("lint", "publish", "simulate", "uplift"),
+    "routing": ("lint", "publish", "simulate", "uplift", "shadow"),
     "routing lint": ("file",),
     "routing publish": (
         *(
@@ -78,6 +78,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "routing simulate": ("file", "--merchant", "--days", "--live", "--json"),
     "routing uplift": ("--merchant", "--live"),
+    "routing shadow": ("--merchant", "--live"),
     "vault": ("rotate", "status"),
     "vault rotate": ("GATEWAY_VAULT_KEY",),
     "vault status": ("key",),

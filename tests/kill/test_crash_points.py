@@ -390,6 +390,12 @@ async def _simulated(run: Run) -> None:
     """What a routing document would have done with the payments so far."""
     draft = {"document": {"default": {"priority": ["stripe"]}}}
     version = (await run.merchant.post("/v1/routing/configs", draft)).json()
+    run.inside.database.publish(draft["document"], shadow=True)
+    serving: Any = run.merchant.http._transport
+    desk = next(each for each in serving.app.router.routes if each.path == "/v1/routing").endpoint.__self__
+    await desk._deps.in_force.read(desk._deps.clock())
+    await run.merchant.charged(payment_method_data=run.flow.card(run.card()))  # who names an account is not watched
+    await run.work("shadow")
     answer = await run.merchant.post(f"/v1/routing/configs/{version['id']}/simulate")
     assert answer.status_code == 202, answer.text
     await run.work("simulations", "discard")

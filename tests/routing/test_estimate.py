@@ -10,7 +10,20 @@ from typing import Final
 
 import pytest
 
-from routing.estimate import EFFECTIVE_MIN, REFUSALS, Estimate, Snips, weight_max
+from routing.estimate import (
+    EFFECTIVE_MIN,
+    REFUSALS,
+    Estimate,
+    Gap,
+    Interval,
+    Snips,
+    Sums,
+    estimate_of,
+    largest_of,
+    level_of,
+    weigh,
+    weight_max,
+)
 
 A: Final = {"a": 1.0}
 B: Final = {"b": 1.0}
@@ -261,3 +274,81 @@ def test_the_interval_covers_the_truth_in_many_pasts(name: str) -> None:
     rate, difference = covered(name, range(10_000, 14_000))
     assert 0.935 <= rate <= 0.965
     assert 0.935 <= difference <= 0.965
+
+
+# --- Sums that are kept -----------------------------------------------------------------------------------------------
+
+Payment = tuple[int, str, Mapping[str, float], Mapping[str, float], bool]
+
+
+def kept(payments: list[Payment]) -> tuple[list[Sums], list[Gap]]:
+    """The sums of payments that are added one by one, as a table would keep them."""
+    sums: dict[tuple[int, bool, int], Sums] = {}
+    gaps: dict[tuple[str, int], Gap] = {}
+    for day, account, recorded, target, good in payments:
+        one = weigh(account, recorded, target)
+        key, weight = (day, one.moved, one.level), one.weight
+        old = sums.get(key, Sums(*key, 0, 0, 0.0, 0.0, 0.0, 0.0))
+        sums[key] = Sums(
+            *key,
+            old.payments + 1,
+            old.approved + good,
+            old.weight + weight,
+            old.squared + weight**2,
+            old.weight_approved + good * weight,
+            old.squared_approved + good * weight**2,
+        )
+        for gap in one.gaps:
+            was = gaps.get((gap.account, gap.level), Gap(gap.account, gap.level, 0, 0.0, 0.0))
+            gaps[gap.account, gap.level] = Gap(
+                gap.account, gap.level, was.payments + 1, was.wanted + gap.wanted, was.recorded + gap.recorded
+            )
+    return list(sums.values()), list(gaps.values())
+
+
+def drawn(payments: int, seed: int, rare: float) -> list[Payment]:
+    """Payments of which a few went where the draft sends many: weights from 0 to a hundred, and accounts that were never asked."""
+    dice = random.Random(seed)
+    found: list[Payment] = []
+    for number in range(payments):
+        chance = rare * dice.choice((0.5, 1.0, 2.0))
+        recorded = {"a": 1 - chance, "b": chance}
+        wanted = dice.choice(({"a": 0.4, "b": 0.6}, {"b": 1.0}, recorded, {"a": 0.98, "b": chance, "c": 0.02 - chance}))
+        account = "b" if dice.random() < chance else "a"
+        found.append((number * 7 // payments, account, recorded, wanted, dice.random() < 0.85))
+    return found
+
+
+@pytest.mark.parametrize(("payments", "rare"), [(300, 0.2), (1500, 0.2), (1500, 0.01), (12_000, 0.01), (30_000, 0.004)])
+def test_sums_that_are_kept_give_the_estimate_of_the_payments_themselves(payments: int, rare: float) -> None:
+    past = drawn(payments, payments, rare)
+    found = estimate_of(*kept(past))
+    expected = added(*past, most=found.weight_max).estimate()
+
+    assert weight_max(payments) / 2 < found.weight_max <= weight_max(payments)
+    assert found.refusal == expected.refusal
+    assert found.refusal_of_difference == expected.refusal_of_difference
+    for name in ("payments", "strata"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("effective", "effective_moved", "uncovered"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name))
+    for name in ("recorded", "rate", "difference", "ahead"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one is None) == (other is None)
+        if isinstance(one, Interval):
+            assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+
+
+def test_levels_are_steps_of_two_from_the_smallest_cap() -> None:
+    assert [level_of(ratio) for ratio in (0.0, 1.0, 10.0, 10.1, 20.0, 20.1, 40.0)] == [0, 0, 0, 1, 1, 2, 2]
+    assert [largest_of(level) for level in range(3)] == [10.0, 20.0, 40.0]
+    assert level_of(float("inf")) == level_of(1e12)
+    assert largest_of(level_of(float("inf"))) > 1e8
+
+
+def test_nothing_that_is_kept_is_nothing_recorded() -> None:
+    found = estimate_of([], [])
+    assert found.refusal is not None
+    assert found.refusal.reason == "nothing_recorded"
+    with pytest.raises(ValueError, match="the account that was asked"):
+        weigh("c", HALF, A)
