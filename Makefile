@@ -32,6 +32,11 @@ check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, printed pages
 debian: ## Install what tests take from Debian, where that is allowed; without it they are skipped and say so
 	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && echo "installing Chromium (once)" && \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || true
+	@# The tool alone and not its package, which would start a Prometheus here: so it takes no root.
+	@command -v promtool $(BIN)/promtool > /dev/null || { command -v apt-get > /dev/null && echo "fetching promtool (once)" && \
+		{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && work=$$(mktemp -d) && \
+		{ (cd $$work && apt-get download -qq prometheus 2> /dev/null && dpkg-deb --extract prometheus_*.deb .) && \
+		cp $$work/usr/bin/promtool $(BIN)/promtool; rm -rf $$work; }; } || true
 
 nightly: $(VENV)/dev.stamp debian ## Run the long proofs: simulations, full matrices (hours)
 	@$(BIN)/python -m pytest -m nightly --timeout 0 $(ARGS)
