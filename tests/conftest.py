@@ -3,7 +3,8 @@
 Everything starts on free ports, from the main thread, and dies with the test process (PR_SET_PDEATHSIG), however that ends.
 
 * ``open_gateway`` runs the application inside the test, behind its ASGI door: quick, and the worker's functions are at hand.
-* ``processes`` starts real `gateway serve` and `gateway worker` processes, to be killed on any line.
+* ``processes`` starts real `gateway serve` and `gateway worker` processes, to be killed on any line: forked from one that has
+  imported everything. `gateway dev` and all that it starts start as they do for everybody.
 
 Both work on ``database``, a fresh copy of a migrated one.
 """
@@ -21,11 +22,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
@@ -58,6 +61,7 @@ from gateway.verify import reading
 from idempotency.once import GatePolicy
 from providers.sandbox.signatures import stripe_signature
 
+TESTS: Final = Path(__file__).parent
 HOST: Final = "127.0.0.1"
 READY_S: Final = 60.0
 """Importing the application takes two seconds on two busy cores; thirty times that is a fault."""
@@ -184,16 +188,114 @@ def free_port() -> int:
 # --- Processes --------------------------------------------------------------------------------------------------------
 
 
-class Process:
-    """One of our own processes. It dies with the test process; ``kill`` is ``kill -9``."""
+class Forked:
+    """A process of the forge, with what is used of ``subprocess.Popen``."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.ended = threading.Event()
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self.ended.wait(timeout):
+            raise subprocess.TimeoutExpired("gateway", timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, how: signal.Signals) -> None:
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, how)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Forge:
+    """Talks to ``forge.py``, from which every `gateway …` of a test process is forked: two seconds of imports are done once."""
+
+    def __init__(self, log: Path) -> None:
+        self._numbers = itertools.count()
+        self._started: dict[int, Future[Forked]] = {}
+        with log.open("ab") as errors:
+            self._running = subprocess.Popen(
+                [sys.executable, "-P", str(TESTS / "forge.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(os.environ) | {"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        self._log = log
+        self._hearing = threading.Thread(target=self._hear, daemon=True)
+        self._hearing.start()
+
+    def fork(self, words: Sequence[str], env: Mapping[str, str], log: Path, errors: Path | None = None) -> Forked:
+        """`gateway …` with this environment, its output appended to ``log``; what it says on stderr to ``errors``, if to another."""
+        assert self._running.stdin is not None
+        number, started = next(self._numbers), Future[Forked]()
+        self._started[number] = started
+        order = {"order": number, "words": list(words), "environment": dict(env), "log": str(log)}
+        if errors is not None:
+            order["errors"] = str(errors)
+        self._running.stdin.write(json.dumps(order).encode() + b"\n")
+        self._running.stdin.flush()
+        return started.result(READY_S)
+
+    def end(self) -> None:
+        """It ends with its input, and all that it has forked with it."""
+        assert self._running.stdin is not None
+        self._running.stdin.close()
+        self._running.wait(READY_S)
+        self._hearing.join()
+
+    def _hear(self) -> None:
+        alive: dict[int, Forked] = {}
+        assert self._running.stdout is not None
+        with self._running.stdout as lines:
+            for line in lines:
+                told = json.loads(line)
+                if "order" in told:
+                    alive[told["pid"]] = Forked(told["pid"])
+                    self._started.pop(told["order"]).set_result(alive[told["pid"]])
+                else:
+                    gone = alive.pop(told["ended"])
+                    gone.returncode = -told["signal"] if "signal" in told else told["code"]
+                    gone.ended.set()
+        for started in self._started.values():
+            started.set_exception(AssertionError(f"the forge has ended: {self._log.read_text()}"))
+
+
+@pytest.fixture(scope="session")
+def process_forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    ours = Forge(tmp_path_factory.mktemp("forge") / "log")
+    yield ours
+    ours.end()
+
+
+GATEWAY: Final = ("-m", "gateway.cli")
+
+
+class Process:
+    """One of our own processes. It dies with the test process; ``kill`` is ``kill -9``.
+
+    With a ``forge`` a plain `gateway …` is forked from it; whatever else is asked for gets an interpreter of its own.
+    """
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, forge: Forge | None = None) -> None:
         self.log = log
         self._argv = argv
         self._env = dict(os.environ) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | dict(env)
-        self._running: subprocess.Popen[bytes] | None = None
+        self._forge = forge
+        self._running: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
+        if self._forge is not None and tuple(self._argv[:2]) == GATEWAY:
+            self._running = self._forge.fork(self._argv[2:], self._env, self.log)
+            return
         argv = [sys.executable, "-P", *self._argv]
         self._running = spawn(argv, log=self.log, death_signal=signal.SIGKILL, env=self._env)
 
@@ -927,6 +1029,7 @@ class Processes:
     configuration: Configuration
     api_port: int
     folder: Path
+    forge: Forge
     started: list[Process] = field(default_factory=list)
 
     def server(self, **changes: str) -> Server:
@@ -971,7 +1074,7 @@ class Processes:
     def _start(self, words: list[str], changes: Mapping[str, str]) -> Process:
         env = self.configuration.environment(self.configuration.accounts(), **changes)
         log = self.folder / f"{words[0]}-{len(self.started)}.log"
-        process = Process(["-m", "gateway.cli", *words], env, log)
+        process = Process([*GATEWAY, *words], env, log, self.forge)
         self.started.append(process)
         return process
 
@@ -984,24 +1087,23 @@ Commands = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def commands(valkey_server: Valkey) -> Commands:
+def commands(valkey_server: Valkey, process_forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Commands:
     """``commands(database, "keys", "create", …)`` runs `gateway …` to its end and gives what it printed."""
+    folder, numbers = tmp_path_factory.mktemp("commands"), itertools.count()
 
     def run(database: Database, *words: str) -> str:
         env = {**SECRETS, "GATEWAY_DATABASE_URL": database.url, "GATEWAY_REDIS_URL": valkey_server.url}
-        argv = [sys.executable, "-P", "-m", "gateway.cli", *words]
-        done = subprocess.run(
-            argv, env=dict(os.environ) | env, capture_output=True, text=True, timeout=READY_S, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        printed, errors = (folder / f"{name}-{next(numbers)}" for name in ("printed", "errors"))
+        code = process_forge.fork(words, dict(os.environ) | env, printed, errors).wait(READY_S)
+        assert code == 0, errors.read_text()
+        return printed.read_text().strip()
 
     return run
 
 
 @pytest.fixture
-def processes(configuration: Configuration, api_port: int, tmp_path: Path) -> Iterator[Processes]:
-    ours = Processes(configuration, api_port, tmp_path)
+def processes(configuration: Configuration, api_port: int, tmp_path: Path, process_forge: Forge) -> Iterator[Processes]:
+    ours = Processes(configuration, api_port, tmp_path, process_forge)
     yield ours
     ours.end()
 

@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-FORGE: Final = Path(__file__).parent / "forge.py"
+FORGE: Final = Path(__file__).parent.parent / "forge.py"
 HOST: Final = "127.0.0.1"
 PAUSE_S: Final = 0.2
 GONE_S: Final = 60.0

@@ -4,7 +4,9 @@ It reads orders from its standard input and writes what happened to its standard
 
 * ``{"order": 1, "serve": true, "environment": {…}, "log": "…"}`` starts a server; ``{"order": 1, "pid": …, "port": …}`` says where.
 * ``{"order": 2, "serve": false, …}`` starts a worker.
-* ``{"order": 3, "kill": pid}`` ends one with ``SIGKILL``.
+* ``{"order": 3, "words": ["keys", "list", …], …}`` starts `gateway keys list …`, with this environment and nothing else of ours;
+  with ``errors`` its stderr goes to that file.
+* ``{"order": 4, "kill": pid}`` ends one with ``SIGKILL``.
 * ``{"ended": pid, "signal": 9}`` or ``{"ended": pid, "code": 0}`` comes for each process that ends, however that was.
 
 Its children die with it, and it ends with its standard input.
@@ -13,6 +15,7 @@ Its children die with it, and it ends with its standard input.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import gc
 import json
@@ -21,32 +24,55 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
+from importlib import import_module
 from typing import Any
 
 import uvicorn
 
+from gateway import cli
 from gateway.app import create_app
 from gateway.settings import load_settings
 from gateway.worker import run_worker
-from providers.adyen import AdyenProvider
-from providers.stripe import StripeProvider
 
 PR_SET_PDEATHSIG = 1
-PRELOADED = (AdyenProvider, StripeProvider)
+LOADED_LATE = (
+    "gateway.admin",
+    "gateway.hindsight",
+    "gateway.listen",
+    "gateway.migrate",
+    "gateway.rotation",
+    "gateway.verify",
+    "providers.adyen",
+    "providers.stripe",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.uvloop",
+    "uvicorn.protocols.http.httptools_impl",
+)
+"""What a process imports only once it is told what to do."""
 
 
 def become(order: dict[str, Any], listening: socket.socket | None, forge: int) -> None:
-    """The child: a server or a worker, as `gateway serve` and `gateway worker` run them, until it ends."""
+    """The child, until it ends: what its words say, or a server or a worker as `gateway serve` and `gateway worker` run them."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != forge:  # it ended before that was said
         return
+    os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(
+        log if "errors" not in order else os.open(order["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2
+    )
+    if "words" in order:
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        sys.argv[1:] = order["words"]
+        cli.app()
+        return
     os.environ.update(order["environment"])
     settings = load_settings()
     if listening is None:
@@ -80,18 +106,19 @@ class Forge:
 
     def start(self, order: dict[str, Any]) -> None:
         """Fork a child. A server's socket listens before it does, so that its clients only have to wait."""
-        listening = socket.create_server(("127.0.0.1", 0), backlog=128) if order["serve"] else None
+        listening = socket.create_server(("127.0.0.1", 0), backlog=128) if order.get("serve") else None
         forge, pid = os.getpid(), os.fork()
         if pid == 0:
-            code = 1
+            code: object = 1
             try:
                 become(order, listening, forge)
                 code = 0
-            except Exception:  # a child that fails says why in its log
+            except SystemExit as ended:
+                code = ended.code or 0
+            except BaseException:  # a child that fails says why in its log
                 traceback.print_exc()
             finally:
-                sys.stderr.flush()
-                os._exit(code)
+                end(code if isinstance(code, int) else 1)
         self.alive.add(pid)
         tell({"order": order["order"], "pid": pid, "port": listening.getsockname()[1] if listening else None})
         if listening is not None:
@@ -115,12 +142,24 @@ class Forge:
             os.waitpid(pid, 0)
 
 
+def end(code: int) -> None:
+    """End this process as its interpreter would, and leave alone what the forge has registered."""
+    threading._shutdown()  # type: ignore[attr-defined]  # what waits for its threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def tell(message: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
+    for name in LOADED_LATE:
+        import_module(name)
+    gc.collect()
     gc.freeze()  # what is loaded by now is shared with every child, as long as nobody writes to it
     noticed, notice = os.pipe()
     os.set_blocking(notice, False)
