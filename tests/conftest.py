@@ -163,6 +163,25 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
 
 
+LONG: Final = (
+    "simulation/test_simulation.py",
+    "webhooks/test_early_and_late.py",
+    "kill/test_kill_matrix.py",
+    "simulation/test_mutants.py",
+    "proxy/test_fault_table.py",
+    "fire/test_dependency_loss.py",
+    "fire/test_clients_and_restarts.py",
+    "kill/test_crash_points.py",
+    "flows/test_policies.py",
+)
+"""The files that take a minute and more. They come first: what is begun last is waited for by one process alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = {TESTS / file: place for place, file in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path, len(LONG)))
+
+
 def keep_what_is_loaded() -> None:
     """No collection walks it again: the SDKs, thousands of tests and the specifications are half a second of walking."""
     gc.collect()
