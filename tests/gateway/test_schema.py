@@ -26,6 +26,7 @@ import gateway.tables
 import idempotency.tables
 import webhooks.tables
 from gateway.embedded import APP_ROLE, OWNER_ROLE, SUPERUSER, Postgres
+from gateway.health import HEAD
 from gateway.migrate import LOCK, migrate
 from gateway.payment import OPEN, Status
 from gateway.settings import Settings
@@ -379,6 +380,15 @@ def test_a_process_of_the_first_version_goes_on_writing_while_the_new_one_is_rol
     with connected(postgres, first_version, APP_ROLE) as old:
         pay(old)
         insert(old, "payment_method", METHOD_OF_0001)
+
+
+def test_migrations_follow_each_other_in_the_order_of_their_numbers() -> None:
+    """Whoever asks whether a database is new enough compares numbers."""
+    chain = ScriptDirectory(str(files("gateway") / "migrations")).walk_revisions()
+    numbers = [script.revision for script in chain]
+
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] == HEAD
 
 
 def test_a_migration_that_was_cut_off_halfway_is_finished_by_running_it_again(

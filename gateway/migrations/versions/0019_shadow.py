@@ -11,7 +11,7 @@ from typing import Final
 
 from alembic import op
 
-revision = "0016"
+revision = "0019"
 down_revision = "0018"
 
 STATEMENTS: Final = (
