@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gateway.answers import instant
 from gateway.api import reading
+from gateway.api.schemas import RoutingDraft, RoutingPublish
 from gateway.draft_file import draft_in
 from gateway.errors import Problem
 from gateway.remote import NoAnswer, Refused, Remote, post, session
@@ -83,7 +84,13 @@ def _words(asked: Asked) -> tuple[dict[str, Any], dict[str, Any]]:
     if asked.expected is not None:
         wanted["expected"] = None if asked.expected == NONE else asked.expected
     told = {"name": asked.name, "note": asked.note}
-    return {"document": draft_in(asked.file)} | {name: text for name, text in told.items() if text}, wanted
+    version_of = {"document": draft_in(asked.file)} | {name: text for name, text in told.items() if text is not None}
+    try:
+        reading.validate(RoutingDraft, version_of)
+        reading.validate(RoutingPublish, wanted)
+    except Problem as problem:
+        raise ConfigError(f"--{problem.detail}") from None
+    return version_of, wanted
 
 
 def _time(text: str) -> datetime:

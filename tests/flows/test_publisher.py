@@ -154,6 +154,10 @@ async def test_a_lost_answer_is_asked_for_again_and_nothing_is_done_twice(
 async def test_what_cannot_be_asked_is_told_before_anybody_is(asked: Asked, tmp_path: Path) -> None:
     for words, option in (
         ({"reason": " "}, "--reason: "),
+        ({"reason": "why " * 1000}, "--reason string should have at most"),
+        ({"name": ""}, "--name string should have at least"),
+        ({"percent": 0}, "--percent should be greater than or equal to 1"),
+        ({"expected": "rt_4"}, "--expected "),
         ({"at": "tomorrow"}, "--at must be an RFC 3339 time"),
         ({"at": "2026-11-27T06:00:00"}, "--at must be an RFC 3339 time"),
         ({"at": "9999-12-31T23:59:59-12:00"}, "--at must be an RFC 3339 time"),
