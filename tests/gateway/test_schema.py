@@ -244,6 +244,14 @@ def test_the_index_that_holds_one_open_attempt_means_the_statuses_that_are_open(
 # --- Migrating --------------------------------------------------------------------------------------------------------
 
 
+def test_the_migrations_run_in_the_order_of_their_numbers() -> None:
+    """Whether a process is ready is told by the highest number there is: the last to run has to bear it."""
+    revisions = [each.revision for each in ScriptDirectory(str(files("gateway") / "migrations")).walk_revisions()]
+
+    assert revisions == sorted(revisions, reverse=True)
+    assert revisions[0] == HEAD
+
+
 def test_migrating_again_changes_nothing(postgres: Postgres, schema: str) -> None:
     with connected(postgres, schema, OWNER_ROLE) as owner:
         before = owner.execute(COLUMNS.encode()).fetchall()
