@@ -6,6 +6,7 @@ it was written, so a defect in the code that writes it cannot hide itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class OperationRecord(NamedTuple):
     attempt's account was chosen: ``first_routed`` is the account that its decision puts first, ``follows`` and ``decided_by`` are the
     attempts that the record of a further one names, and ``foreign_version`` says that the version that decided is not the merchant's
     in that mode. ``action`` is what its decline permits, and ``allowed_by`` the rule that allowed it where it is a retry.
+    ``evidenced``: the transaction is noted that wrote its word of evidence.
     """
 
     id: str
@@ -69,6 +71,9 @@ class OperationRecord(NamedTuple):
     foreign_version: bool = False
     action: str | None = None
     allowed_by: str | None = None
+    evidence_word: str | None = None
+    evidence_at: float | None = None
+    evidenced: bool = False
 
 
 class ChangeRecord(NamedTuple):
@@ -128,6 +133,19 @@ class KeyRecord(NamedTuple):
     paid_in_round: int
     ended_in_round: int
     open_in_round: int
+
+
+class CardDeclineRecord(NamedTuple):
+    """A row of ``declined_card``, with the payment of its attempt and when that was opened. ``at`` is when the decline was recorded."""
+
+    operation_id: str
+    payment_id: str
+    opened: float
+    at: float
+    amount: int
+    currency: str
+    network: str | None
+    merchant_initiated: bool
 
 
 class EventRecord(NamedTuple):
@@ -227,6 +245,8 @@ class Case:
     moment: Moment
     told_since: float
     """Since when merchants are told, and what they were told is kept."""
+    evidence_since: float = math.inf
+    """When the first word of evidence was written: attempts made before may have none."""
     entries: Sequence[Entry] = ()
     arrivals: Sequence[Arrival] = ()
     keyed: bool = True

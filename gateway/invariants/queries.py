@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from gateway.invariants.facts import (
+    CardDeclineRecord,
     ChangeRecord,
     DisputeRecord,
     EventRecord,
@@ -19,10 +20,14 @@ from gateway.invariants.facts import (
     ToldRecord,
 )
 
+CARD_DECLINES_MIN: Final = 10
+"""The lowest limit of a network: with as many declines none can be broken."""
 PAGE: Final = 500
 """Payments or keys read at a time; what is in memory is a few such pages, however many rows there are."""
 
-_INSTANTS: Final = frozenset({"at", "created_at", "updated_at", "due_at", "review_at", "received_at", "retry_at"})
+_INSTANTS: Final = frozenset(
+    {"at", "created_at", "updated_at", "due_at", "review_at", "received_at", "retry_at", "evidence_at"}
+)
 
 
 class Fetches(Protocol):
@@ -35,6 +40,7 @@ class Fetches(Protocol):
 
 _OPERATION: Final = {
     "sealed": "o.sealed_request IS NOT NULL",
+    "evidenced": "o.evidence_xid IS NOT NULL",
     "releases_unknown": "o.kind = 'void' AND coalesce(o.metadata->>'purpose' = 'failover', false)",
     "action": "o.decline->>'action'",
     "allowed_by": "o.metadata->>'allowed_by'",
@@ -76,6 +82,28 @@ NOW: Final = "SELECT extract(epoch FROM now())::float8 AS now"
 
 TOLD_SINCE: Final = "SELECT extract(epoch FROM created_at)::float8 AS at FROM event ORDER BY id LIMIT 1"
 """When the oldest event was written that is still kept: their ids sort by time."""
+
+EVIDENCE_SINCE: Final = """SELECT extract(epoch FROM evidence_at)::float8 AS at FROM operation
+    WHERE evidence_xid IS NOT NULL ORDER BY evidence_xid, id LIMIT 1"""
+"""When the first word of evidence was written, by the index that they are folded by."""
+
+_CARD: Final = {"opened": "extract(epoch FROM o.created_at)::float8", "payment_id": "o.payment_id"}
+_CARD_FACTS: Final = f"""SELECT c.merchant_id, c.card, (SELECT json_agg({_array(CardDeclineRecord, "d", _CARD)} ORDER BY d.at, d.operation_id)
+        FROM declined_card d JOIN operation o ON o.id = d.operation_id
+        WHERE d.merchant_id = c.merchant_id AND d.livemode AND d.card = c.card)::text AS declines
+    FROM page c ORDER BY c.merchant_id, c.card"""
+CARDS: Final = f"""WITH page AS (SELECT merchant_id, card FROM declined_card WHERE livemode AND (merchant_id, card) > ($1, $2)
+    GROUP BY merchant_id, card HAVING count(*) > {CARD_DECLINES_MIN} ORDER BY merchant_id, card LIMIT $3)
+    {_CARD_FACTS}"""
+"""One page of live cards behind a merchant and a card that were declined so often that a limit may be broken, ``$3`` of them; each with
+all its declines, oldest first. A card that was declined a few times is passed over."""
+CARDS_SINCE: Final = f"""WITH late AS MATERIALIZED (SELECT DISTINCT merchant_id, card FROM declined_card
+        WHERE livemode AND at >= to_timestamp($4::float8)),
+    page AS (SELECT merchant_id, card FROM late WHERE (merchant_id, card) > ($1, $2) AND (SELECT count(*) FROM declined_card d
+        WHERE d.merchant_id = late.merchant_id AND d.livemode AND d.card = late.card) > {CARD_DECLINES_MIN}
+        ORDER BY merchant_id, card LIMIT $3)
+    {_CARD_FACTS}"""
+"""The same of the cards that were declined at ``$4`` (seconds since 1970) or later, which are found by that time."""
 
 COUNTS: Final = """SELECT relname::text AS name, greatest(reltuples, 0)::float8 AS rows FROM pg_class
     WHERE oid IN ('payment'::regclass, 'idempotency_key'::regclass)"""

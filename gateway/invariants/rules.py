@@ -7,11 +7,22 @@ holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
-from gateway.invariants.facts import Case, ChangeRecord, EventRecord, KeyCase, Moment, OperationRecord, ToldRecord
+from gateway.invariants.facts import (
+    CardDeclineRecord,
+    Case,
+    ChangeRecord,
+    EventRecord,
+    KeyCase,
+    Moment,
+    OperationRecord,
+    ToldRecord,
+)
 
 Sentences = Iterator[str]
 
@@ -244,6 +255,34 @@ def retries_are_allowed(case: Case) -> Sentences:
                 yield f"{op.id} was tried after {other.id}, whose decline says {other.action}"
 
 
+SPOKEN: Final = frozenset({"authorized", "captured", "declined", "not_processed"})
+"""What an attempt can only be by an outcome that says something of its account."""
+UNSPOKEN: Final = frozenset({"created", "sent", "requires_action", "pending"})
+"""What it is before it has said anything, or after nobody knew its outcome: that is ``technical``."""
+OUR_DOING: Final = frozenset({"step_not_kept", "account_not_configured", "no_lookup"})
+"""Why nobody knows an outcome, where the account has no part in it."""
+
+
+def evidence_is_kept(case: Case) -> Sentences:
+    """An attempt whose outcome says something of its account has its word, with when and by which transaction; no other has one."""
+    for op in case.operations:
+        word = op.evidence_word
+        if len({word is None, op.evidence_at is None, not op.evidenced}) > 1:
+            yield f"{op.id} has half a word of evidence"
+        elif word is not None and op.kind != "authorize":
+            yield f"{op.id} is a {op.kind}, and says {word} of its account"
+        elif word not in {None, "technical"} and op.status in UNSPOKEN:
+            yield f"{op.id} is {op.status}, and says {word} of its account already"
+        elif word is None and _speaks(op) and op.created_at >= case.evidence_since:
+            yield f"{op.id} is {op.status}, and says nothing of its account"
+
+
+def _speaks(op: OperationRecord) -> bool:
+    if op.kind != "authorize" or (op.status == "declined" and op.action is None):
+        return False
+    return op.status in SPOKEN or (op.status == "unknown" and op.reason not in OUR_DOING)
+
+
 def news_moves_forward(case: Case) -> Sentences:
     """Nothing that a provider tells by webhook takes a payment back to where it had been."""
     for change in case.changes:
@@ -342,6 +381,60 @@ def keys_are_kept(case: Case) -> Sentences:
     """Every payment was opened by a key that is still there: without it, the same request would charge again."""
     if not case.keyed:
         yield "there is no key that has opened it" + ("" if case.looked_again else " (not looked up again)")
+
+
+# --- One card ---------------------------------------------------------------------------------------------------------
+
+DAY_S: Final = 86_400.0
+MONTH_S: Final = 30 * DAY_S
+UNDER_WAY_S: Final = 60.0
+"""How long a charge may be at work: what is declined meanwhile, by a charge beside it, it could not know of."""
+
+
+class Window(NamedTuple):
+    """A ``network`` allows ``most`` declines of a card in ``seconds``; ``alike`` says which ones it counts together."""
+
+    network: str
+    most: int
+    seconds: float
+    alike: Callable[[CardDeclineRecord], tuple[object, ...]]
+
+
+WINDOWS: Final = (
+    Window("visa", 20, MONTH_S, lambda d: (d.amount, d.currency, d.merchant_initiated)),
+    Window("mastercard", 10, DAY_S, lambda d: ()),
+    Window("mastercard", 35, MONTH_S, lambda d: (d.amount, d.currency)),
+)
+"""What the networks allow before they charge for each retry. What is set may only be less."""
+_NETWORKS: Final[Mapping[str | None, frozenset[str]]] = {
+    "visa": frozenset({"visa"}),
+    "mastercard": frozenset({"mastercard"}),
+    "maestro": frozenset({"mastercard"}),
+    None: frozenset({"visa", "mastercard"}),
+}
+"""Whose windows hold for a card; where nobody knows its network, all of them."""
+
+
+def cards_within_limits(declines: Sequence[CardDeclineRecord], since: float) -> Iterator[tuple[str, str]]:
+    """No attempt of a card was opened ``since`` while a window of its network was full: a payment and a sentence for each that was.
+
+    ``declines`` are those of one card, over all accounts and payments. A decline counts for an attempt where it was recorded a moment
+    before that was opened or earlier, and is still in the window.
+    """
+    for window in WINDOWS:
+        counted = defaultdict(list)
+        for each in declines:
+            if window.network in _NETWORKS.get(each.network, ()):
+                counted[window.alike(each)].append(each)
+        for alike in counted.values():
+            times = sorted(each.at for each in alike)
+            for each in alike:
+                oldest, newest = each.opened - window.seconds, each.opened - UNDER_WAY_S
+                known = bisect_left(times, newest) - bisect_right(times, oldest)
+                if known >= window.most and each.opened >= since:
+                    hours = f"{window.seconds / 3600:.0f} hours"
+                    detail = f"{each.operation_id} was opened after {known} declines of its card in {hours}, and {window.network}"
+                    yield each.payment_id, f"{detail} allows {window.most}"
 
 
 # --- One key ----------------------------------------------------------------------------------------------------------

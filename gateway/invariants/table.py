@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.invariants import outside_rules as outside
 from gateway.invariants import rules
-from gateway.invariants.facts import Arrival, Case, Entry, EventRecord, KeyCase, Moment
+from gateway.invariants.facts import Arrival, CardDeclineRecord, Case, Entry, EventRecord, KeyCase, Moment
 
 Check = Callable[[Case], Iterator[str]]
 
@@ -17,7 +17,7 @@ Check = Callable[[Case], Iterator[str]]
 class Invariant:
     """One promise, and how it is looked at.
 
-    ``rows``, ``key`` and ``event`` need the database alone. ``books`` and ``entry`` need the providers' books, ``wire`` and ``arrival``
+    ``rows``, ``key``, ``event`` and ``card`` need the database alone. ``books`` and ``entry`` need the providers' books, ``wire`` and ``arrival``
     their wire logs; ``entry`` and ``arrival`` look at what names no operation that is here.
     """
 
@@ -26,6 +26,7 @@ class Invariant:
     rows: Check | None = None
     key: Callable[[KeyCase], Iterator[str]] | None = None
     event: Callable[[EventRecord, Moment], Iterator[str]] | None = None
+    card: Callable[[Sequence[CardDeclineRecord], float], Iterator[tuple[str, str]]] | None = None
     books: Check | None = None
     entry: Callable[[Entry, Moment], str | None] | None = None
     wire: Check | None = None
@@ -35,7 +36,7 @@ class Invariant:
     def needs(self) -> str:
         """What it is judged on, in words."""
         parts = {
-            "database": self.rows or self.key or self.event,
+            "database": self.rows or self.key or self.event or self.card,
             "books": self.books or self.entry,
             "wire log": self.wire or self.arrival,
         }
@@ -150,6 +151,16 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
         "retries_are_allowed",
         "After a decline no account is asked again by itself, at once or later, unless that decline permits it.",
         rows=rules.retries_are_allowed,
+    ),
+    Invariant(
+        "cards_within_limits",
+        "No live card is sent once it was declined as often as its network allows, over all accounts and payments.",
+        card=rules.cards_within_limits,
+    ),
+    Invariant(
+        "evidence_is_kept",
+        "An attempt whose outcome says something of its account says it in one word, written with that outcome; no other does.",
+        rows=rules.evidence_is_kept,
     ),
     Invariant("status_agrees", "A payment's status is what its operations say.", rows=rules.status_agrees),
     Invariant(

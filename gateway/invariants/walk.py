@@ -19,6 +19,7 @@ import orjson
 from gateway.ids import PAYMENT
 from gateway.invariants.facts import (
     Arrival,
+    CardDeclineRecord,
     Case,
     ChangeRecord,
     DisputeRecord,
@@ -35,8 +36,11 @@ from gateway.invariants.facts import (
     Violation,
 )
 from gateway.invariants.queries import (
+    CARDS,
+    CARDS_SINCE,
     COUNTS,
     EVENT,
+    EVIDENCE_SINCE,
     INBOX,
     INBOX_END,
     INBOX_FROM,
@@ -136,7 +140,7 @@ class _Walk:
         self._wire = books is not None and books.arrivals is not None
         self._confirmed = 0
         self._answers = self._unreadable = 0
-        self._told_since = math.inf
+        self._told_since = self._evidence_since = math.inf
         self._checks = [
             (each.name, check)
             for each in INVARIANTS
@@ -155,6 +159,7 @@ class _Walk:
         await self._payments(totals.get("payment", 0), started)
         await self._strays()
         await self._inbox()
+        await self._cards()
         return Report(
             violations=tuple(self._found),
             broken=dict(self._broken),
@@ -236,6 +241,8 @@ class _Walk:
     async def _payments(self, total: int, started: float) -> None:
         oldest = await self._db.fetch(TOLD_SINCE)
         self._told_since = max(oldest[0]["at"], started - TOLD_S) if oldest else math.inf
+        first = await self._db.fetch(EVIDENCE_SINCE)
+        self._evidence_since = first[0]["at"] if first else math.inf
         after = "" if self._since is None else _id_of(self._since - SLACK_S)
         while rows := await self._db.fetch(PAYMENTS, after, self._since or 0.0, self._page):
             for case in await self._cases(rows, started):
@@ -249,7 +256,7 @@ class _Walk:
             self._count("payment", len(rows), total)
 
     async def _cases(self, rows: Iterable[Row], started: float) -> list[Case]:
-        bare = [_case(row, self._moment(row["now"]), self._told_since) for row in rows]
+        bare = [_case(row, self._moment(row["now"]), self._told_since, self._evidence_since) for row in rows]
         opened = self._shelf.opened([case.payment.id for case in bare])
         whole = [await self._keyed(case, case.payment.id in opened, started) for case in bare]
         return whole if self._books is None else self._with_books(whole)
@@ -350,6 +357,19 @@ class _Walk:
             if each.event is not None:
                 yield from (Violation(each.name, event.event_id, detail) for detail in each.event(event, moment))
 
+    async def _cards(self) -> None:
+        """Judge the cards that were declined often. What was declined stays so, so none is read again."""
+        query, late = (CARDS, ()) if self._since is None else (CARDS_SINCE, (self._since,))
+        place = ("", "")
+        while rows := await self._db.fetch(query, *place, self._page, *late):
+            for row in rows:
+                declines = [CardDeclineRecord._make(each) for each in orjson.loads(row["declines"] or "[]")]
+                for each in INVARIANTS:
+                    found = each.card(declines, self._since or 0.0) if each.card is not None else ()
+                    self._note(Violation(each.name, payment, detail) for payment, detail in found)
+                self._rows["declined_card"] += len(declines)
+            place = (rows[-1]["merchant_id"], rows[-1]["card"])
+
     # -- what all need
 
     def _moment(self, now: float) -> Moment:
@@ -393,7 +413,7 @@ def _key(row: Row) -> KeyRecord:
     return KeyRecord._make(row[name] for name in KeyRecord._fields)
 
 
-def _case(row: Row, moment: Moment, told_since: float) -> Case:
+def _case(row: Row, moment: Moment, told_since: float, evidence_since: float) -> Case:
     return Case(
         payment=PaymentRecord._make(orjson.loads(row["payment"])),
         operations=[OperationRecord._make(each) for each in orjson.loads(row["operations"])],
@@ -402,6 +422,7 @@ def _case(row: Row, moment: Moment, told_since: float) -> Case:
         told=[ToldRecord._make(each) for each in orjson.loads(row["told"])],
         moment=moment,
         told_since=told_since,
+        evidence_since=evidence_since,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -49,6 +50,19 @@ def last_change(payment: str, status: str) -> str:
     )
 
 
+def declined(network: str, days: list[float], **changes: str) -> str:
+    """A live card's attempts of a payment of nobody's, one for each of ``days`` ago, opened a second before they were declined."""
+    row = {"amount": "1999", "currency": "'EUR'", "merchant_initiated": "false", "livemode": "true"} | changes
+    return f"""INSERT INTO operation SELECT (o).* FROM (SELECT jsonb_populate_record(o, jsonb_build_object('id', 'att_card_' || n,
+        'payment_id', 'pay_card', 'seq', n, 'provider_key', 'card_' || n, 'status', 'declined',
+        'created_at', now() - make_interval(secs => 86400 * days + 1))) AS o
+        FROM operation o, unnest(ARRAY{days}::float8[]) WITH ORDINALITY AS a (days, n)
+        WHERE o.id = (SELECT id FROM operation ORDER BY id LIMIT 1)) AS copied;
+        INSERT INTO declined_card SELECT 'att_card_' || n, 'mer_dev', {row["livemode"]}, 'card', now() - make_interval(secs => 86400 * days),
+        {row["amount"]}, {row["currency"]}, '{network}', {row["merchant_initiated"]}, false, NULL
+        FROM unnest(ARRAY{days}::float8[]) WITH ORDINALITY AS a (days, n)"""
+
+
 IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
     "a second live success": (
         f"DROP INDEX operation_one_live_success; UPDATE operation SET status = 'authorized' WHERE payment_id = {CASCADED} AND {FIRST}",
@@ -87,6 +101,40 @@ IN_ROWS: Final[dict[str, tuple[str, set[str]]]] = {
         f"""UPDATE operation SET round = 0, decline = decline || '{{"action": "ask_new_method"}}' WHERE payment_id = {CASCADED} AND {FIRST};
         UPDATE operation SET metadata = '{{"allowed_by": "scheduled"}}', decision = NULL WHERE payment_id = {CASCADED} AND seq = 2""",
         {"retries_are_allowed"},
+    ),
+    "a Mastercard that was declined ten times in a day": (
+        declined("mastercard", [1.5, *(0.9 - 0.05 * n for n in range(11))]),
+        {"cards_within_limits"},
+    ),
+    "a Mastercard that was declined 35 times in a month": (
+        declined("maestro", [29 - 0.7 * n for n in range(36)]),
+        {"cards_within_limits"},
+    ),
+    "a Visa that was declined twenty times in a month": (
+        declined("visa", [28 - n for n in range(21)]),
+        {"cards_within_limits"},
+    ),
+    "an approval that says nothing of its account": (
+        f"UPDATE operation SET evidence_word = NULL, evidence_at = NULL, evidence_xid = NULL WHERE payment_id = {HELD} AND {FIRST}",
+        {"evidence_is_kept"},
+    ),
+    "a decline that says nothing of its account": (
+        f"UPDATE operation SET evidence_word = NULL, evidence_at = NULL, evidence_xid = NULL WHERE payment_id = {CASCADED} AND {FIRST}",
+        {"evidence_is_kept"},
+    ),
+    "a word that nobody can fold": (
+        f"UPDATE operation SET evidence_xid = NULL WHERE payment_id = {HELD} AND {FIRST}",
+        {"evidence_is_kept"},
+    ),
+    "a refund that says something of its account": (
+        f"""UPDATE operation SET evidence_word = 'approved', evidence_at = now(), evidence_xid = pg_current_xact_id()
+        WHERE payment_id = {REFUNDED} AND kind = 'refund'""",
+        {"evidence_is_kept"},
+    ),
+    "a challenge that says something before its end": (
+        f"""UPDATE operation SET evidence_word = 'declined_customer', evidence_at = now(), evidence_xid = pg_current_xact_id()
+        WHERE payment_id = {CHALLENGED}""",
+        {"evidence_is_kept"},
     ),
     "more captured than authorized": (
         f"ALTER TABLE payment DROP CONSTRAINT payment_captured; UPDATE payment SET amount_captured = amount_captured + 1 WHERE id = {PAID}",
@@ -527,6 +575,53 @@ async def test_an_attempt_whose_void_is_with_a_person_is_not_forgotten(mixed: Mi
     assert another_void.broken["nothing_forgotten"] == 1
 
 
+KEPT: Final = {
+    "just as many as may be": declined("visa", [28 - n for n in range(20)]),
+    "the first of them too old": declined("mastercard", [1.5, *(0.9 - 0.05 * n for n in range(10))]),
+    "test cards": declined("visa", [28 - n for n in range(30)], livemode="false"),
+    "of different amounts": declined("visa", [28 - n for n in range(25)], amount="1000 + n % 2"),
+    "the shopper's and the merchant's apart": declined(
+        "visa", [28 - n for n in range(30)], merchant_initiated="n % 2 = 0"
+    ),
+    "all at once, which none could know of": declined("mastercard", [0.9 - n / 2e5 for n in range(12)]),
+    "of a network without a limit": declined("amex", [0.9 - 0.05 * n for n in range(12)]),
+}
+
+
+@pytest.mark.parametrize("card", KEPT)
+async def test_a_card_within_its_limits_breaks_nothing(card: str, mixed: Mixed) -> None:
+    mixed.database.rows(OFF + KEPT[card])
+    async with reading(mixed.database.url) as db:
+        report = await check_invariants(db, at_rest=True)
+
+    assert "cards_within_limits" not in report.broken, report.violations
+
+
+async def test_cards_are_read_a_page_at_a_time_and_only_since_what_is_asked_for(mixed: Mixed) -> None:
+    mixed.database.rows(OFF + declined("visa", [28 - n for n in range(22)]))
+    for card in ("second", "third"):
+        mixed.database.rows(
+            f"""{OFF}INSERT INTO operation SELECT (o).* FROM (SELECT jsonb_populate_record(o, jsonb_build_object('id', '{card}' || o.id,
+            'provider_key', '{card}' || provider_key, 'seq', seq + 100 * length('{card}'))) AS o
+            FROM operation o WHERE id LIKE 'att_card_%') AS copied;
+            INSERT INTO declined_card SELECT (d).* FROM (SELECT jsonb_populate_record(d, jsonb_build_object('operation_id',
+            '{card}' || operation_id, 'card', '{card}')) AS d FROM declined_card d WHERE card = 'card') AS copied"""
+        )
+    async with reading(mixed.database.url) as db:
+        every = await check_invariants(db, at_rest=True, page=1)
+        recent, nothing = [
+            await check_invariants(db, at_rest=True, since=datetime.now(UTC) - timedelta(days=days), page=1)
+            for days in (7.5, 1)
+        ]
+
+    # The last two of each card were too many: those of eight days ago and of seven.
+    assert every.broken["cards_within_limits"] == 6
+    assert every.rows["declined_card"] == recent.rows["declined_card"] == 66
+    assert recent.broken["cards_within_limits"] == 3
+    assert "cards_within_limits" not in nothing.broken
+    assert nothing.rows.get("declined_card", 0) == 0
+
+
 async def test_keys_that_are_not_looked_for_again_are_reported_as_such(
     mixed: Mixed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -548,7 +643,7 @@ def test_corruptions_are_counted(proved: Callable[[str], None]) -> None:
 
 
 def _contents(database: Database) -> list[Any]:
-    tables = ("payment", "operation", "change", "event", "idempotency_key", "dispute", "webhook_inbox")
+    tables = ("payment", "operation", "change", "event", "idempotency_key", "dispute", "webhook_inbox", "declined_card")
     return [
         database.value(f"SELECT coalesce(md5(string_agg(t::text, '' ORDER BY t::text)), '') FROM {table} t")
         for table in tables
