@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from gateway import shadow
+from gateway import rate_books, shadow
 from gateway.answers import instant
 from gateway.api.auth import make_key
 from gateway.endpoint_books import REPLAY_MAX, EndpointBooks, Range
@@ -26,6 +27,7 @@ from providers.registry import ConfigError
 from webhooks.catalog import types_of
 
 SHOWN: Final = 20
+TURN_S: Final = 0.1
 MERCHANT_ID: Final = re.compile(r"mer_[a-z0-9_]{1,60}")
 
 _CREATE_MERCHANT: Final = Statement(
@@ -192,6 +194,19 @@ async def shadows(merchant_id: str, *, livemode: bool) -> list[str]:
         now = datetime.now(UTC)
         found = await shadow.report(merchant_id, RoutingBooks(pool), now, livemode=livemode, limit=SHOWN)
     return [f"{each['config']}  {'watching  ' if each['watching'] else ''}{each['sentence']}" for each in found]
+
+
+async def count_rates(say: Callable[[str], None]) -> None:
+    """Count all payments for the rates until nothing is left that is not counted, beside the worker, and ``say`` how far it is."""
+    async with _database() as (pool, _):
+        total = 0
+        while True:
+            total += await rate_books.fold(pool)
+            if (await rate_books.counted_to(pool)).complete:
+                say(f"{total} payments counted; the rates are complete")
+                return
+            say(f"{total} payments counted")
+            await asyncio.sleep(TURN_S)  # the worker may be at it, too
 
 
 @asynccontextmanager

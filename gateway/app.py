@@ -33,6 +33,7 @@ from gateway.api.events import Events
 from gateway.api.inbound import InboundEvents
 from gateway.api.incidents import Incidents
 from gateway.api.methods import Customers, PaymentMethods
+from gateway.api.metrics import Metrics
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.api.policies import Policies
@@ -60,7 +61,7 @@ from gateway.queries import Queries
 from gateway.routing_books import RoutingBooks
 from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.simulations import SimulationBooks
-from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect
+from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect, connect_to_look
 from gateway.stopping import stopped
 from gateway.vault import Keyring
 from gateway.watch import Watch
@@ -88,6 +89,8 @@ class House:
     inbox: Inbox
     outbox: Outbox
     pool: Pool
+    looking: Pool
+    """For questions over very many rows: it cannot write, and takes no connection from the charges."""
     gate: RedisGate
     registry: CollectorRegistry
     unproved: frozenset[str]
@@ -143,7 +146,11 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             routing_second_person=settings.routing_second_person,
         )
 
-        yield House(deps, _inbox(pool, deps), _outbox(pool, egress, deps), pool, gate, registry, unproved)
+        looking = await connect_to_look(database_url)
+        try:
+            yield House(deps, _inbox(pool, deps), _outbox(pool, egress, deps), pool, looking, gate, registry, unproved)
+        finally:
+            looking.close()
     finally:
         await egress.aclose()
         pool.close()
@@ -268,6 +275,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         *_told(deps, authenticator),
         *_heard(house, authenticator, webhooks),
         *_simulated(house, authenticator),
+        *_measured(house, authenticator),
         *_served(house),
         *(_looked_at(house, settings) if settings.console else []),
     ]
@@ -382,6 +390,15 @@ def _simulated(house: House, authenticator: Authenticator) -> list[Route]:
         Route("/v1/routing/configs/{id}/simulate", simulations.create, methods=["POST"]),
         Route("/v1/routing/simulations", simulations.list, methods=["GET"]),
         Route("/v1/routing/simulations/{id}", simulations.retrieve, methods=["GET"]),
+    ]
+
+
+def _measured(house: House, authenticator: Authenticator) -> list[Route]:
+    """The routes of the rates."""
+    metrics = Metrics(house.deps, authenticator, house.looking)
+    return [
+        Route("/v1/metrics", metrics.list, methods=["GET"]),
+        Route("/v1/metrics/{metric}", metrics.retrieve, methods=["GET"]),
     ]
 
 

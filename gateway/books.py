@@ -182,7 +182,7 @@ _DISPUTE: Final = f"""INSERT INTO dispute ({columns(DisputeRow)})
     ", ".join(f"{name} = excluded.{name}" for name in DISPUTE_STATE)
 }"""
 _CHANGE: Final = f"""INSERT INTO change ({columns(ChangeRow)})
-    SELECT {values(ChangeRow, "c_")} FROM {{source}}"""
+    SELECT {values(ChangeRow, "c_", xid="pg_current_xact_id()")} FROM {{source}}"""
 _ANSWER: Final = """UPDATE idempotency_key SET status = :a_status, answer = :a_answer FROM {source}
     WHERE idempotency_key.merchant_id = :a_merchant_id AND idempotency_key.livemode = :a_livemode
     AND idempotency_key.key = :a_key AND idempotency_key.status IS NULL"""

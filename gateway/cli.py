@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | routing | merchants | keys | users | vault``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | routing | rates | merchants | keys | users | vault``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ routing = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(routing, name="routing")
+rates = typer.Typer(help="What is counted for the rates.", no_args_is_help=True)
+app.add_typer(rates, name="rates")
 
 Port = Annotated[
     int,
@@ -491,6 +493,28 @@ def routing_shadow(
     with _plainly():
         for line in asyncio.run(shadows(merchant, livemode=live)):
             typer.echo(line)
+
+
+@rates.command("rebuild")
+def rates_rebuild(
+    *,
+    window_minutes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1440,
+            help="How long after a try another one belongs to the same group. It stays as it is without.",
+        ),
+    ] = None,
+) -> None:
+    """Count all payments for the rates again. Until it is done, the rates are of a part of them, and say so."""
+    from gateway.admin import count_rates
+    from gateway.migrate import forget_rates
+    from gateway.settings import load_settings
+
+    with _plainly():
+        forget_rates(load_settings(), None if window_minutes is None else window_minutes * 60)
+        asyncio.run(count_rates(typer.echo))
 
 
 if __name__ == "__main__":

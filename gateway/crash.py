@@ -160,6 +160,11 @@ STEPS: Final[Mapping[str, Step]] = {
         "None of them is counted: the next run counts them.",
         "They are counted, and marked as counted: no run counts them again.",
     ),
+    "count_rates": Step(
+        "payments that have changed are counted in the rates",
+        "None of them is counted anew: the next run counts them.",
+        "They are counted, and the place up to which all is counted has moved on: no run counts them again.",
+    ),
     "update": Step(
         "a payment method is changed", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
@@ -398,6 +403,7 @@ PATHS: Final[Mapping[str, Path]] = {
         "what the worker counts for strategies and their holdouts, and rolls back", ("compare", "publish"), job="uplift"
     ),
     "shadow": Path("what the worker counts of shadows", ("watch",), job="shadow"),
+    "rates": Path("what the worker counts for the rates", ("count_rates",), job="rates"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "learn": Path("what strategies learn", ("begin", "snapshot"), job="learn"),

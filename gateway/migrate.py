@@ -20,12 +20,13 @@ from providers.registry import ConfigError
 from webhooks.catalog import EVENTS
 
 GRANTS: Final = """
-GRANT USAGE ON SCHEMA public, procrastinate TO {role};
+GRANT USAGE ON SCHEMA public, procrastinate, rates TO {role};
 GRANT SELECT ON alembic_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
     idempotency_key, webhook_inbox, webhook_refusal, webhook_endpoint, delivery, incident, routing_arm,
-    routing_shadow, routing_shadow_gap TO {role};
-GRANT SELECT, INSERT, UPDATE ON console_user TO {role};
+    routing_shadow, routing_shadow_gap, console_user,
+    rate_mark, rate_owner, rate_key, rated, rate_hour, rate_bin, rate_proof, rate_day TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA rates TO {role};
 GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication, console_event TO {role};
 GRANT SELECT, INSERT, DELETE ON event, delivery_attempt, routing_snapshot, declined_card TO {role};
 GRANT UPDATE ON routing_snapshot TO {role};
@@ -76,6 +77,31 @@ def migrate(settings: Settings) -> str:
         raise ConfigError(
             f"GATEWAY_MIGRATE_DATABASE_URL: the database cannot be reached ({type(error.orig).__name__})"
         ) from None
+    finally:
+        engine.dispose()
+
+
+EMPTY_RATES: Final = "TRUNCATE rated, rate_key, rate_owner, rate_hour, rate_bin, rate_proof, rate_day"
+FROM_THE_BEGINNING: Final = "UPDATE rate_mark SET backfill = '', as_of = NULL, window_s = coalesce(:window_s, window_s)"
+
+
+def forget_rates(settings: Settings, window_s: int | None = None) -> None:
+    """Empty what is counted for the rates, and begin anew, with another window where one is given. Nothing else is touched.
+
+    The worker counts all payments again, the oldest first, beside what is new. May be called any number of times. Raises
+    :class:`ConfigError` as :func:`migrate` does.
+    """
+    if settings.migrate_database_url is None:
+        raise ConfigError("GATEWAY_MIGRATE_DATABASE_URL is not set: only the role that owns the tables may empty them")
+    owner = make_url(settings.migrate_database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    engine = create_engine(owner)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+            connection.execute(text(FROM_THE_BEGINNING), {"window_s": window_s})
+            connection.execute(text(EMPTY_RATES))
+    except OperationalError as error:
+        raise ConfigError(f"the rates could not be emptied ({type(error.orig).__name__}); run it again") from None
     finally:
         engine.dispose()
 

@@ -3,8 +3,8 @@
 ``lifecycle.md`` comes from the transitions and from walking through everything that may happen to a payment, ``providers.md``
 from what the adapters say they can do, ``problems.md`` from the table of problems, ``settings.md`` from the settings,
 ``invariants.md`` from the promises that are checked, ``events.md`` from the catalogue of events, ``routing.schema.json`` from the
-models of a routing document. In ``operations.md`` the tables of policies and of instruments are printed between marks; the rest of it is
-written by hand.
+models of a routing document. In ``operations.md`` the tables of policies and of instruments, and in ``metrics.md`` those of the rates, are
+printed between marks; the rest of them is written by hand.
 A test holds the pages to the code.
 """
 
@@ -31,6 +31,7 @@ from gateway.lifecycle import TRANSITIONS, Change, Refused
 from gateway.metrics.catalog import instruments
 from gateway.payment import Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.policies import POLICIES, Policy, variable_of
+from gateway.rates import CLASSES, CUBOIDS, DIMENSIONS, METRICS
 from gateway.settings import Settings
 from providers.contract import (
     MEANINGS,
@@ -369,8 +370,31 @@ def instruments_section() -> str:
     return _table(("metric", "sort", "labels", "says", "told by"), rows)
 
 
+def rates_section() -> str:
+    """Every rate with its formula."""
+    rows = [
+        (f"`{each.name}`", each.unit, each.numerator, each.denominator, each.leaves_out) for each in METRICS.values()
+    ]
+    return _table(("rate", "counts", "numerator", "denominator", "and"), rows)
+
+
+def classes_section() -> str:
+    """Every class of an attempt."""
+    return _table(("class", "means"), [(f"`{name}`", text) for name, text in CLASSES.items()])
+
+
+def dimensions_section() -> str:
+    """Every dimension, and where it is counted ahead."""
+    rows = [
+        (f"`{name}`", text, ", ".join(cuboid.name for cuboid in CUBOIDS if name in cuboid.dimensions))
+        for name, text in DIMENSIONS.items()
+    ]
+    return _table(("dimension", "is", "kept in"), rows)
+
+
 SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
-    "operations.md": {"policies": policies_section, "instruments": instruments_section}
+    "operations.md": {"policies": policies_section, "instruments": instruments_section},
+    "metrics.md": {"rates": rates_section, "classes": classes_section, "dimensions": dimensions_section},
 }
 """What is printed within pages that are written by hand, between ``<!-- printed: NAME … -->`` and ``<!-- end of NAME -->``."""
 _SECTION: Final = re.compile(r"(<!-- printed: (\w+)[^>]*-->\n\n)(.*?)(\n<!-- end of \2 -->)", re.DOTALL)

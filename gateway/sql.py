@@ -23,6 +23,8 @@ from providers.registry import ConfigError
 POOL_MIN: Final = 2
 POOL_MAX: Final = 16
 """More connections gained nothing at 64 concurrent charges (docs/performance.md); none is held across a provider call."""
+LOOK_MAX: Final = 3
+"""Questions over very many rows at once, in one process: each may take a core of the database's for a moment."""
 ACQUIRE_TIMEOUT_S: Final = 5.0
 """How long a request waits for a free connection before it is told that the database is away."""
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -224,18 +226,31 @@ def _dump(value: Any) -> str:
 async def connect(url: str, make: Callable[[Any, int], Pool] = Pool) -> Pool:
     """A pool on ``url``, as ``make`` has it. Raises :class:`ConfigError` where the database cannot be reached, or does not let us in."""
     # Planning a statement of a hundred parameters costs more than running it; the tables want the same plan every time.
-    server_settings = {"application_name": "interlock", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+    return make(await _connections(url, (POOL_MIN, POOL_MAX), plan_cache_mode="force_generic_plan"), POOL_MAX)
+
+
+async def connect_to_look(url: str) -> Pool:
+    """A pool for questions over very many rows. It cannot write, and however many ask, charges have their own connections.
+
+    Raises as :func:`connect`.
+    """
+    # A question over a month wants another plan than one over a day. Joins that look each row up are never meant here, and what is not
+    # known yet of a young table must not make the planner believe so.
+    settings = {"plan_cache_mode": "force_custom_plan", "enable_nestloop": "off", "default_transaction_read_only": "on"}
+    return Pool(await _connections(url, (0, LOOK_MAX), work_mem="32MB", **settings), LOOK_MAX)
+
+
+async def _connections(url: str, size: tuple[int, int], **settings: str) -> Any:
     try:
-        pool = await asyncpg.create_pool(
+        return await asyncpg.create_pool(
             url,
-            min_size=POOL_MIN,
-            max_size=POOL_MAX,
+            min_size=size[0],
+            max_size=size[1],
             max_inactive_connection_lifetime=0,
             command_timeout=COMMAND_TIMEOUT_S,
             connection_class=_Connection,
             init=_prepare,
-            server_settings=server_settings,
+            server_settings={"application_name": "interlock", "jit": "off", **settings},
         )
     except (*_LOST, *_NOT_LET_IN) as error:
         raise ConfigError(f"GATEWAY_DATABASE_URL: the database cannot be reached ({type(error).__name__})") from None
-    return make(pool, POOL_MAX)

@@ -424,6 +424,12 @@ class ChangeRow(SQLModel, table=True):
     to_status: str = Field(sa_type=Text)
     reason: str = Field(sa_type=Text)
     operation_id: str | None = Field(default=None, sa_type=ID, nullable=True)
+    xid: int | None = Field(
+        default=None, sa_type=Xid8, nullable=True, sa_column_kwargs={"server_default": text("pg_current_xact_id()")}
+    )
+    """The transaction that wrote it, by which readers find what is new (``gateway.rate_books``)."""
+
+    __table_args__ = (Index("change_by_xid", "xid", "payment_id", postgresql_where=text("xid IS NOT NULL")),)
 
 
 class DeclinedCardRow(SQLModel, table=True):

@@ -17,7 +17,7 @@ import procrastinate
 import structlog
 from procrastinate.jobs import Status
 
-from gateway import crash, shadow, uplift
+from gateway import crash, rate_books, shadow, uplift
 from gateway.app import House, check, open_house, told
 from gateway.backlog import Backlog
 from gateway.deps import Deps
@@ -38,6 +38,8 @@ INBOX_BATCHES: Final = 50
 """A backlog is worked off in one run, as far as it goes; the next run begins two seconds later."""
 SETTLE_EVERY: Final = "* * * * * */2"
 """Every two seconds: an unknown outcome is first looked at two seconds after it was recorded."""
+COUNT_EVERY: Final = "* * * * * */2"
+"""Every two seconds: what happened is in the rates within five."""
 SIMULATE_EVERY: Final = "* * * * * */2"
 GUARD_EVERY: Final = "*/5 * * * *"
 DISCARD_EVERY: Final = "17 4 * * *"
@@ -168,6 +170,7 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "uplift": (TIDY_EVERY, lambda: uplift.watch(deps)),
         "shadow": (TIDY_EVERY, lambda: shadow.count(deps)),
+        "rates": (COUNT_EVERY, lambda: rate_books.fold(pool)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
         "learn": (TIDY_EVERY, deps.learned.save),
     }

@@ -26,11 +26,17 @@ def test_the_printed_pages_are_current() -> None:
     assert printed.stale() == [], "run: python -m gateway.printed"
 
 
+def _print_into(folder: Path) -> None:
+    """Every page as it is."""
+    for name, page in printed.PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+    for name in printed.SECTIONS:
+        (folder / name).write_text((ROOT / "docs" / name).read_text(encoding="utf-8"), encoding="utf-8")
+
+
 def test_a_page_that_was_changed_or_is_missing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(printed, "DOCS", tmp_path)
-    for name, page in printed.PAGES.items():
-        (tmp_path / name).write_text(page(), encoding="utf-8")
-    (tmp_path / "operations.md").write_text((ROOT / "docs/operations.md").read_text(encoding="utf-8"), encoding="utf-8")
+    _print_into(tmp_path)
     (tmp_path / "problems.md").write_text("No problems.\n", encoding="utf-8")
     (tmp_path / "settings.md").unlink()
 
@@ -76,8 +82,7 @@ def test_a_page_that_has_lost_the_marks_of_its_section_is_stale_and_left_alone(
     mark: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(printed, "DOCS", tmp_path)
-    for name, page in printed.PAGES.items():
-        (tmp_path / name).write_text(page(), encoding="utf-8")
+    _print_into(tmp_path)
     without = (ROOT / "docs/operations.md").read_text(encoding="utf-8").replace(mark, left)
     (tmp_path / "operations.md").write_text(without, encoding="utf-8")
 
@@ -90,8 +95,7 @@ def test_a_section_is_printed_again_and_what_is_written_by_hand_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(printed, "DOCS", tmp_path)
-    for name, page in printed.PAGES.items():
-        (tmp_path / name).write_text(page(), encoding="utf-8")
+    _print_into(tmp_path)
     said = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     (tmp_path / "operations.md").write_text(said.replace("goes on with the unique key", "stops"), encoding="utf-8")
 

@@ -49,6 +49,7 @@ PURE: Final = frozenset(
         "gateway/rows",
         "gateway/errors",
         "gateway/policies",
+        "gateway/rates",
     )
 )
 MONEY: Final = frozenset(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.api import (
+    described_metrics,
     described_routing,
     disputes,
     events,
@@ -18,6 +19,7 @@ from gateway.api import (
     simulations,
     webhook_endpoints,
 )
+from gateway.api.metrics import catalog
 from gateway.api.policies import policy_object
 from gateway.api.schemas import Body
 from gateway.api.strategies import strategy_object
@@ -488,6 +490,7 @@ def document() -> dict[str, Any]:
     paths["/v1/policies"] = {"get": _get("What is done without each part that may be lost", page, [])}
     page = page | {"data": [_STRATEGY_EXAMPLE]}
     paths["/v1/routing/strategies"] = {"get": _get("The strategies in force, and what they have learned", page, [])}
+    paths |= _measured()
     paths["/v1/return/{token}"] = {"get": {**_RETURN}}
     paths |= _stored(paths)
     paths |= _told(paths)
@@ -696,6 +699,18 @@ def _simulated(schemas: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _measured() -> dict[str, Any]:
+    """The rates."""
+    rate = _get(
+        "What a rate comes to, by its dimensions and over time", described_metrics.EXAMPLE, described_metrics.PARAMETERS
+    )
+    rate["responses"]["200"]["content"]["text/csv"] = {"schema": {"type": "string"}}
+    return {
+        "/v1/metrics": {"get": _get("Every rate with its definition, and every dimension", catalog(), [])},
+        "/v1/metrics/{metric}": {"get": rate},
+    }
+
+
 def _again(
     schemas: dict[str, Any], verb: str, summary: str, answer: Mapping[str, Any], parameters: Sequence[Any] = ()
 ) -> dict[str, Any]:
@@ -719,6 +734,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "disputes": "What a cardholder contests, and what you answer.",
     "incidents": "What a provider said that cannot be, and was not believed.",
     "routing": "Which account is asked: versions of your rules, what is in force, and what a draft would have done.",
+    "metrics": "How many are approved: every rate by its published definition.",
     "accounts": "Where payments may go, and what each account is able to do.",
     "payment_methods": "Cards and tokens that are kept to be charged again.",
     "customers": "Who pays.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import shadow, uplift
+from gateway import rate_books, shadow, uplift
 
 if TYPE_CHECKING:
     from tests.conftest import Commands, Database, Databases, Inside, Kit, Merchant, Open, Psps
@@ -290,3 +290,17 @@ async def test_what_strategies_and_shadows_come_to_is_told_to_their_own_merchant
 
     assert {path: [len(data) for data in both] for path, both in told.items()} == {"uplift": [1, 0], "shadow": [1, 0]}
     assert (overview["shadow"], overview["watched"]) == (None, None)
+
+
+async def test_rates_are_of_ones_own_payments_alone(
+    open_gateway: Open, psps: Psps, database: Database, other_key: str
+) -> None:
+    async with open_gateway(more=other_accounts(psps)) as inside:
+        await inside.merchant.charged(reference="ours")
+        await rate_books.fold(inside.house.pool)
+        asked = ("/v1/metrics/acceptance_rate", {"group_by": "account,metadata.shop"})
+        own = (await inside.merchant.get(asked[0], **asked[1])).json()
+        theirs = (await as_merchant(inside, other_key).get(asked[0], **asked[1])).json()
+
+    assert [cell["n"] for cell in own["data"]] == [1]
+    assert theirs["data"] == []

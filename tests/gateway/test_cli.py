@@ -79,6 +79,8 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "routing simulate": ("file", "--merchant", "--days", "--live", "--json"),
     "routing uplift": ("--merchant", "--live"),
     "routing shadow": ("--merchant", "--live"),
+    "rates": ("rebuild",),
+    "rates rebuild": ("--window-minutes",),
     "vault": ("rotate", "status"),
     "vault rotate": ("GATEWAY_VAULT_KEY",),
     "vault status": ("key",),

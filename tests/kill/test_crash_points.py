@@ -412,7 +412,7 @@ async def _simulated(run: Run) -> None:
             approved=approved,
         )
     await run.inside.house.deps.in_force.read(run.inside.house.deps.clock())
-    await run.work("uplift")
+    await run.work("uplift", "rates")
     await run.inside.house.deps.in_force.read(run.inside.house.deps.clock())
 
 
@@ -650,6 +650,7 @@ PIECES: Final = {
     *(f"gateway/books.py: _{piece}" for piece in ("METHOD", "CUSTOMER", "PAYMENT", "STATE", "OPERATION", "SETTLE", "ENDED", "RETURNED", "REVIEWED", "DISPUTE", "CHANGE", "ENDPOINT", "ANSWER", "DRIVE")),
     *(f"gateway/endpoint_books.py: _{piece}" for piece in ("CANCELED", "AGAIN")),
     *(f"gateway/telling.py: {piece}" for piece in ("EVENTS", "DELIVERIES")),
+    *(f"gateway/rate_books.py: _{piece}" for piece in ("MAKE", "COUNTED", "STORED")),
     "gateway/limits.py: DECLINED",
     "gateway/books.py: KEY",
     "gateway/method_books.py: SETTLED",

@@ -282,7 +282,7 @@ class World:
         outbox = Outbox(
             pool, Egress(), lambda *_: {}, endpoint_event, draw=self.nature.random
         )  # nobody is told in here
-        house = House(deps, inbox, outbox, pool, gate, registry, frozenset())
+        house = House(deps, inbox, outbox, pool, pool, gate, registry, frozenset())
         router = Router()
         routes = _Routes(router)
         _mount(cast("FastAPI", routes), house, SETTINGS)
