@@ -420,7 +420,7 @@ def _served(house: House) -> list[Route]:
 
 def _looked_at(house: House, settings: Settings) -> list[Route]:
     """The routes of the console."""
-    return Console(house.deps, house.pool, secure=settings.public_url.startswith("https://")).routes()
+    return Console(house.deps, house.pool, house.looking, secure=settings.public_url.startswith("https://")).routes()
 
 
 def told(house: House) -> bytes:

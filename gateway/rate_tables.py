@@ -108,6 +108,7 @@ class RatedRow(SQLModel, table=True):
 
     __table_args__ = (
         Index("rated_by_time", "owner", "at"),
+        Index("rated_cascades", "owner", "at", postgresql_where=text("extra > 0")),
         Index(
             "rated_by_try",
             "owner",

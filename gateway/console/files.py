@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 AT: Final = "/console/static"
-FILES: Final = ("console.css", "console.js", "mark.svg", "vendor/htmx.min.js")
+FILES: Final = ("console.css", "console.js", "charts.js", "mark.svg", "vendor/htmx.min.js", "vendor/echarts.min.js")
 TYPES: Final[Mapping[str, str]] = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FOR_EVER: Final = "public, max-age=31536000, immutable"
 

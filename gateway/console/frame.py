@@ -47,7 +47,10 @@ class Section:
     path: str
 
 
-SECTIONS: Final = (Section("overview", "Overview", PATH),)
+SECTIONS: Final = (
+    Section("overview", "Overview", PATH),
+    Section("authorization", "Authorization", f"{PATH}/authorization"),
+)
 """What there is. Payments, routing, webhooks, reconciliation, ledger and audit are to follow here, a line each."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,14 +11,21 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.console.asker import Asker, only
+from gateway.console.explorer import EXPLORER, Line, line_chart, scale
 from gateway.console.frame import Frame, Look
+from gateway.console.question import PERIODS, Question, read
 from gateway.deps import Deps
 from gateway.incidents import Incident
-from gateway.sql import Pool, Row, Statement
+from gateway.rates import Amount, Cell, Measured
+from gateway.sql import Row, Statement
 
 SAMPLE: Final = 2_000
 """Of so many payments, the last ones, it is said how long their accounts took to answer."""
 SHOWN: Final = 20
+FINAL: Final = "payment_authorization_rate"
+FIRST: Final = "first_attempt_rate"
+NO_ANSWERS: Final[Mapping[str, Any]] = {"p50_s": None, "p95_s": None}
 COUNTED_MAX: Final = 1_000
 
 BREAKERS: Final = ("closed", "probing", "open")
@@ -48,9 +56,10 @@ class Strip:
 
     name: str
     provider: str
+    line: Line | None
+    technical: Cell | None
     breaker: str | None
     segments: int
-    answers: int
     p50_s: float | None
     p95_s: float | None
 
@@ -58,56 +67,116 @@ class Strip:
 class Overview:
     """The first page, over one house."""
 
-    def __init__(self, deps: Deps, pool: Pool, frame: Frame) -> None:
+    def __init__(self, deps: Deps, asker: Asker, frame: Frame) -> None:
         self._deps = deps
-        self._pool = pool
+        self._asker = asker
         self._frame = frame
 
     async def page(self, request: Request, look: Look) -> Response:
-        """``GET /console``."""
-        whose = {"merchant_id": look.visitor.merchant_id, "livemode": look.livemode}
-        answers = await _ANSWERS.rows(self._pool, whose | {"sample": SAMPLE})
-        unknown = await _UNKNOWN.rows(self._pool, whose | {"limit": SHOWN})
-        waiting = await _UNKNOWN_COUNT.row(self._pool, whose | {"limit": COUNTED_MAX})
-        incidents: Sequence[Incident] = await self._deps.queries.incidents(
-            look.visitor.merchant_id, livemode=look.livemode, limit=COUNTED_MAX, open=True
-        )
+        """``GET /console``. A period that there is not is the usual one."""
         now = self._deps.clock()
+        period = request.query_params.get("period", "24h")
+        question = read([("period", period if period in PERIODS else "24h")], now)
+        open_, rates = await asyncio.gather(self._open(look, now), self._rates(question, look, now))
         return self._frame.page(
             "overview.html",
             look,
             section="overview",
             now=now,
-            took=next((row for row in answers if row["account"] is None), None),
-            strips=self._strips(look, answers, now),
-            unknown=unknown,
-            unknown_count=waiting["n"] if waiting else 0,
-            unknown_oldest_s=_age_s(waiting["oldest"] if waiting else None, now),
-            incidents=incidents[:SHOWN],
-            incident_count=len(incidents),
+            question=question,
+            periods=PERIODS,
+            explorer=EXPLORER,
             counted_max=COUNTED_MAX,
             worker=self._deps.standing,
+            **open_,
+            **rates,
         )
 
-    def _strips(self, look: Look, answers: Sequence[Row], now: datetime) -> list[Strip]:
-        took: Mapping[str, Row] = {row["account"]: row for row in answers if row["account"] is not None}
+    async def _open(self, look: Look, now: datetime) -> dict[str, Any]:
+        """What waits for somebody: attempts that nobody knows the end of, and incidents."""
+        whose = {"merchant_id": look.visitor.merchant_id, "livemode": look.livemode}
+        unknown, (waiting, *_), incidents = await asyncio.gather(
+            self._asker.rows(_UNKNOWN, whose | {"limit": SHOWN}),
+            self._asker.rows(_UNKNOWN_COUNT, whose | {"limit": COUNTED_MAX}),
+            self._incidents(look),
+        )
+        return {
+            "unknown": unknown,
+            "unknown_count": waiting["n"],
+            "unknown_oldest_s": None if waiting["oldest"] is None else (now - waiting["oldest"]).total_seconds(),
+            "incidents": incidents[:SHOWN],
+            "incident_count": len(incidents),
+        }
+
+    async def _incidents(self, look: Look) -> list[Incident]:
+        return await self._deps.queries.incidents(
+            look.visitor.merchant_id, livemode=look.livemode, limit=COUNTED_MAX, open=True
+        )
+
+    async def _rates(self, question: Question, look: Look, now: datetime) -> dict[str, Any]:
+        """What came of the payments of the period, and of as long a time before it."""
+        ask, asked = self._asker.measure, (question, look)
+        whose = {"merchant_id": look.visitor.merchant_id, "livemode": look.livemode}
+        questions = (
+            ask(*asked, metric=FINAL),
+            ask(*asked, metric=FINAL, before=True),
+            ask(*asked, metric=FIRST),
+            ask(*asked, metric=FIRST, before=True),
+            ask(*asked, metric="recovered_by_cascade"),
+            ask(*asked, "account", series=True),
+            ask(*asked, "account"),
+            ask(*asked, "account", before=True),
+            ask(*asked, "account", metric="technical_error_rate"),
+        )
+        final, final_before, first, first_before, cascades, series, *of_accounts = await asyncio.gather(*questions)
+        accounts, accounts_before, faults = of_accounts
+        answers = await self._asker.rows(_ANSWERS, whose | {"sample": SAMPLE})
+        strips = self._strips(look, accounts, accounts_before, faults, answers, now)
+        return {
+            "final": Line(None, only(final), only(final_before), {}),
+            "first": Line(None, only(first), only(first_before), {}),
+            "volume": largest_first(only(final).amounts),
+            "recovered": only(cascades),
+            "saved": largest_first(only(cascades).amounts),
+            "as_of": final.as_of,
+            "complete": final.complete,
+            "chart": line_chart(series, [strip.name for strip in strips], question.interval),
+            "took": next((row for row in answers if row["account"] is None), None),
+            "strips": strips,
+            "scale": scale(list(accounts.cells)),
+        }
+
+    def _strips(
+        self,
+        look: Look,
+        accounts: Measured,
+        before: Measured,
+        faults: Measured,
+        answers: Sequence[Row],
+        now: datetime,
+    ) -> list[Strip]:
+        took = {row["account"]: row for row in answers if row["account"] is not None}
+        rates, earlier, technical = (
+            {cell.keys["account"]: cell for cell in each.cells} for each in (accounts, before, faults)
+        )
         breakers = self._breakers(look, now)
-        strips = []
-        for account in self._deps.accounts_of(look.visitor.merchant_id, livemode=look.livemode):
-            row: Mapping[str, Any] = took.get(account.name, {})
-            breaker, segments = breakers.get(account.name, (None, 0))
-            strips.append(
-                Strip(
-                    account.name,
-                    account.provider.name,
-                    breaker,
-                    segments,
-                    row.get("n", 0),
-                    row.get("p50_s"),
-                    row.get("p95_s"),
-                )
+        return [
+            Strip(
+                name=account.name,
+                provider=account.provider.name,
+                line=Line(account.name, cell, earlier.get(account.name), {})
+                if (cell := rates.get(account.name))
+                else None,
+                technical=technical.get(account.name),
+                breaker=breaker,
+                segments=segments,
+                p50_s=row["p50_s"],
+                p95_s=row["p95_s"],
             )
-        return strips
+            for account in self._deps.accounts_of(look.visitor.merchant_id, livemode=look.livemode)
+            for breaker, segments in [breakers.get(account.name, (None, 0))]
+            for row in [took.get(account.name, NO_ANSWERS)]
+        ]
 
     def _breakers(self, look: Look, now: datetime) -> dict[str, tuple[str, int]]:
         """Of each account the worst of its breakers, and for how many kinds of payments one is open besides."""
@@ -123,5 +192,6 @@ class Overview:
         return worst
 
 
-def _age_s(at: datetime | None, now: datetime) -> float | None:
-    return None if at is None else (now - at).total_seconds()
+def largest_first(amounts: Sequence[Amount]) -> list[Amount]:
+    """Amounts of several currencies, those that the most came of first. They are never added up: nobody said at which rate."""
+    return sorted((each for each in amounts if each.hits), key=lambda each: (-each.hits, each.currency))

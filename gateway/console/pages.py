@@ -1,12 +1,11 @@
 """The console's routes: who is signed in looks at one merchant's payments; nobody else sees that there is anything.
 
-The console reads. It never holds more than :data:`AT_ONCE` of a process's connections, so that however many people look, and however long
-a question takes, charges find a connection.
+The console reads, a few statements at once (:mod:`gateway.console.asker`): however many people look, and however long a question takes,
+charges find a connection.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,17 +16,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.console import door
+from gateway.console.asker import Asker
 from gateway.console.door import Door, NotBelieved
+from gateway.console.explorer import EXPLORER, Explorer
 from gateway.console.files import AT, Files
 from gateway.console.frame import PATH, Frame, Look, theme_of
 from gateway.console.overview import Overview
 from gateway.console.users import Users
 from gateway.deps import Deps
 from gateway.errors import Problem
+from gateway.rates import Unanswerable
 from gateway.sql import DATABASE_LOST, Pool
 from providers.registry import place
-
-AT_ONCE: Final = 4
 
 Answered = Callable[[Request], Awaitable[Response]]
 Page = Callable[[Request, Look], Awaitable[Response]]
@@ -38,13 +38,14 @@ log = structlog.get_logger()
 class Console:
     """The console of one process. ``secure`` says that browsers come by https."""
 
-    def __init__(self, deps: Deps, pool: Pool, *, secure: bool) -> None:
+    def __init__(self, deps: Deps, pool: Pool, looking: Pool, *, secure: bool) -> None:
         self._deps = deps
         self._files = Files()
         self._frame = Frame(self._files, secure=secure)
         self._door = Door(Users(pool, deps.keys.console), self._frame, secure=secure)
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._overview = Overview(deps, pool, self._frame)
+        asker = Asker(pool, looking)
+        self._overview = Overview(deps, asker, self._frame)
+        self._explorer = Explorer(deps, asker, self._frame)
 
     def routes(self) -> list[Route]:
         """Every route of the console. What is none of them, under its path, asks for a login like all others."""
@@ -58,6 +59,8 @@ class Console:
             Route(f"{PATH}/logout", self._open(at_door.logout), methods=["POST"]),
             Route(f"{PATH}/theme", self._open(at_door.theme), methods=["POST"]),
             Route(PATH, self._signed_in(self._overview.page), methods=["GET"]),
+            Route(EXPLORER, self._signed_in(self._explorer.page), methods=["GET"]),
+            Route(f"{EXPLORER}.csv", self._signed_in(self._explorer.table), methods=["GET"]),
             Route(f"{PATH}/{{path:path}}", self._signed_in(self._nothing), methods=["GET"]),
         ]
 
@@ -82,8 +85,7 @@ class Console:
             ) or (False,)
             livemode = modes[0] and request.query_params.get("mode") != "test"
             look = Look(visitor, livemode, modes, theme_of(request), door.asked(request))
-            async with self._turns:
-                return await page(request, look)
+            return await page(request, look)
 
         return self._open(answered)
 
@@ -95,6 +97,8 @@ class Console:
                 return await answer(request)
             except NotBelieved:
                 return self._sorry(NOT_BELIEVED)
+            except Unanswerable as wrong:
+                return self._sorry(Sorry(422, "That cannot be answered", str(wrong)))
             except Problem as problem:
                 return self._sorry(Sorry(problem.sort.status, problem.sort.title, problem.detail))
             except DATABASE_LOST as error:

@@ -71,7 +71,20 @@ def words(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
+def step(at: datetime, interval: str) -> str:
+    """The beginning of a step of a series, as short as it can be said: ``22 Nov``, ``22 Nov 14:00``, ``Nov 2026``."""
+    at = at.astimezone(UTC)
+    return (
+        f"{at:%b %Y}" if interval == "month" else f"{at.day} {at:%b}" + (f" {at:%H:%M}" if interval == "hour" else "")
+    )
+
+
+def place(share: float, low: float, high: float, width: int) -> str:
+    """Where a share stands on a scale of so many units from ``low`` to ``high``: for drawing."""
+    return f"{max(0.0, min(1.0, (share - low) / (high - low))) * width:.1f}"
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
-    each.__name__: each for each in (count, money, percent, points, milliseconds, span, instant, words)
+    each.__name__: each for each in (count, money, percent, points, milliseconds, span, instant, words, step, place)
 }
 """What templates write with."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
 GRAVE: Final = {"serious", "critical"}
+TELL: Final = """document.addEventListener("securitypolicyviolation", (it) =>
+    console.error(`${it.violatedDirective} ${it.blockedURI} ${it.sourceFile}:${it.lineNumber}:${it.columnNumber} ${it.sample}`))"""
+"""Where a page broke its policy: Chromium itself says only that it did."""
 PASSWORD: Final = "correct horse battery"
 
 
@@ -80,6 +83,7 @@ class Window:
         looked = Looked(await context.new_page(), self._url)
         looked.page.on("console", lambda said: looked.complaints.append(f"{said.type}: {said.text}"))
         looked.page.on("pageerror", lambda error: looked.complaints.append(str(error)))
+        await context.add_init_script(TELL)
         await self._sign_in(context, merchant)
         yield looked
         await context.close()

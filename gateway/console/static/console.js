@@ -15,6 +15,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// What a form leaves empty is not asked for, and stays out of the address.
+document.addEventListener("htmx:configRequest", ({ detail }) => {
+  for (const [name, value] of [...detail.formData.entries()]) if (value === "") detail.formData.delete(name);
+});
+
 for (const failed of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
   document.addEventListener(failed, () => document.documentElement.setAttribute("data-stale", ""));
 }
