@@ -124,6 +124,8 @@ def serve(
             server_header=False,
             date_header=False,
             timeout_keep_alive=75,
+            # A process that does not answer its parent in time is killed. On a machine that is overloaded it is only slow.
+            timeout_worker_healthcheck=30,
             timeout_graceful_shutdown=2 if settings.dev else 30,
         )
 
