@@ -158,7 +158,8 @@ async def test_strategy_not_asked__the_listed_order_decides_until_what_there_is_
         database.rows("GRANT SELECT ON routing_snapshot TO interlock_app")
 
         async def ready() -> bool:
-            return bool((await inside.merchant.get("/v1/routing/strategies")).json()["data"])
+            known = (await inside.merchant.get("/v1/routing/strategies")).json()["data"]
+            return [each["ready"] for each in known] == [True]
 
         await flow.eventually(ready, "what there is has been read")
         later = await inside.merchant.charge()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import inspect
 import random
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
@@ -185,6 +186,11 @@ class SimLoop(asyncio.BaseEventLoop):
 
 
 def _close(coro: Any) -> None:
+    """Close a coroutine; and what one that never began was given to await, as nobody else will: Python warns of such."""
+    if inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        for given in coro.cr_frame.f_locals.values():
+            if inspect.iscoroutine(given):
+                _close(given)
     for _ in range(CLOSINGS_MAX):
         try:
             coro.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from datetime import timedelta
 
 import pytest
@@ -108,6 +109,27 @@ def test_waiting_for_what_never_comes_is_an_error() -> None:
         loop.run_until_complete(main())
     loop.bury([])
     loop.close()
+
+
+def test_what_ends_before_it_began_takes_along_what_it_was_to_await() -> None:
+    """Else Python would warn of it, in whichever test the collector next comes by."""
+    loop = SimLoop(1)
+
+    async def innermost() -> None:
+        raise AssertionError("it never begins")
+
+    async def outer() -> None:
+        await given
+
+    async def main() -> None:
+        loop.start_on(None, outer())
+
+    given = innermost()
+    loop.run_until_complete(main())
+    loop.bury([])
+    loop.close()
+
+    assert inspect.getcoroutinestate(given) == inspect.CORO_CLOSED
 
 
 def test_the_databases_clock_is_the_simulations_for_statements_that_were_prepared_before(stage: Stage) -> None:
