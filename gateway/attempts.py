@@ -13,7 +13,7 @@ from typing import Any
 from gateway.deps import Deps
 from gateway.ids import ATTEMPT, new_id
 from gateway.payment import ALLOWED_BY, Operation, OperationStatus, Payment, Terms
-from gateway.vault import Wallet
+from gateway.vault import Keyring, Wallet
 from providers.contract import Authorize, Capability, Card, Instrument, Kind
 from providers.money import Money
 from routing.retries import Rule
@@ -32,7 +32,7 @@ class Step:
 def compose(
     payment: Payment, step: Step, wallet: Wallet, deps: Deps, now: datetime
 ) -> tuple[Operation, Mapping[str, Any]]:
-    """The next attempt and the exact request for it. A retry bears the name of the rule that allows it."""
+    """The next attempt and the exact request for it."""
     account, terms = deps.accounts[step.account], payment.terms
     instrument = wallet.instrument(step.account)
     if instrument is None:
@@ -61,21 +61,26 @@ def compose(
         shopper=terms.shopper,
     )
     request = account.provider.compose(ask)
-    operation = Operation(
+    operation = attempt(payment, step, operation_id, account.provider.name, deps.keys, now)
+    return operation, request
+
+
+def attempt(payment: Payment, step: Step, operation_id: str, provider: str, keys: Keyring, now: datetime) -> Operation:
+    """The attempt as it stands when it is committed: on its way. A retry bears the name of the rule that allows it."""
+    return Operation(
         id=operation_id,
         kind=Kind.AUTHORIZE,
         seq=len(payment.operations) + 1,
         round=step.round,
         account=step.account,
-        provider=account.provider.name,
-        amount=terms.amount,
+        provider=provider,
+        amount=payment.terms.amount,
         status=OperationStatus.SENT,
-        provider_key=deps.keys.provider_key(operation_id),
+        provider_key=keys.provider_key(operation_id),
         metadata=None if step.rule is Rule.FIRST else {ALLOWED_BY: step.rule},
         created_at=now,
         decision=step.record,
     )
-    return operation, request
 
 
 def _earlier(terms: Terms, wallet: Wallet, instrument: Instrument) -> str | None:

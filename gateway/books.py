@@ -406,7 +406,7 @@ class Books:
         ``fresh`` is a card's fingerprint: where that card was declined of late, nothing is written.
         """
         payment = change.payment
-        params = {**payment_values(payment), **self._key(key, payment), **_change_values(change, source)}
+        params = {**payment_values(payment), **self._key(key, payment), **change_values(change, source)}
         pieces = {"payment", "change"}
         if method is not None:
             pieces.add("method")
@@ -472,7 +472,7 @@ class Books:
         }
         params = {
             **state_values(payment),
-            **_change_values(change, source),
+            **change_values(change, source),
             "p_id": payment.terms.id,
             "g_version": before.version,
         }
@@ -647,7 +647,8 @@ def _ended_values(ended: list[Operation], at: datetime) -> dict[str, Any]:
     }
 
 
-def _change_values(change: Change, source: str) -> dict[str, Any]:
+def change_values(change: Change, source: str) -> dict[str, Any]:
+    """Every column of ``change``, under parameter names."""
     return {
         "c_payment_id": change.payment.terms.id,
         "c_seq": change.payment.version,

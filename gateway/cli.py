@@ -83,11 +83,14 @@ def dev(
     port: Port = 8080,
     data: Annotated[Path, typer.Option(help="Where its data lives, kept between runs.")] = Path(".gateway"),
     traffic: Annotated[float, typer.Option(min=0, help="Mixed payments a second, to watch it live.")] = 0,
+    history: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Payments of the last 30 days that --traffic begins with, once.")
+    ] = 20_000,
 ) -> None:
     """Run everything on this machine: database, gateway, worker and sandbox PSPs, with a demo merchant."""
     from gateway.dev import run
 
-    run(port, data, traffic)
+    run(port, data, traffic, history)
 
 
 @app.command()

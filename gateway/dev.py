@@ -15,24 +15,19 @@ import contextlib
 import errno
 import http.client
 import os
-import random
 import secrets
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import tomllib
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol, Self
-
-import aiohttp
 
 from gateway.embedded import DirectoryLock, EmbeddedError, Postgres, Valkey, spawn, write_private
 from providers.registry import ConfigError
@@ -58,17 +53,15 @@ POLL_S = 0.02
 LOG_LINES_SHOWN = 20
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-TRAFFIC_IN_FLIGHT_MAX = 100
-# api.md tells every client to wait 35 s: a charge may take 25 and a proxy adds its own.
-TRAFFIC_TIMEOUT_S = 35.0
-
 
 class DevError(RuntimeError):
     """`gateway dev` cannot start or go on. The message names the problem and the fix."""
 
 
-def run(port: int, data: Path, traffic: float) -> None:
+def run(port: int, data: Path, traffic: float, history: int) -> None:
     """Start everything, say `gateway ready`, and keep it running until Ctrl-C or SIGTERM.
+
+    With `traffic` payments a second go on beside it, after a back-fill of `history` payments, once.
 
     Exits 0 when asked to stop and 1, with the reason on stderr, when it cannot start or go on.
     Whatever it started is gone when it returns.
@@ -81,8 +74,8 @@ def run(port: int, data: Path, traffic: float) -> None:
             _exclusive(data),
             _Supervisor(ports, data, request) as supervisor,
         ):
-            supervisor.start()
-            with _traffic(ports.api_url, traffic):
+            supervisor.start(history if traffic > 0 else 0)
+            with _traffic(ports, traffic):
                 supervisor.watch()
     except _Stopped:
         _say(f"stopped; the data stays in {data}")
@@ -304,8 +297,8 @@ class _Supervisor:
             _say("stopping")
         self.stop()
 
-    def start(self) -> None:
-        """From nothing to `gateway ready`."""
+    def start(self, history: int) -> None:
+        """From nothing to `gateway ready`; a back-fill of `history` payments is done before anybody is served."""
         self._ports.refuse_taken()
         self._logs.mkdir(mode=0o700, exist_ok=True)
         env = self._base_environment()
@@ -317,6 +310,9 @@ class _Supervisor:
         env |= self._stores()
         self._write_environment(env)
         self._migrate(env)
+        if history:
+            self._fill(env, history)
+        _say("starting the API, the worker and the sandboxes")
 
         api = self._started("api", ["serve", "--port", str(self._ports.api)], env)
         self._serving.append(api)
@@ -419,7 +415,26 @@ class _Supervisor:
         if migrate.exit_code != 0:
             raise DevError(f"The migration {migrate.last_words()}")
         self._serving.remove(migrate)
-        _say("starting the API, the worker and the sandboxes")
+
+    def _fill(self, env: dict[str, str], payments: int) -> None:
+        """Write a month of payments that were never made, unless they are there."""
+        self._request.check()
+        # They take what the API takes to import, and only --traffic needs them.
+        from gateway.demo.backfill import backfill  # noqa: PLC0415
+        from gateway.settings import Settings  # noqa: PLC0415
+
+        began, named = time.monotonic(), ("DEV", "CONFIG", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "VAULT_KEY")
+        settings = Settings.model_validate({name.lower(): env[f"GATEWAY_{name}"] for name in named})
+        try:
+            with _progress(self._request) as tell:
+                filled = asyncio.run(backfill(settings, env, tell, payments=payments))
+        except ConfigError as error:
+            raise DevError(str(error)) from error
+        if filled.payments:
+            took_s = time.monotonic() - began
+            _say(f"back-filled {filled.payments:,} payments of 30 days ({filled.rows:,} rows) in {took_s:.1f} s")
+        else:
+            _say("the back-fill of an earlier start is there: nothing was added")
 
     def _wait(self, name: str, child: _Child, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -567,6 +582,34 @@ Ctrl-C stops everything.
 """
 
 
+@contextlib.contextmanager
+def _traffic(ports: Ports, payments_per_s: float) -> Iterator[None]:
+    """Run the stream of `--traffic` beside the block, if it is wanted."""
+    if payments_per_s <= 0:
+        yield
+        return
+    from gateway.demo import stream  # noqa: PLC0415
+
+    sandboxes = {"stripe": ports.stripe_url, "adyen": ports.adyen_url}
+    with stream.running(ports.api_url, SECRET_KEY, sandboxes, payments_per_s, _say):
+        yield
+
+
+@contextlib.contextmanager
+def _progress(request: _StopRequest) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, and nothing elsewhere. Whoever moves it is stopped where somebody asked."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("payments of the last 30 days", total=None)
+
+        def tell(done: int, total: int) -> None:
+            request.check()
+            bar.update(task, completed=done, total=total)
+
+        yield tell
+
+
 def _say(text: str) -> None:
     # Whoever read our output may be gone (`gateway dev | head`, a closed terminal): go on without.
     with contextlib.suppress(OSError):
@@ -577,139 +620,3 @@ def _say(text: str) -> None:
 def _complain(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(f"gateway dev: {text}\n")
-
-
-# --- a steady stream of mixed payments (--traffic) ---
-
-
-@dataclass(frozen=True, slots=True)
-class _Scenario:
-    """One kind of shopper: a card, and what the merchant does after the charge."""
-
-    weight: int
-    card: str = "4242424242424242"
-    holder: str = "Ada Lovelace"
-    capture_method: str = "automatic"
-    then: str = ""
-    share: float = 1.0
-
-
-# Sandbox Stripe declines by card number, sandbox Adyen by the holder's name: each scenario carries
-# both, so that it means the same on either account.
-_SCENARIOS = (
-    _Scenario(weight=60),
-    _Scenario(weight=8, card="4000000000000002", holder="DECLINED"),
-    _Scenario(weight=4, card="4000000000009995", holder="NOT_ENOUGH_BALANCE"),
-    _Scenario(weight=2, card="4000000000000069", holder="CARD_EXPIRED"),
-    _Scenario(weight=8, capture_method="manual", then="capture"),
-    _Scenario(weight=4, capture_method="manual", then="capture", share=0.5),
-    _Scenario(weight=4, capture_method="manual", then="cancel"),
-    _Scenario(weight=6, then="refund"),
-    _Scenario(weight=4, then="refund", share=0.4),
-)
-_CURRENCIES = ("EUR", "EUR", "USD", "GBP")
-
-
-@contextlib.contextmanager
-def _traffic(url: str, payments_per_s: float) -> Iterator[None]:
-    """Run the stream beside the block, in a loop of its own; say at the end what came back."""
-    if payments_per_s <= 0:
-        yield
-        return
-    _say(f"traffic: {payments_per_s:g} payments a second")
-    loop = asyncio.new_event_loop()
-    stream = _Stream(url, payments_per_s)
-    thread = threading.Thread(target=loop.run_until_complete, args=(stream.run(),), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(stream.stopping.set)
-        thread.join(1.0)
-        if not loop.is_running():
-            loop.close()
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(stream.seen.items()))
-        _say(f"traffic: {counts or 'nothing sent'}")
-
-
-class _Stream:
-    """Payments at a steady rate, whether or not the last one has been answered."""
-
-    def __init__(self, url: str, payments_per_s: float) -> None:
-        self.stopping = asyncio.Event()
-        self.seen: collections.Counter[str] = collections.Counter()
-        self._url = url
-        self._pause_s = 1.0 / payments_per_s
-        self._random = random.Random()  # noqa: S311 - shoppers, not secrets
-
-    async def run(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=TRAFFIC_TIMEOUT_S)
-        headers = {"Authorization": f"Bearer {SECRET_KEY}"}
-        async with aiohttp.ClientSession(self._url, timeout=timeout, headers=headers) as session:
-            shoppers: set[asyncio.Task[None]] = set()
-            loop = asyncio.get_running_loop()
-            due = loop.time()
-            while not self.stopping.is_set():
-                if len(shoppers) < TRAFFIC_IN_FLIGHT_MAX:
-                    shopper = asyncio.create_task(self._shop(session))
-                    shoppers.add(shopper)
-                    shopper.add_done_callback(shoppers.discard)
-                else:
-                    self.seen["skipped"] += 1
-                due = max(due + self._pause_s, loop.time() - 1.0)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), max(0.0, due - loop.time()))
-            for shopper in shoppers:
-                shopper.cancel()
-            await asyncio.gather(*shoppers, return_exceptions=True)
-
-    async def _shop(self, session: aiohttp.ClientSession) -> None:
-        try:
-            await self._one_payment(session)
-        except (aiohttp.ClientError, TimeoutError):
-            self.seen["unreachable"] += 1  # the API is being restarted; the next shopper may succeed
-
-    async def _one_payment(self, session: aiohttp.ClientSession) -> None:
-        weights = [scenario.weight for scenario in _SCENARIOS]
-        (scenario,) = self._random.choices(_SCENARIOS, weights)
-        amount = self._random.randint(100, 25_000)
-        reference = f"traffic-{uuid.uuid4().hex[:12]}"
-        payment = await self._post(
-            session,
-            "/v1/payments",
-            {
-                "amount": amount,
-                "currency": self._random.choice(_CURRENCIES),
-                "confirm": True,
-                "capture_method": scenario.capture_method,
-                "reference": reference,
-                "billing_details": {"name": scenario.holder},
-                "payment_method_data": {
-                    "type": "card",
-                    "card": {
-                        "number": scenario.card,
-                        "exp_month": 12,
-                        "exp_year": 2030,
-                        "cvc": "123",
-                    },
-                },
-            },
-        )
-        self.seen[str(payment.get("status", "refused"))] += 1
-        if not scenario.then or payment.get("status") not in ("succeeded", "requires_capture"):
-            return
-        part: dict[str, object] = {"amount": max(1, int(amount * scenario.share))}
-        match scenario.then:
-            case "refund":
-                await self._post(session, "/v1/refunds", {"payment": payment["id"], **part})
-            case "capture":
-                await self._post(session, f"/v1/payments/{payment['id']}/capture", part)
-            case _:
-                await self._post(session, f"/v1/payments/{payment['id']}/cancel", {})
-        self.seen[scenario.then] += 1
-
-    async def _post(self, session: aiohttp.ClientSession, path: str, body: dict[str, object]) -> dict[str, object]:
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        async with session.post(path, json=body, headers=headers) as response:
-            answer = await response.json(content_type=None)
-            return answer if isinstance(answer, dict) else {}

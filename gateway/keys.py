@@ -11,6 +11,7 @@ from gateway.books import KeyUse, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.queries import UsedKey
+from gateway.vault import Keyring
 from idempotency.key import Key
 
 DECIDED_MAX: Final = 5
@@ -43,7 +44,12 @@ def stored_answer(key: Key, fingerprint: bytes, used: UsedKey, deps: Deps) -> An
 
 def seal_answer(answer: Answer, key: Key, deps: Deps) -> bytes:
     """The answer's body as it is stored. It may hold a client secret, so it is sealed."""
-    return deps.keys.sealer.seal(answer.body, *_context(key))
+    return sealed(answer, key, deps.keys)
+
+
+def sealed(answer: Answer, key: Key, keys: Keyring) -> bytes:
+    """The same for whoever has the keys alone."""
+    return keys.sealer.seal(answer.body, *_context(key))
 
 
 async def written_once(key: Key, fingerprint: bytes, deps: Deps, decide: Callable[[], Awaitable[Decided]]) -> Answer:

@@ -256,7 +256,8 @@ def invariants_page() -> str:
             (
                 "A file holds all entries of the time it covers, and none of other merchants: what belongs to nobody here is reported as\n"
                 "lost. What succeeded here is looked for only in the books of accounts that there are: those that a file names, those of\n"
-                "`--account NAME` (which may be given several times), and those whose sandbox answers; the last lines say which.\n\n"
+                "`--account NAME` (which may be given several times), and those whose sandbox answers; the last lines say which. A sandbox keeps\n"
+                "its books in memory: what succeeded before it was started is not looked for there.\n\n"
                 "The books of a file count as taken when the file was written, or at `--books-as-of INSTANT` (`2h` ago, or a time). Say it where a\n"
                 "file was copied, or took long to export: the time at which the export began. Payments and entries that are not\n"
                 "`--grace` seconds (120) older than that are not compared, since a database and a provider are never read at one instant.\n"

@@ -182,6 +182,7 @@ async def _outside(wanted: Wanted, settings: Settings, hint: Say) -> Outside | N
     account = None if not wanted.accounts else wanted.accounts[0] if len(wanted.accounts) == 1 else ""
     entries: list[Iterable[Entry]] = [named(file_entries(path), account, covered) for path in files]
     arrivals: list[Iterable[Arrival]] = []
+    since: dict[str, float] = {}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=BOOKS_S)) as http:
         for place in asked.values():
             told = await _ask(http, place, account or "")
@@ -197,12 +198,13 @@ async def _outside(wanted: Wanted, settings: Settings, hint: Say) -> Outside | N
                     f"--books: none of the accounts is at {place.url}; say whose books they are with --account"
                 )
             covered.update(each.name for each in place.accounts)
-            entries.append(told[0])
-            arrivals.append(told[1])
+            entries.append(told.entries)
+            arrivals.append(told.arrivals)
+            since.update({each.name: told.since for each in place.accounts})
     if not entries:
         return None
     wire = chain.from_iterable(arrivals) if arrivals else None
-    return Outside(chain.from_iterable(entries), wire, taken_at, horizons() if arrivals else {}, covered)
+    return Outside(chain.from_iterable(entries), wire, taken_at, horizons() if arrivals else {}, covered, since)
 
 
 def _taken_at(files: list[Path], as_of: str | None) -> float:
@@ -227,18 +229,28 @@ def _places(accounts: list[AccountConfig]) -> dict[str, _Place]:
     return places
 
 
-async def _ask(http: aiohttp.ClientSession, place: _Place, account: str) -> tuple[list[Entry], list[Arrival]] | None:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a sandbox keeps: its books, which it began at ``since``, and its wire log."""
+
+    entries: list[Entry]
+    arrivals: list[Arrival]
+    since: float
+
+
+async def _ask(http: aiohttp.ClientSession, place: _Place, account: str) -> _Told | None:
     """A sandbox's books and its wire log, or ``None`` where there is no sandbox. ``account`` is whose they are, if nothing else says it."""
     try:
         async with http.get(f"{place.url}/_sandbox/books") as answer:
             books = orjson.loads(await answer.read()) if answer.status == 200 else None
+            since = float(answer.headers.get("Books-Since", "0"))
         async with http.get(f"{place.url}/_sandbox/requests") as answer:
             requests = orjson.loads(await answer.read()) if answer.status == 200 else None
         if books is None or requests is None:
             return None
         whose = place.account if place.accounts else account
         entries = list(sandbox_entries(books, whose, place.provider))
-        return entries, list(sandbox_arrivals(requests["requests"], whose))
+        return _Told(entries, list(sandbox_arrivals(requests["requests"], whose)), since)
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
         return None  # nobody, or somebody whose answers are no sandbox's
 

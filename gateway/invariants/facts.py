@@ -208,6 +208,8 @@ class Outside:
     taken_at: float | None = None
     horizons: Mapping[str, float] = field(default_factory=dict)
     accounts: AbstractSet[str] | None = None
+    since: Mapping[str, float] = field(default_factory=dict)
+    """By account, when its books were begun; what succeeded before is not looked for there. Without it they are whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +225,11 @@ class Moment:
     taken_at: float | None = None
     horizons: Mapping[str, float] = field(default_factory=dict)
     accounts: AbstractSet[str] | None = None
+    since: Mapping[str, float] = field(default_factory=dict)
 
-    def covers(self, account: str) -> bool:
-        """Whether the books of ``account`` are among those there are."""
-        return self.accounts is None or account in self.accounts
+    def covers(self, account: str, at: float) -> bool:
+        """Whether the books of ``account`` are among those there are, and were begun before ``at``."""
+        return (self.accounts is None or account in self.accounts) and at >= self.since.get(account, at)
 
     def comparable(self, at: float) -> bool:
         """Whether the books were taken long enough after ``at`` to tell of it."""

@@ -134,7 +134,7 @@ def no_phantom(case: Case) -> Sentences:
     for op in case.operations:
         if op.amount == 0:  # a verification moves nothing, and not every provider writes it down
             continue
-        if not case.moment.covers(op.account):
+        if not case.moment.covers(op.account, op.created_at):
             continue
         for book, amount in _expected(case, op):
             entry = by_cause.get((book, op.id))

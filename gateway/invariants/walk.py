@@ -377,7 +377,7 @@ class _Walk:
         if books is None:
             return Moment(now, self._at_rest, self._grace_s)
         taken_at = now if books.taken_at is None else books.taken_at
-        return Moment(now, self._at_rest, self._grace_s, taken_at, books.horizons, books.accounts)
+        return Moment(now, self._at_rest, self._grace_s, taken_at, books.horizons, books.accounts, books.since)
 
     def _note(self, violations: Iterable[Violation]) -> None:
         for violation in violations:

@@ -47,6 +47,8 @@ class Books:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
+        self.since = now()
+        """When they were begun: what moved before, under another process, is nowhere any more."""
         self._books: dict[Book, list[Entry]] = {book: [] for book in BOOKS}
         self._authorisations: dict[str, Entry] = {}
 

@@ -96,13 +96,15 @@ def _control_routes(room: Room) -> list[Route]:
 
     async def books(request: Request) -> Response:
         query = request.query_params
-        return _json(
+        answer = _json(
             desk.books.as_json(
                 reference=query.get("reference"),
                 payment=query.get("payment"),
                 since=_since(request),
             )
         )
+        answer.headers["Books-Since"] = f"{desk.books.since:.6f}"
+        return answer
 
     async def requests(request: Request) -> Response:
         query = request.query_params

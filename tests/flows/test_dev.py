@@ -261,7 +261,8 @@ def test_a_killed_process_comes_back(dev: Dev, name: str) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_leaves_nothing_and_the_next_start_has_the_data(how: signal.Signals, tmp_path: Path) -> None:
-    with _running(tmp_path / "data", tmp_path / "first", "--traffic", "5") as dev:
+    with _running(tmp_path / "data", tmp_path / "first", "--traffic", "5", "--history", "300") as dev:
+        assert "back-filled 300 payments" in dev.printed
         secrets = (dev.data / "secrets.toml").read_text()
 
         code, took_s = dev.stop(how)
@@ -270,8 +271,9 @@ def test_stopping_leaves_nothing_and_the_next_start_has_the_data(how: signal.Sig
         assert took_s < STOP_TIMEOUT_S
         assert dev.left() == []
 
-    with _running(tmp_path / "data", tmp_path / "second") as again:
+    with _running(tmp_path / "data", tmp_path / "second", "--traffic", "1", "--history", "300") as again:
         assert (again.data / "secrets.toml").read_text() == secrets
+        assert "nothing was added" in again.printed
 
 
 def test_killing_the_supervisor_leaves_nothing_and_the_next_start_works(tmp_path: Path) -> None:

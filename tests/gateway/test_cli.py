@@ -37,7 +37,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
         "users",
         "vault",
     ),
-    "dev": ("--port", "--data", "--traffic"),
+    "dev": ("--port", "--data", "--traffic", "--history"),
     "serve": ("--port", "--host", "--workers", "GATEWAY_DATABASE_URL", "GATEWAY_REDIS_URL"),
     "worker": ("--help",),
     "migrate": ("GATEWAY_MIGRATE_DATABASE_URL",),
