@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from string import ascii_lowercase
 from typing import Any, Final
 
@@ -232,17 +233,21 @@ _SUMS: Final = ("n", "hits", "amount_n", "amount_hits", "extra")
 
 
 def _set(metric: Metric, wanted: int, what: str) -> str:
-    """The condition that a count is of ``wanted``: any of the classes of attempts, all of the marks of payments."""
-    return f"{what} & {wanted} = {wanted} AND {what} < {EXTRA}" if metric.of_payments else f"{what} & {wanted} > 0"
+    """The condition that a count is of ``wanted``: any of the classes of attempts, all of the marks of payments.
+
+    All of them and no more are the greatest number there can be. Asked so, the planner expects a third of the rows; asked for one value
+    it expects a few, and sorts a million.
+    """
+    return f"{what} & {wanted} >= {wanted} AND {what} < {EXTRA}" if metric.of_payments else f"{what} & {wanted} > 0"
 
 
 def _kept(metric: Metric, cuboid: Cuboid, step: str) -> str:
     """What is kept of whole hours or days."""
     total, hits = (_set(metric, wanted, "c.what") for wanted in (metric.total, metric.hits))
     asked = f"({total}) OR c.what = {EXTRA}" if metric.costs else total
-    sums = f"""sum(c.n) FILTER (WHERE {total}) AS n, sum(c.n) FILTER (WHERE {hits}) AS hits,
-        sum(c.amount) FILTER (WHERE {total}) AS amount_n, sum(c.amount) FILTER (WHERE {hits}) AS amount_hits,
-        sum(c.n) FILTER (WHERE c.what = {EXTRA}) AS extra"""
+    sums = f"""(sum(c.n) FILTER (WHERE {total}))::int8 AS n, (sum(c.n) FILTER (WHERE {hits}))::int8 AS hits,
+        (sum(c.amount) FILTER (WHERE {total}))::int8 AS amount_n, (sum(c.amount) FILTER (WHERE {hits}))::int8 AS amount_hits,
+        (sum(c.n) FILTER (WHERE c.what = {EXTRA}))::int8 AS extra"""
     return f"""SELECT {step.format(at="c.at")} AS at, k.place AS {cuboid.name}_place, {sums}
         FROM rate_{cuboid.name} c JOIN {cuboid.name}_keys k ON k.id = c.key
         WHERE c.owner = {_OWNER} AND c.of_payment = {metric.of_payments} AND c.at >= :whole_from::timestamptz
@@ -250,18 +255,15 @@ def _kept(metric: Metric, cuboid: Cuboid, step: str) -> str:
 
 
 def _single(metric: Metric, cuboids: Sequence[Cuboid], metadata: Sequence[str], step: str, time: str) -> str:
-    """The same of the attempts themselves, within ``time``. They are summed up before it is asked what their keys mean."""
+    """The same of the attempts themselves, within ``time``."""
     what = "r.marks" if metric.of_payments else "r.what"
     total, hits = (_set(metric, wanted, what) for wanted in (metric.total, metric.hits))
-    groups = [step.format(at="r.at") + " AS at", *(f"r.{each.name}_key" for each in cuboids), *metadata]
-    named = [f"r.metadata->>:{letters}::text AS {letters}" if letters in metadata else letters for letters in groups]
-    listed = ", ".join(str(number + 1) for number in range(len(groups)))
-    places = ", ".join(["x.at", *(f"{each.name}_keys.place AS {each.name}_place" for each in cuboids), *metadata])
-    joins = " ".join(f"JOIN {each.name}_keys ON {each.name}_keys.id = x.{each.name}_key" for each in cuboids)
-    return f"""SELECT {places}, n, hits, amount_n, amount_hits, extra FROM (
-        SELECT {", ".join(named)}, count(*) AS n, count(*) FILTER (WHERE {hits}) AS hits, sum(r.amount) AS amount_n,
-        sum(r.amount) FILTER (WHERE {hits}) AS amount_hits, sum(r.extra) AS extra FROM rated r
-        WHERE r.owner = {_OWNER} AND {time} AND {total} GROUP BY {listed}) AS x {joins}"""
+    groups = [step.format(at="r.at") + " AS at", *(f"{each.name}_keys.place AS {each.name}_place" for each in cuboids)]
+    groups += [f"r.metadata->>:{name}::text AS {name}" for name in metadata]
+    joins = " ".join(f"JOIN {each.name}_keys ON {each.name}_keys.id = r.{each.name}_key" for each in cuboids)
+    return f"""SELECT {", ".join(groups)}, count(*) AS n, count(*) FILTER (WHERE {hits}) AS hits, sum(r.amount)::int8 AS amount_n,
+        (sum(r.amount) FILTER (WHERE {hits}))::int8 AS amount_hits, sum(r.extra)::int8 AS extra FROM rated r {joins}
+        WHERE r.owner = {_OWNER} AND {time} AND {total} GROUP BY {", ".join(str(n + 1) for n in range(len(groups)))}"""
 
 
 @lru_cache(maxsize=256)
@@ -305,7 +307,7 @@ def _named(
     """The keys of a cuboid that are asked for, with their place among those that are shown alike, and what each place shows."""
     of = [(alias, each) for alias, holder, each in shown if holder is cuboid]
     values = ", ".join(f"k.dimensions->>'{each}' AS {alias}" for alias, each in of)
-    order = ", ".join(f"k.dimensions->>'{each}'" for _, each in of) or "1"
+    order = ", ".join(f"k.dimensions->>'{each}' COLLATE \"C\"" for _, each in of) or "1"
     only = "".join(f" AND coalesce(k.dimensions->>'{each}', '') {asked[each]}" for each in filters)
     names = ", ".join(["place", *(alias for alias, _ in of)])
     return f"""{cuboid.name}_keys AS MATERIALIZED (SELECT k.id, dense_rank() OVER (ORDER BY {order})::int AS place{", " + values if values else ""}
@@ -344,6 +346,7 @@ async def counted_to(pool: Pool) -> CountedTo:
 async def measure(pool: Pool, asked: Asked) -> Measured:
     """Answer a question. Raises :class:`gateway.rates.Unanswerable` where it is wrong, or its answer has too many cells.
 
+    ``pool`` is that of :func:`gateway.sql.connect_to_look`: on the connections of the charges the plan would be that of a small question.
     Reads two times: how far all is counted, and the counts; what is counted between the two is in the answer, and not in ``as_of``.
     """
     metric, kept = check(asked), source(asked)
@@ -372,12 +375,18 @@ async def measure(pool: Pool, asked: Asked) -> Measured:
 
 def _cells(rows: Sequence[Row], asked: Asked, metric: Metric) -> tuple[Cell, ...]:
     """A cell for all currencies of the same keys."""
+    key_of = itemgetter("at", *(f"g_{letter}" for letter, _ in _lettered(asked.group_by)), "currency")
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        keys = tuple(row[f"g_{letter}"] for letter, _ in _lettered(asked.group_by))
-        found.setdefault((row["at"], *keys), []).append(row)
+        found.setdefault(key_of(row)[:-1], []).append(row)
     cells = [_cell(at, dict(zip(asked.group_by, keys, strict=True)), of, metric) for (at, *keys), of in found.items()]
-    return tuple(sorted(cells, key=lambda each: (each.at is not None and each.at.timestamp(), -each.n)))
+    cells.sort(key=lambda each: each.n, reverse=True)
+    return tuple(cells if asked.interval is None else sorted(cells, key=_at))
+
+
+def _at(cell: Cell) -> datetime:
+    assert cell.at is not None, "with an interval each cell has its beginning"  # noqa: S101  # the statement groups by it
+    return cell.at
 
 
 def _cell(at: datetime | None, keys: Mapping[str, str | None], rows: Sequence[Row], metric: Metric) -> Cell:

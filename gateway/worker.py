@@ -170,7 +170,6 @@ def jobs(deps: Deps, inbox: Inbox, pool: Pool) -> Mapping[str, tuple[str, Job]]:
         "parked": (TIDY_EVERY, lambda: end_parked(deps)),
         "uplift": (TIDY_EVERY, lambda: uplift.watch(deps)),
         "shadow": (TIDY_EVERY, lambda: shadow.count(deps)),
-        "rates": (COUNT_EVERY, lambda: rate_books.fold(pool)),
         "wipe": (TIDY_EVERY, lambda: wipe(deps)),
         "learn": (TIDY_EVERY, deps.learned.save),
     }
@@ -201,11 +200,18 @@ def routing_jobs(deps: Deps, pool: Pool, database_url: str) -> Mapping[str, tupl
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
+def counting_jobs(pool: Pool) -> Mapping[str, tuple[str, Job]]:
+    """What is counted by the clock, in the form of :func:`jobs`. No payment waits for it."""
+    work: Mapping[str, tuple[str, Job]] = {"rates": (COUNT_EVERY, lambda: rate_books.fold(pool))}
+    return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
+
+
 def _schedule(app: procrastinate.App, house: House, database_url: str, told_of: WorkInstruments) -> None:
     done = {
         **jobs(house.deps, house.inbox, house.pool),
         **outbound_jobs(house.outbox),
         **routing_jobs(house.deps, house.pool, database_url),
+        **counting_jobs(house.pool),
     }
     for name, (cron, work) in done.items():
         _every(app, name, work, cron, told_of)

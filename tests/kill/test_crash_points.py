@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from gateway import crash
 from gateway.console.users import Users, csrf_of
 from gateway.sql import DatabaseAway, Pool, Statement, connect, is_writing
-from gateway.worker import jobs, outbound_jobs, routing_jobs
+from gateway.worker import counting_jobs, jobs, outbound_jobs, routing_jobs
 from idempotency.store import RedisGate
 from providers.registry import AccountConfig, ConfigError
 from webhooks.signing import Secrets
@@ -58,7 +58,8 @@ class Run:
         self.merchant = inside.merchant
         inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)
         routing = routing_jobs(inside.house.deps, inside.house.pool, inside.database.url)
-        self.jobs = {**inbound, **outbound_jobs(inside.house.outbox), **routing}
+        counting = counting_jobs(inside.house.pool)
+        self.jobs = {**inbound, **outbound_jobs(inside.house.outbox), **routing, **counting}
         self.keys = (f"key-{number}" for number in itertools.count())
 
     def card(self) -> str:
