@@ -188,7 +188,7 @@ class SimLoop(asyncio.BaseEventLoop):
 def _close(coro: Any) -> None:
     """Close a coroutine; and what one that never began was given to await, as nobody else will: Python warns of such."""
     if inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
-        for given in coro.cr_frame.f_locals.values():
+        for given in inspect.getcoroutinelocals(coro).values():
             if inspect.iscoroutine(given):
                 _close(given)
     for _ in range(CLOSINGS_MAX):
