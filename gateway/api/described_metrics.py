@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.api.metrics import FORMATS, metric_object
+from gateway.api.metrics import FORMATS, csv_text, metric_object
 from gateway.rates import DIMENSIONS, FILTERS_MAX, GROUPS_MAX, INTERVALS, METRICS, Amount, Asked, Cell, Measured
 
 _ASKED: Final = Asked(
@@ -18,21 +18,20 @@ _ASKED: Final = Asked(
     "day",
     {"currency": ("EUR",)},
 )
-EXAMPLE: Final = metric_object(
-    _ASKED,
-    Measured(
-        (
-            Cell(
-                {"account": "main", "brand": "visa"},
-                datetime(2026, 11, 14, tzinfo=UTC),
-                1204,
-                1093,
-                (Amount("EUR", 4_812_300, 4_377_100),),
-            ),
+_MEASURED: Final = Measured(
+    (
+        Cell(
+            {"account": "main", "brand": "visa"},
+            datetime(2026, 11, 14, tzinfo=UTC),
+            1204,
+            1093,
+            (Amount("EUR", 4_812_300, 4_377_100),),
         ),
-        datetime(2026, 11, 21, 9, 30, 0, 123456, UTC),
     ),
+    datetime(2026, 11, 21, 9, 30, 0, 123456, UTC),
 )
+EXAMPLE: Final = metric_object(_ASKED, _MEASURED)
+TABLE: Final = csv_text(_ASKED, _MEASURED)
 
 
 def _parameter(name: str, description: str, *, where: str = "query", **schema: Any) -> dict[str, Any]:

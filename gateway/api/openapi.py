@@ -704,7 +704,7 @@ def _measured() -> dict[str, Any]:
     rate = _get(
         "What a rate comes to, by its dimensions and over time", described_metrics.EXAMPLE, described_metrics.PARAMETERS
     )
-    rate["responses"]["200"]["content"]["text/csv"] = {"schema": {"type": "string"}}
+    rate["responses"]["200"]["content"]["text/csv"] = {"schema": {"type": "string"}, "example": described_metrics.TABLE}
     return {
         "/v1/metrics": {"get": _get("Every rate with its definition, and every dimension", catalog(), [])},
         "/v1/metrics/{metric}": {"get": rate},
