@@ -82,7 +82,10 @@ def migrate(settings: Settings) -> str:
 
 
 EMPTY_RATES: Final = "TRUNCATE rated, rate_key, rate_owner, rate_hour, rate_bin, rate_proof, rate_day"
-FROM_THE_BEGINNING: Final = "UPDATE rate_mark SET backfill = '', as_of = NULL, window_s = coalesce(:window_s, window_s)"
+FROM_THE_BEGINNING: Final = """UPDATE rate_mark SET backfill = '', position = pg_snapshot_xmin(pg_current_snapshot()), payment_id = '',
+    as_of = NULL, window_s = coalesce(:window_s, window_s)"""
+"""What is committed by now is counted by its payment, what is not yet by its transaction: also where a dump was loaded into another cluster,
+whose transactions have other numbers."""
 
 
 def forget_rates(settings: Settings, window_s: int | None = None) -> None:

@@ -460,6 +460,28 @@ async def test_a_rebuild_makes_the_same_counts_again_and_may_widen_the_window(
     assert wider == by_views(database, groups)
 
 
+async def test_where_a_dump_was_loaded_into_another_cluster_a_rebuild_counts_on(
+    database: Database, rows: Rows, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place up to which all is counted is a number of a cluster that is far ahead."""
+    monkeypatch.setenv("GATEWAY_MIGRATE_DATABASE_URL", database.owner_url)
+    question = asked("payment_authorization_rate")
+
+    async with books(database) as pool:
+        await fold(pool)
+        rows.run("UPDATE rate_mark SET position = '999999999999'")
+        rows.ask(rows.pay(START), 1, "captured", START)
+        lost = await fold(pool), await measure(pool, question)
+        await asyncio.to_thread(commands, database, "rates", "rebuild")
+        found = await measure(pool, question)
+        rows.ask(rows.pay(START), 1, "captured", START)
+        later = await fold(pool), await measure(pool, question)
+
+    assert (lost[0], lost[1].cells) == (0, ())
+    assert [cell.n for cell in found.cells] == [1]
+    assert (later[0], [cell.n for cell in later[1].cells]) == (1, [2])
+
+
 async def test_what_commits_late_is_counted_and_what_comes_after_it_waits(database: Database, rows: Rows) -> None:
     payment = rows.pay(START)
     async with books(database) as pool:
