@@ -6,21 +6,22 @@ Every panel is a table that a chart may be drawn from, and every value in one le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.metrics import CSV, csv_text
-from gateway.console.asker import CASCADES_MAX, Asker, Flow, only
+from gateway.console.asker import CASCADES_MAX, Asker, Flow
 from gateway.console.frame import PATH, Frame, Look
 from gateway.console.question import PERIODS, Question, read
 from gateway.deps import Deps
-from gateway.rates import DIMENSIONS, INTERVALS, METRICS, Cell, Measured, Unanswerable
+from gateway.rates import DIMENSIONS, INTERVALS, METRICS, Amount, Cell, Measured, Unanswerable
 
 EXPLORER: Final = f"{PATH}/authorization"
 LINES_MAX: Final = 5
@@ -104,21 +105,19 @@ class Explorer:
     async def _shown(self, question: Question, look: Look) -> dict[str, Any]:
         ask, asked = self._asker.measure, (question, look)
         questions = (
-            ask(*asked),
-            ask(*asked, before=True),
             ask(*asked, "account", series=True),
-            ask(*asked, "account"),
             ask(*asked, question.by, before=True),
             *([ask(*asked, question.by)] if question.by != "account" else []),
         )
-        whole, whole_before, series, over, by_before, *by = await asyncio.gather(*questions)
+        series, by_before, *by = await asyncio.gather(*questions)
         flows = await self._asker.flows(question, look)
-        accounts = _accounts(over)
-        lines = breakdown(question, by[0] if by else over, by_before)
+        accounts = _accounts(series)
+        lines = breakdown(question, by[0] if by else merged(series, "account"), by_before)
         return {
-            "whole": Line(None, only(whole), only(whole_before), {}),
-            "as_of": whole.as_of,
-            "complete": whole.complete,
+            # Every attempt and every payment is in one cell of each answer, so that what they come to together needs no question.
+            "whole": Line(None, together(series.cells), together(by_before.cells), {}),
+            "as_of": series.as_of,
+            "complete": series.complete,
             "accounts": accounts,
             "over_time": over_time(series, accounts),
             "chart": line_chart(series, accounts[:LINES_MAX], question.interval),
@@ -177,6 +176,27 @@ def _accounts(measured: Measured) -> list[str]:
         if (account := cell.keys["account"]) is not None:
             totals[account] = totals.get(account, 0) + cell.n
     return sorted(totals, key=lambda each: (-totals[each], each))
+
+
+def together(cells: Iterable[Cell], keys: Mapping[str, str | None] = MappingProxyType({})) -> Cell:
+    """What cells come to that have nothing in common."""
+    n = hits = extra = 0
+    amounts: dict[str, tuple[int, int]] = {}
+    for cell in cells:
+        n, hits, extra = n + cell.n, hits + cell.hits, extra + (cell.extra_attempts or 0)
+        for each in cell.amounts:
+            before = amounts.get(each.currency, (0, 0))
+            amounts[each.currency] = (before[0] + each.n, before[1] + each.hits)
+    return Cell(keys, None, n, hits, tuple(Amount(name, *sums) for name, sums in sorted(amounts.items())), extra)
+
+
+def merged(measured: Measured, name: str) -> Measured:
+    """The same answer by one of its dimensions alone, the largest first."""
+    found: dict[str | None, list[Cell]] = {}
+    for cell in measured.cells:
+        found.setdefault(cell.keys[name], []).append(cell)
+    cells = [together(of, {name: value}) for value, of in found.items()]
+    return Measured(tuple(sorted(cells, key=lambda each: -each.n)), measured.as_of, measured.complete)
 
 
 # --- The tables ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.console.asker import Asker, only
-from gateway.console.explorer import EXPLORER, Line, line_chart, scale
+from gateway.console.explorer import EXPLORER, Line, line_chart, merged, scale
 from gateway.console.frame import Frame, Look
 from gateway.console.question import PERIODS, Question, read
 from gateway.deps import Deps
@@ -124,12 +124,12 @@ class Overview:
             ask(*asked, metric=FIRST, before=True),
             ask(*asked, metric="recovered_by_cascade"),
             ask(*asked, "account", series=True),
-            ask(*asked, "account"),
             ask(*asked, "account", before=True),
             ask(*asked, "account", metric="technical_error_rate"),
         )
         final, final_before, first, first_before, cascades, series, *of_accounts = await asyncio.gather(*questions)
-        accounts, accounts_before, faults = of_accounts
+        accounts_before, faults = of_accounts
+        accounts = merged(series, "account")
         answers = await self._asker.rows(_ANSWERS, whose | {"sample": SAMPLE})
         strips = self._strips(look, accounts, accounts_before, faults, answers, now)
         return {

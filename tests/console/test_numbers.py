@@ -16,10 +16,12 @@ from gateway.console.explorer import (
     declines,
     heat,
     line_chart,
+    merged,
     over_time,
     pareto_chart,
     sankey_chart,
     scale,
+    together,
 )
 from gateway.console.frame import Look
 from gateway.console.overview import largest_first
@@ -253,6 +255,22 @@ def test_a_line_has_a_gap_where_nothing_was_tried() -> None:
         (second, ["a", "b"]),
         (first, ["a"]),
     ]
+
+
+def test_what_an_answer_comes_to_by_one_dimension_needs_no_question() -> None:
+    first, second = NOW - timedelta(days=1), NOW
+    series = told(
+        cell(10, 9, first, account="a"),
+        cell(10, 8, second, account="a"),
+        Cell({"account": "b"}, second, 40, 2, (Amount("USD", 7, 3),), 5),
+    )
+
+    by_account = merged(series, "account")
+
+    assert [(each.keys["account"], each.n, each.hits) for each in by_account.cells] == [("b", 40, 2), ("a", 20, 17)]
+    assert by_account.as_of == NOW
+    assert together(series.cells) == Cell({}, None, 60, 19, (Amount("EUR", 2000, 1700), Amount("USD", 7, 3)), 5)
+    assert together([]) == Cell({}, None, 0, 0, (), 0)
 
 
 def test_the_flow_counts_each_payment_once_in_each_step() -> None:

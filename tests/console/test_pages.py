@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -235,6 +236,29 @@ async def test_a_user_of_one_merchant_sees_nothing_of_anothers(
         assert ours not in pages["mer_other"]
     assert ">theirs</a>" in pages["mer_other"]
     assert ">theirs</a>" not in pages["mer_dev"]
+
+
+async def test_the_overview_shows_the_breakers_of_the_strategies_in_force(
+    open_gateway: Open, database: Database, psps: Psps, flow: type[Kit]
+) -> None:
+    database.publish({"default": {"strategy": "adaptive", "accounts": ["stripe", "adyen"]}})
+    async with open_gateway() as inside:
+        users = Users(inside.house.pool, inside.house.deps.keys.console)
+        await users.create("ada@example.com", "mer_dev", PASSWORD)
+        fields, form = {"email": "ada@example.com", "password": PASSWORD}, {"Sec-Fetch-Site": "same-origin"}
+        assert (await inside.merchant.http.post("/console/login", data=fields, headers=form)).status_code == 303
+        well = (await inside.merchant.http.get("/console")).text
+        psps.fault("stripe", "authorize", "status", status=500, times=None)
+        for _ in range(12):
+            await inside.merchant.charge(routing={"account": "stripe"})
+
+        async def ill() -> bool:
+            page = (await inside.merchant.http.get("/console")).text
+            return len(re.findall(r"state state-(?:open|probing)", page)) == 1
+
+        await flow.eventually(ill, "one account's breaker is not closed any more")
+
+    assert len(re.findall("state state-closed", well)) == 2
 
 
 async def test_somebody_signs_in_changes_the_theme_and_signs_out(

@@ -1,4 +1,4 @@
-// What the console does besides htmx: close the menu that was left open, and tell when a page could not be refreshed.
+// What the console does besides htmx: the menu, the refreshing of pages, and what is asked for.
 "use strict";
 
 document.addEventListener("click", (event) => {
@@ -13,6 +13,11 @@ document.addEventListener("keydown", (event) => {
     menu.open = false;
     menu.querySelector("summary").focus();
   }
+});
+
+// A page that nobody sees does not refresh itself; it does with the next turn once it is seen again.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.hidden && event.detail.elt.id === "live") event.preventDefault();
 });
 
 // What a form leaves empty is not asked for, and stays out of the address.
