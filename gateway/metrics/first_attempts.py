@@ -10,27 +10,20 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.brands import BRANDS
-from gateway.payment import OPEN, Operation, OperationStatus, Payment
-from gateway.signals import TECHNICAL, word_of
+from gateway.payment import OPEN, Operation, Payment
+from gateway.rates import (
+    APPROVED,
+    AUTHENTICATION_FAILED,
+    BLOCKED,
+    DECLINED,
+    TECHNICAL,
+    UNKNOWN,
+    class_of,
+)
 from providers.contract import Kind
 
-APPROVED: Final = "approved"
-DECLINED: Final = "declined"
-AUTHENTICATION: Final = "authentication_failed"
-BLOCKED: Final = "blocked"
-UNKNOWN: Final = "unknown"
-RESULTS: Final = (APPROVED, DECLINED, AUTHENTICATION, BLOCKED, TECHNICAL, UNKNOWN)
-"""What came of a first attempt. One that was ``unknown`` is counted once more when it is known."""
-
-_APART: Final = {
-    "authentication_failed": AUTHENTICATION,
-    "merchant_blocked": BLOCKED,
-    "retry_limit_reached": BLOCKED,
-    "test_card": BLOCKED,
-    "amount_invalid": BLOCKED,
-    "not_sent": TECHNICAL,
-}
-"""Declines that no issuer has made, by their code; those that are faults of the account are found by their evidence."""
+RESULTS: Final = (APPROVED, DECLINED, AUTHENTICATION_FAILED, BLOCKED, TECHNICAL, UNKNOWN)
+"""What came of a first attempt, by the classes of the published rates. One that was ``unknown`` is counted once more when it is known."""
 
 CURRENCIES: Final = frozenset(
     {
@@ -51,17 +44,9 @@ def first_result(payment: Payment, before: Operation, after: Operation) -> str |
         return None
     if before.status not in OPEN or before.status is after.status:
         return None
-    match after.status:
-        case OperationStatus.AUTHORIZED | OperationStatus.CAPTURED:
-            return APPROVED
-        case OperationStatus.UNKNOWN:
-            return UNKNOWN
-        case OperationStatus.NOT_PROCESSED:
-            return TECHNICAL
-        case OperationStatus.DECLINED if after.decline is not None:
-            return _APART.get(after.decline.code) or (TECHNICAL if word_of(after) == TECHNICAL else DECLINED)
-        case _:
-            return None
+    code = None if after.decline is None else after.decline.code
+    result = class_of(after.status, after.reason, code, challenged=after.challenged)
+    return result if result in RESULTS else None
 
 
 def segment(payment: Payment, attempt: Operation) -> tuple[str, str, str]:

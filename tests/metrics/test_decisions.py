@@ -103,8 +103,8 @@ def _payment(attempt: Operation, **terms: object) -> Payment:
     return Payment(replace(plain, **terms), Status.PROCESSING, NOW, operations=(attempt,))  # type: ignore[arg-type]
 
 
-def _declined(code: str, evidence: str = "0") -> Operation:
-    decline = Decline(code, "soft", Action.RETRY_LATER, evidence=evidence)
+def _declined(code: str) -> Operation:
+    decline = Decline(code, "soft", Action.RETRY_LATER, evidence="0")
     return replace(SENT, status=OperationStatus.DECLINED, decline=decline)
 
 
@@ -114,16 +114,18 @@ def _declined(code: str, evidence: str = "0") -> Operation:
         (replace(SENT, status=OperationStatus.CAPTURED), "approved"),
         (replace(SENT, status=OperationStatus.AUTHORIZED), "approved"),
         (_declined("insufficient_funds"), "declined"),
-        (_declined("issuer_generic", "0.5"), "declined"),
-        (_declined("provider_error", "1"), "technical"),
+        (_declined("issuer_generic"), "declined"),
+        (_declined("provider_error"), "technical"),
         (_declined("authentication_failed"), "authentication_failed"),
-        (_declined("test_card"), "blocked"),
+        (_declined("suspected_fraud"), "blocked"),
+        (_declined("test_card"), "technical"),
         (_declined("not_sent"), "technical"),
         (replace(SENT, status=OperationStatus.NOT_PROCESSED), "technical"),
         (replace(SENT, status=OperationStatus.UNKNOWN), "unknown"),
         (replace(SENT, status=OperationStatus.REQUIRES_ACTION), None),
         (replace(SENT, status=OperationStatus.PENDING), None),
-        (replace(SENT, status=OperationStatus.EXPIRED), None),
+        (replace(SENT, status=OperationStatus.VOIDED, challenged=True), "authentication_failed"),
+        (replace(SENT, status=OperationStatus.VOIDED), None),
     ],
 )
 def test_a_first_attempt_is_counted_by_what_came_of_it(after: Operation, result: str | None) -> None:
