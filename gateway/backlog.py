@@ -22,10 +22,10 @@ LOOK_S: Final = 3.0
 COUNTED_MAX: Final = 10_000
 """More of anything are not counted: the number says enough."""
 
-_UNKNOWN: Final = """SELECT account, count(*) AS waiting, extract(epoch FROM now() - min(created_at))::float8 AS oldest_s
+UNKNOWN: Final = """SELECT account, count(*) AS waiting, extract(epoch FROM now() - min(created_at))::float8 AS oldest_s
     FROM operation WHERE due_at IS NOT NULL AND status = 'unknown' GROUP BY account"""
 """What is unknown stays due until it is known, also before a person: so the index of what is due finds all of it."""
-_WAITING: Final = f"""SELECT
+WAITING: Final = f"""SELECT
     (SELECT count(*) FROM (SELECT FROM operation WHERE due_at <= now() LIMIT $1::int) AS due) AS operations,
     (SELECT count(*) FROM (SELECT FROM webhook_inbox WHERE due_at <= now() LIMIT $1::int) AS due) AS inbound,
     (SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 FROM webhook_inbox WHERE due_at <= now()) AS inbound_s,
@@ -70,12 +70,12 @@ class Backlog:
 
     async def _look(self) -> None:
         tell = self._instruments
-        unknown = {row["account"]: row for row in await self._pool.fetch(_UNKNOWN)}
+        unknown = {row["account"]: row for row in await self._pool.fetch(UNKNOWN)}
         self._accounts |= unknown.keys()
         for account in self._accounts:
             tell.unknown.labels(account).set(unknown[account]["waiting"] if account in unknown else 0)
         tell.unknown_oldest_seconds.set(max([0.0, *(row["oldest_s"] for row in unknown.values())]))
-        row = await self._pool.fetchrow(_WAITING, COUNTED_MAX)
+        row = await self._pool.fetchrow(WAITING, COUNTED_MAX)
         if row is None:
             raise AssertionError("a row of counts is always there")
         for queue in QUEUES:

@@ -1,4 +1,4 @@
-"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | listen | replay | routing | rates | merchants | keys | users | vault``."""
+"""The command line: ``gateway dev | serve | worker | migrate | sandbox | verify | top | listen | replay | routing | rates | merchants | keys | users | vault``."""
 
 from __future__ import annotations
 
@@ -211,6 +211,27 @@ def verify(
     wanted = Wanted(tuple(books or ()), at_rest, grace, since, as_json, limit, tuple(account or ()), books_as_of)
     with _plainly():
         code = run(wanted, typer.echo, lambda text: typer.echo(text, err=True))
+    raise typer.Exit(code)
+
+
+@app.command()
+def top(
+    *,
+    merchant: Annotated[str | None, typer.Option(help="Only this merchant's accounts.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Only live payments, not those of test mode.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, max=3600, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once. Exit code 1 where the database cannot be read.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a look, for a program.")] = False,
+) -> None:
+    """Show how it goes: rates, breakers, unknown outcomes, what waits, the worker. Reads the database alone. Ctrl-C ends it."""
+    from gateway import logs
+    from gateway.top import Wanted, run
+
+    logs.to_stderr()
+    with _plainly():
+        code = run(Wanted(merchant, live, interval, once, as_json), lambda text: typer.echo(text, err=True))
     raise typer.Exit(code)
 
 

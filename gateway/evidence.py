@@ -412,6 +412,15 @@ class Rewound(Exception):
     """The database's transactions are numbered lower than before: it is another cluster, or one that has lost its last ones."""
 
 
+async def saved(use: Use, pool: Pool) -> Model | None:
+    """A model as its newest snapshot has it, for whoever only looks; ``None`` where there is none that can be read."""
+    row = await _NEWEST.row(pool, {"model": use.key, "anew": False})
+    try:
+        return None if row is None or row["state"] is None else Model.restored(use, row)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 async def _begun(use: Use, pool: Pool) -> Model:
     """A model as its newest snapshot has it, or at the row that it begins at, which is the same for all processes."""
     row = await _NEWEST.row(pool, {"model": use.key, "anew": False})

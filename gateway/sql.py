@@ -215,7 +215,8 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # untyped base
         return ""
 
 
-async def _prepare(connection: Any) -> None:
+async def prepare(connection: Any) -> None:
+    """Let a connection of asyncpg's give and take JSON as values."""
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_dump, decoder=orjson.loads, format="text")
 
 
@@ -249,7 +250,7 @@ async def _connections(url: str, size: tuple[int, int], **settings: str) -> Any:
             max_inactive_connection_lifetime=0,
             command_timeout=COMMAND_TIMEOUT_S,
             connection_class=_Connection,
-            init=_prepare,
+            init=prepare,
             server_settings={"application_name": "interlock", "jit": "off", **settings},
         )
     except (*_LOST, *_NOT_LET_IN) as error:

@@ -42,6 +42,7 @@ OFFERS: Final[dict[str, tuple[str, ...]]] = {
     "worker": ("--help",),
     "migrate": ("GATEWAY_MIGRATE_DATABASE_URL",),
     "sandbox": ("--stripe-port", "--adyen-port", "--neutral-port"),
+    "top": ("--merchant", "--live", "--interval", "--once", "--json"),
     "verify": ("--books", "--account", "--books-as-of", "--at-rest", "--grace", "--since", "--limit", "--json"),
     "merchants": ("create",),
     "merchants create": ("merchant_id", "--name"),

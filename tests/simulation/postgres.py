@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from gateway.sql import _Connection, _prepare
+from gateway.sql import _Connection, prepare
 from tests.simulation.loop import HOST, Host
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Stage:
         connection = await asyncpg.connect(
             url, connection_class=_Connection, server_settings=settings, statement_cache_size=1000
         )
-        await _prepare(connection)
+        await prepare(connection)
         return connection
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
