@@ -69,15 +69,15 @@ class Scenario:
 _MANUAL: Final = {"capture_method": "manual"}
 _SHOWN: Final = {"three_d_secure": "required", "return_url": "https://shop.example/back"}
 SCENARIOS: Final = (
-    Scenario(weight=52),
+    Scenario(weight=58),
     Scenario(weight=8, cards=("378282246310005",)),
-    Scenario(weight=4, cards=("4000000000009995",), holder="NOT_ENOUGH_BALANCE"),
-    Scenario(weight=2, cards=("4000000000000069",), holder="CARD_EXPIRED"),
-    Scenario(weight=2, cards=("4000000000000127",), holder="CVC_DECLINED"),
-    Scenario(weight=2, cards=("4000000000009979",), holder="BLOCK_CARD"),
+    Scenario(weight=2, cards=("4000000000009995",), holder="NOT_ENOUGH_BALANCE"),
+    Scenario(weight=1, cards=("4000000000000069",), holder="CARD_EXPIRED"),
+    Scenario(weight=1, cards=("4000000000000127",), holder="CVC_DECLINED"),
+    Scenario(weight=1, cards=("4000000000009979",), holder="BLOCK_CARD"),
     Scenario(weight=1, cards=("4100000000000019",), holder="FRAUD"),
     Scenario(weight=1, cards=("4000000000000119",), holder="ACQUIRER_ERROR"),
-    Scenario(weight=2, cards=("4000000000000002",), holder="DECLINED"),
+    Scenario(weight=1, cards=("4000000000000002",), holder="DECLINED"),
     Scenario(weight=6, cards=("4000000000003220", "5454545454545454"), fields=_SHOWN),
     Scenario(weight=7, fields=_MANUAL, then="capture"),
     Scenario(weight=3, fields=_MANUAL, then="capture", share=0.5),
