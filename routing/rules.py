@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from random import Random
 from typing import Final, cast
 
 from routing.decision import Candidate, Decision, Facts
@@ -271,8 +270,7 @@ def _said(
     if policy is None:
         return _unsaid(outcome, offered, "is not available")
     try:
-        dice = Random(seed)  # noqa: S311  # dice that can be thrown again
-        choice = policy.choose(context, offered, dice, now, explain=explain)
+        choice = policy.choose(context, offered, drawn(seed, "strategy"), now, explain=explain)
         ranking = [Ranked(*ranked) for ranked in choice.ranking]
         known = dict(choice.known)
     except Exception as error:
@@ -314,7 +312,7 @@ class _Recorded:
         self,
         context: Mapping[str, str],
         candidates: Sequence[str],
-        rng: Random,
+        draw: float,
         now: float,
         *,
         explain: bool,
@@ -366,5 +364,13 @@ def seed_of(payment_id: str) -> int:
 
 def fall(seed: int, purpose: str) -> int:
     """Where the dice fall for a ``purpose``, from 0 to 9999: hundredths of a percent. Independent between purposes."""
-    digest = blake2b(seed.to_bytes(6), digest_size=8, key=purpose.encode()).digest()
-    return int.from_bytes(digest) % 100_00
+    return _thrown(seed, purpose) % 100_00
+
+
+def drawn(seed: int, purpose: str) -> float:
+    """The same as a number from 0 to just below 1."""
+    return (_thrown(seed, purpose) >> 11) * 2.0**-53  # as many bits as a float holds
+
+
+def _thrown(seed: int, purpose: str) -> int:
+    return int.from_bytes(blake2b(seed.to_bytes(6), digest_size=8, key=purpose.encode()).digest())

@@ -155,19 +155,18 @@ class Guarded:
         self, context: Mapping[str, str], candidates: Sequence[str], rng: random.Random, now: float
     ) -> list[tuple[str, float, float]]:
         """See :meth:`Policy.rank <routing.strategies.policy.Policy.rank>`."""
-        return list(self.choose(context, candidates, rng, now).ranking)
+        return list(self.choose(context, candidates, rng.random(), now).ranking)
 
     def choose(
         self,
         context: Mapping[str, str],
         candidates: Sequence[str],
-        rng: random.Random,
+        draw: float,
         now: float,
         *,
         explain: bool = False,
     ) -> Chosen:
         """See :meth:`Policy.choose <routing.strategies.policy.Policy.choose>`."""
-        draw = rng.random()
         names = list(dict.fromkeys(candidates))
         if not names:
             return Chosen([], "exploit")
@@ -179,7 +178,7 @@ class Guarded:
         closed = [name for name in names if name not in opened] if opened else names
         outlook = self.beliefs.outlook(segment, closed + opened if opened else names)
         scores = dict(zip(outlook.names, outlook.rates, strict=True))
-        known = self._explained(context, segment, outlook, breakers) if explain else {}
+        known = self._believed(outlook, breakers) if explain else {}
         outlook.names = closed
         wanted, order = self.preference.prefer(View(context, segment, outlook))
         first = order[0]
@@ -391,12 +390,12 @@ class Guarded:
         """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
         segment = self.segment(context)
         outlook, breakers = self.beliefs.outlook(segment, (account,)), {account: self._now(segment, account, now)}
-        return self._explained(context, segment, outlook, breakers)[account]
+        believed = self._believed(outlook, breakers)[account]
+        attempts = self.beliefs.evidence(segment, account, believed.score)
+        return believed._replace(attempts=attempts, detail=self.preference.detail(context, account, believed.score))
 
-    def _explained(
-        self, context: Mapping[str, str], segment: str, outlook: Outlook, breakers: Mapping[str, _Breakers]
-    ) -> dict[str, Explained]:
-        """What is believed of the accounts of an outlook, with the breakers of each."""
+    def _believed(self, outlook: Outlook, breakers: Mapping[str, _Breakers]) -> dict[str, Explained]:
+        """What is expected of the accounts of an outlook, with the breakers of each."""
         known = {}
         for place, account in enumerate(outlook.names):
             log_odds, rate = outlook.base + outlook.means[place], outlook.rates[place]
@@ -404,9 +403,7 @@ class Guarded:
             low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
             worse = _worse(breakers[account])
             word = "closed" if worse is None else breaker.word(worse)
-            attempts = self.beliefs.evidence(segment, account, rate)
-            detail = self.preference.detail(context, account, rate)
-            known[account] = Explained(rate, low, high, word, attempts, detail)
+            known[account] = Explained(rate, low, high, word)
         return known
 
     def opened(self, account: str) -> list[str]:

@@ -65,7 +65,7 @@ class Chosen:
     constraint: str | None = None
     """The constraint that moved the probabilities, in words; ``None`` where none did."""
     known: Mapping[str, Explained] = field(default_factory=dict)
-    """What :meth:`Policy.explain` says of each candidate, where it was asked for."""
+    """What :meth:`Policy.explain` says of each candidate, without its ``attempts`` and ``detail``; where it was asked for."""
 
 
 class Explained(NamedTuple):
@@ -102,12 +102,15 @@ class Policy(Protocol):
         self,
         context: Mapping[str, str],
         candidates: Sequence[str],
-        rng: random.Random,
+        draw: float,
         now: float,
         *,
         explain: bool = False,
     ) -> Chosen:
-        """As :meth:`rank`, with the mode and the constraint that applied; and, if asked, with what is believed of each candidate."""
+        """As :meth:`rank`, for dice that fell on ``draw`` (0 to 1), with the mode and the constraint that applied.
+
+        Also, if asked, with what is believed of each candidate.
+        """
         ...
 
     def update(self, context: Mapping[str, str], account: str, outcome: str, now: float) -> None:

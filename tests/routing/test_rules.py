@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from random import Random
 from typing import Any, Final
 
 import pytest
 
 from routing.decision import Candidate, Decision, Facts
 from routing.document import Document, read
-from routing.rules import decide, fall, match, seed_of
+from routing.rules import decide, drawn, fall, match, seed_of
 from routing.strategies import CONTEXT_KEYS, Policy, Ranked, make
 from routing.strategies import Chosen as Choice
 
@@ -46,7 +46,7 @@ class Broken:
         raise AttributeError(name)
 
     def choose(
-        self, context: Mapping[str, str], candidates: Sequence[str], rng: Random, now: float, *, explain: bool
+        self, context: Mapping[str, str], candidates: Sequence[str], draw: float, now: float, *, explain: bool
     ) -> Any:
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -229,8 +229,19 @@ def test_dice_of_different_purposes_do_not_know_each_other() -> None:
     assert sum(split < 5000 for split in held) / len(held) == pytest.approx(0.5, abs=0.03)
 
 
+def test_a_strategys_dice_fall_evenly_and_do_not_know_those_of_the_holdout() -> None:
+    seeds = [seed_of(f"pay_{number}") for number in range(20_000)]
+    tenths = Counter(int(10 * drawn(seed, "strategy")) for seed in seeds)
+    held = [drawn(seed, "strategy") for seed in seeds if fall(seed, "holdout") < 1000]
+
+    assert sorted(tenths) == list(range(10))
+    assert all(count == pytest.approx(2000, abs=200) for count in tenths.values())
+    assert sum(draw < 0.5 for draw in held) / len(held) == pytest.approx(0.5, abs=0.03)
+
+
 def test_the_dice_fall_the_same_in_every_release() -> None:
     assert (seed_of("pay_1"), fall(seed_of("pay_1"), "split")) == (140_367_553_453_231, 2_674)
+    assert drawn(seed_of("pay_1"), "strategy") == 0.6980696206924477
 
 
 WHENS: Final[list[tuple[dict[str, Any], dict[str, Any], bool]]] = [

@@ -175,7 +175,7 @@ def test_a_commitment_that_is_met_by_preference_moves_nothing() -> None:
     policy = make("adaptive", ACCOUNTS, {"constraints": {"commitments": {"west": PROMISE}}})
     kept(policy, rates, hours=2)
 
-    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), 7200.0).constraint is None
+    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1).random(), 7200.0).constraint is None
 
 
 def test_a_commitment_is_told_and_stays_under_an_open_breaker_and_a_greatest_share() -> None:
@@ -184,7 +184,7 @@ def test_a_commitment_is_told_and_stays_under_an_open_breaker_and_a_greatest_sha
     at = 3_700.0
     sent, told_of = Counter[str](), set[str | None]()
     for step in range(500):
-        chosen = policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(step), at + step)
+        chosen = policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(step).random(), at + step)
         account = chosen.ranking[0].account
         sent[account] += 1
         told_of.add(chosen.constraint)
@@ -194,17 +194,17 @@ def test_a_commitment_is_told_and_stays_under_an_open_breaker_and_a_greatest_sha
 
     for step in range(60):
         policy.update(SEGMENTS[0], "west", "technical", at + 500 + step)
-    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), at + 600).ranking[0].account == "north"
+    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1).random(), at + 600).ranking[0].account == "north"
 
 
 def test_a_replay_counts_what_a_draft_would_have_sent_for_its_commitment() -> None:
     policy = make("priority", ACCOUNTS, {"constraints": {"commitments": {"west": {**PROMISE, "attempts": 1}}}})
     policy.update(SEGMENTS[0], "west", "approved", 3_700.0)
-    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), 3_701.0).constraint is None
+    assert policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1).random(), 3_701.0).constraint is None
 
     policy.instead("west", "north")
 
-    chosen = policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1), 3_701.0)
+    chosen = policy.choose(SEGMENTS[0], ACCOUNTS, random.Random(1).random(), 3_701.0)
     assert chosen.constraint == "commitment of west"
 
 
@@ -304,7 +304,7 @@ def test_a_decision_between_two_hints_changes_nothing_about_what_they_come_to(
     for segment, account, outcome in hinted:
         for policy in (asked, waited):
             policy.hint(ACCOUNTS[account], SEGMENTS[segment], outcome, 1e3)
-        asked.choose(SEGMENTS[segment], ACCOUNTS, random.Random(1), 1e3)
+        asked.choose(SEGMENTS[segment], ACCOUNTS, random.Random(1).random(), 1e3)
 
     for context in SEGMENTS:
         for name in ACCOUNTS:
