@@ -61,8 +61,13 @@ def test_the_code_as_it_is_passes_in_the_same_worlds(stage: Stage) -> None:
 
 @pytest.mark.parametrize("mutant", [failover_on_unknown, refund_without_reservation, lease_without_fencing])
 def test_the_database_itself_lets_no_bug_charge_twice_or_give_back_more(mutant: Bug, stage: Stage) -> None:
-    verdict = simulate(1, stage, 80, mutant=mutant, blind=SURPRISE, patience_s=HOUR)
+    touched = 0
+    for seed in range(1, 6):  # another promise that the bug breaks may end a world before it comes to the wall
+        verdict = simulate(seed, stage, 80, mutant=mutant, blind=SURPRISE, patience_s=HOUR)
+        assert verdict.counts["broken: never charged twice"] == 0
+        assert verdict.violation is None or verdict.violation.rule != "never more than there is"
+        touched += verdict.counts["log request_failed"] + verdict.counts["log sweep_failed"]
+        if touched:
+            break
 
-    assert verdict.counts["broken: never charged twice"] == 0
-    assert verdict.violation is None or verdict.violation.rule != "never more than there is"
-    assert verdict.counts["log request_failed"] + verdict.counts["log sweep_failed"] > 0, "the wall was never touched"
+    assert touched, "the wall was never touched"
