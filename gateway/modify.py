@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, assert_never
 
@@ -26,6 +27,7 @@ from gateway.payment import ANSWERS_DISPUTE, FAILOVER, IN_FLIGHT, Operation, Ope
 from gateway.queries import UsedKey
 from gateway.settle import DECISIONS_MAX, look, open_certainly, read, record, send, take_over
 from gateway.sql import DATABASE_LOST
+from gateway.vault import Keyring
 from idempotency.key import Key
 from providers.contract import (
     Accept,
@@ -205,23 +207,25 @@ def _amount(payment: Payment, command: FollowUp) -> int:
             return payment.terms.amount
 
 
-def open_operation(
+def follow_up(
     payment: Payment,
     kind: Kind,
     amount: int,
-    deps: Deps,
+    operation_id: str,
+    keys: Keyring,
+    now: datetime,
     *,
     final: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> Operation:
-    """A new operation at the account that holds the payment. Raises :class:`lifecycle.Refused`."""
+    """The operation as it stands when it is committed: on its way, at the account that holds the payment.
+
+    Raises :class:`lifecycle.Refused` where no account has anything to do it to.
+    """
     # Some PSPs name an attempt only when it is done; what is not done is voided by our own name for it.
     unfinished = kind is Kind.VOID and payment.status in {Status.REQUIRES_ACTION, Status.PROCESSING}
     if payment.account is None or payment.provider is None or not (payment.provider_payment_id or unfinished):
         raise lifecycle.Refused("payment_state", f"A payment that is {payment.status} has nothing to {kind}.")
-    if payment.account not in deps.accounts:
-        raise lifecycle.Refused("payment_state", f"The payment's account {payment.account} is no longer configured.")
-    operation_id = new_id(PREFIX[kind])
     return Operation(
         id=operation_id,
         kind=kind,
@@ -231,11 +235,28 @@ def open_operation(
         provider=payment.provider,
         amount=amount,
         status=OperationStatus.SENT,
-        provider_key=deps.keys.provider_key(operation_id),
+        provider_key=keys.provider_key(operation_id),
         final=final,
         metadata=metadata,
-        created_at=deps.clock(),
+        created_at=now,
     )
+
+
+def open_operation(
+    payment: Payment,
+    kind: Kind,
+    amount: int,
+    deps: Deps,
+    *,
+    final: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> Operation:
+    """A new :func:`follow_up` of a configured account. Raises :class:`lifecycle.Refused`."""
+    operation_id, now = new_id(PREFIX[kind]), deps.clock()
+    operation = follow_up(payment, kind, amount, operation_id, deps.keys, now, final=final, metadata=metadata)
+    if operation.account not in deps.accounts:
+        raise lifecycle.Refused("payment_state", f"The payment's account {payment.account} is no longer configured.")
+    return operation
 
 
 def _possible(payment: Payment, operation: Operation, command: FollowUp, deps: Deps) -> None:

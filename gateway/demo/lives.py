@@ -18,11 +18,12 @@ from gateway.attempts import Step, attempt
 from gateway.books import ABANDONED_S, KeyUse, change_values, due_after, key_values, method_values
 from gateway.demo.shoppers import Shopper, World, another_card
 from gateway.events import told
-from gateway.ids import ATTEMPT, CAPTURE, PAYMENT, PAYMENT_METHOD, REFUND, VOID, derived_id
+from gateway.ids import ATTEMPT, PAYMENT, PAYMENT_METHOD, derived_id
 from gateway.keys import sealed
 from gateway.lifecycle import Change, NoChange
 from gateway.limits import declined_values
 from gateway.methods import card_method
+from gateway.modify import PREFIX, follow_up
 from gateway.payment import Operation, OperationStatus, Payment, Reason, Status, Terms
 from gateway.routes import Routed, cascade, facts
 from gateway.rows import card_json, operation_values, payment_values
@@ -71,7 +72,6 @@ _TABLES: Final[Mapping[str, Mapping[str, Decline]]] = {
     "adyen": load("adyen_refusals"),
 }
 _NOT_AUTHENTICATED: Final = {"stripe": "payment_intent_authentication_failure", "adyen": "11"}
-_PREFIXES: Final = {Kind.CAPTURE: CAPTURE, Kind.VOID: VOID, Kind.REFUND: REFUND}
 _SIGNS: Final = "0123456789ABCDEFGHJKLMNPQRSTVWXYZ"
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -453,23 +453,8 @@ class Life:
         return attempt(payment, step, self._id(ATTEMPT, at, seq), provider, self.house.keys, at)
 
     def _follow_up(self, kind: Kind, amount: int, at: datetime) -> Operation:
-        """A capture, void or refund, as ``gateway.modify`` opens it."""
-        payment = self.payment
-        if payment.account is None or payment.provider is None:
-            raise AssertionError("nothing follows where nobody was asked")
-        operation_id = self._id(_PREFIXES[kind], at, len(payment.operations) + 1)
-        return Operation(
-            id=operation_id,
-            kind=kind,
-            seq=len(payment.operations) + 1,
-            round=payment.round,
-            account=payment.account,
-            provider=payment.provider,
-            amount=amount,
-            status=OperationStatus.SENT,
-            provider_key=self.house.keys.provider_key(operation_id),
-            created_at=at,
-        )
+        operation_id = self._id(PREFIX[kind], at, len(self.payment.operations) + 1)
+        return follow_up(self.payment, kind, amount, operation_id, self.house.keys, at)
 
     def _id(self, prefix: str, at: datetime, *parts: int) -> str:
         return derived_id(prefix, at, "demo", *map(str, (self.house.seed, self.shopper.ordinal, *parts)))
