@@ -5,7 +5,12 @@
   const drawn = new Map();
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  // A variable holds a colour for light and one for dark; only what is painted with it has the one of now.
+  const painted = document.createElement("i");
+  const colour = (name) => {
+    painted.style.color = `var(--${name})`;
+    return getComputedStyle(painted).color;
+  };
   const palette = () => ["s1", "s2", "s3", "s4", "s5"].map(colour);
   const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)} %`;
   const count = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u202f");
@@ -13,10 +18,7 @@
   // What a merchant has written may look like ECharts' own mark-up of texts.
   const plain = (text) => String(text).replace(/[{}|]/g, " ");
 
-  const faded = (hex, alpha) => {
-    const value = parseInt(hex.slice(1), 16);
-    return `rgba(${value >> 16}, ${(value >> 8) & 255}, ${value & 255}, ${alpha})`;
-  };
+  const faded = (rgb, alpha) => rgb.replace("rgb(", "rgba(").replace(")", `, ${alpha})`);
 
   const moment = (iso, interval) => {
     const at = new Date(iso);
@@ -185,6 +187,8 @@
     }
   }
 
+  painted.hidden = true;
+  document.documentElement.append(painted);
   document.addEventListener("DOMContentLoaded", all);
   document.addEventListener("htmx:afterSettle", all);
   dark.addEventListener("change", all);
