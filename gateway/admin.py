@@ -135,8 +135,8 @@ async def replay_inbound(
 ) -> None:
     """Make events that were received due again, or say what that would be. May be run any number of times.
 
-    What is more than one call takes is taken in several, and ``say`` is told of each. ``filters`` are ``until``, ``type``, ``result`` and ``status``. Raises :class:`ConfigError` for an account, a time or a word that
-    there is not.
+    What is more than one call takes is taken in several, and ``say`` is told of each. ``filters`` are ``until``, ``type``, ``result`` and
+    ``status``. Raises :class:`ConfigError` for an account, a time or a word that there is not.
     """
     now, until = datetime.now(UTC), filters.get("until")
     for name, words in (("result", RESULTS), ("status", STATUSES)):

@@ -442,8 +442,9 @@ class Books:
 
         ``driven_by`` is the key that the opened operation now belongs to. ``returned`` is an attempt whose shopper is back, with the
         request that completes it. ``reviewed`` is an operation that is put before a person. ``dispute`` is a dispute as it was, if it
-        was, and as it stands from now on. ``fresh`` as in :meth:`open`. ``learned`` is what the outcome says about the payment's method, as :func:`gateway.method_books.settled_values`.
-        What the merchant is told of it, and to which endpoints it goes, is part of the same commit.
+        was, and as it stands from now on. ``fresh`` as in :meth:`open`. ``learned`` is what the outcome says about the payment's method,
+        as :func:`gateway.method_books.settled_values`. What the merchant is told of it, and to which endpoints it goes, is part of the
+        same commit.
         """
         payment, (known, stands) = change.payment, dispute or (None, None)
         ended = _newly_ended(before, payment, settled)

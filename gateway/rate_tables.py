@@ -34,8 +34,9 @@ from gateway.tables import ID, INSTANT, Xid8
 class RateMarkRow(SQLModel, table=True):
     """How far the rates are counted: one row.
 
-    ``position`` is the last transaction whose changes are counted, up to that of ``payment_id``; ``backfill`` the last payment of those that are being counted from the
-    beginning, and empty once all are. ``window_s`` is how long payments that try the same belong together.
+    ``position`` is the last transaction whose changes are counted, up to that of ``payment_id``; ``backfill`` the last payment of those
+    that are being counted from the beginning, and empty once all are. ``window_s`` is how many seconds after a try another one of the
+    same belongs to the same group: 1,800 unless ``gateway rates rebuild`` was told otherwise.
     """
 
     __tablename__ = "rate_mark"

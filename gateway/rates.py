@@ -117,8 +117,6 @@ MARKS: Final[Mapping[str, Mark]] = MappingProxyType(
 """The marks by their columns in the view ``rates.payment``; whether a payment is the last of its group follows from its neighbours."""
 EXTRA: Final = 256
 """Stands where a payment's marks would: a count of the attempts that a cascade has added."""
-WINDOW_S: Final = 1800
-"""How long after a try another one of the same payment belongs to the same group, where nothing else is set: 30 minutes."""
 
 
 # --- The rates -----------------------------------------------------------------------------------------------------------

@@ -94,7 +94,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One look. ``unknown`` are all outcomes that nobody knows, whoever's; ``waiting`` is what is due by queue, ``worker_silent_s`` is ``None`` where no worker was ever there."""
+    """One look. ``unknown`` are all outcomes that nobody knows, whoever's; ``waiting`` is what is due by queue.
+
+    ``worker_silent_s`` is ``None`` where no worker was ever there.
+    """
 
     at: datetime
     lines: tuple[Line, ...]

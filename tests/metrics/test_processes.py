@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -97,6 +98,40 @@ async def _traffic(merchant: Merchant, psps: Psps, flow: type[Kit], keys: list[s
     assert refunded.status_code in {201, 202}, refunded.text
 
 
+@dataclass
+class Scraped:
+    """Servers and a worker of one database, as Prometheus sees them."""
+
+    servers: tuple[Server, ...]
+    worker: str
+    database: Database
+    ended: list[Sample] = field(default_factory=list)
+    """What Prometheus remembers of counters that began anew."""
+
+    async def worker_listens(self) -> bool:
+        try:
+            return bool(await _read(self.worker))
+        except httpx.TransportError:
+            return False
+
+    async def adds_up(self) -> bool:
+        urls = (*(server.url for server in self.servers), self.worker)
+        read = [sample for url in urls for sample in await _read(url)] + self.ended
+        counted = {
+            what: (_sum(read, name, **labels), self.database.value(query))
+            for what, (name, labels, query) in OUTCOMES.items()
+        }
+        none_unknown = _sum(read, "interlock_unknown_operations") == 0
+        return none_unknown and all(told == rows for told, rows in counted.values())
+
+    async def traffic(self, psps: Psps, flow: type[Kit], prefixes: str) -> None:
+        """At each server, under keys of its prefix; over when everything adds up."""
+        for server, prefix in zip(self.servers, prefixes, strict=True):
+            async with server.merchant() as merchant:
+                await _traffic(merchant, psps, flow, [f"{prefix}-{number}" for number in range(6)])
+        await flow.eventually(self.adds_up, "the sum of all processes is the rows")
+
+
 async def test_at_rest_the_sum_over_processes_is_the_number_of_rows_whoever_was_restarted(
     processes: Processes, psps: Psps, database: Database, flow: type[Kit]
 ) -> None:
@@ -104,29 +139,10 @@ async def test_at_rest_the_sum_over_processes_is_the_number_of_rows_whoever_was_
     for server in (alone, several):
         server.start()
     worker = processes.worker(GATEWAY_WORKER_METRICS_PORT=str(port))
-    urls = [alone.url, several.url, f"http://127.0.0.1:{port}"]
-    ended: list[Sample] = []  # what Prometheus remembers of counters that began anew
+    scraped = Scraped((alone, several), f"http://127.0.0.1:{port}", database)
 
-    async def adds_up() -> bool:
-        read = [sample for url in urls for sample in await _read(url)] + ended
-        counted = {
-            what: (_sum(read, name, **labels), database.value(query))
-            for what, (name, labels, query) in OUTCOMES.items()
-        }
-        none_unknown = _sum(read, "interlock_unknown_operations") == 0
-        return none_unknown and all(told == rows for told, rows in counted.values())
-
-    async def listens() -> bool:
-        try:
-            return bool(await _read(urls[2]))
-        except httpx.TransportError:
-            return False
-
-    await flow.eventually(listens, "the worker tells its metrics")
-    for server, prefix in ((alone, "a"), (several, "s")):
-        async with server.merchant() as merchant:
-            await _traffic(merchant, psps, flow, [f"{prefix}-{number}" for number in range(6)])
-    await flow.eventually(adds_up, "the sum of all processes is the rows")
+    await flow.eventually(scraped.worker_listens, "the worker tells its metrics")
+    await scraped.traffic(psps, flow, "as")
     seen = [await _read(several.url) for _ in range(6)]
 
     assert {_sum(each, "interlock_decisions_total", verb="create") for each in seen} == {6}
@@ -139,16 +155,13 @@ async def test_at_rest_the_sum_over_processes_is_the_number_of_rows_whoever_was_
     )
     several.wait_until_ready()
     assert _sum(await _read(several.url), "interlock_decisions_total", verb="create") == 6
-    ended += [each for each in await _read(alone.url) if not re.search(r"_(bucket|created)$", each.name)]
+    scraped.ended += [each for each in await _read(alone.url) if not re.search(r"_(bucket|created)$", each.name)]
     alone.process.stop()
     alone.start()
     assert _sum(await _read(alone.url), "interlock_decisions_total") == 0
-    for server, prefix in ((alone, "b"), (several, "t")):
-        async with server.merchant() as merchant:
-            await _traffic(merchant, psps, flow, [f"{prefix}-{number}" for number in range(6)])
-    await flow.eventually(adds_up, "the sum of all processes is the rows")
+    await scraped.traffic(psps, flow, "bt")
 
-    told = await _read(urls[2])
+    told = await _read(scraped.worker)
     assert database.value("SELECT count(*) FROM payment") == 24
     assert time.time() - _sum(told, "interlock_worker_heartbeat_timestamp_seconds") < 60
     assert _sum(told, "interlock_worker_task_seconds_count", task="settle") > 0
