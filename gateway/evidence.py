@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import structlog
@@ -28,6 +28,7 @@ from gateway.metrics.instruments import Instruments
 from gateway.payment import Operation, OperationStatus, Payment
 from gateway.signals import word_of
 from gateway.sql import Pool, Statement
+from providers.contract import Kind
 from routing import decision
 from routing.document import Document, Strategy
 from routing.strategies import Policy, make
@@ -76,8 +77,7 @@ class Use:
         return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A place in the order in which evidence is read: just after the attempt ``id`` of transaction ``xid``."""
 
     xid: int = 0
@@ -173,7 +173,10 @@ def context_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 def after_decline(payment: Payment, attempt: Operation) -> bool:
     """Whether the attempt follows a decline of the same payment: what one account declined, most others decline, so it is no fair try."""
-    return any(each.seq < attempt.seq and each.status is OperationStatus.DECLINED for each in payment.attempts)
+    return any(
+        each.seq < attempt.seq and each.status is OperationStatus.DECLINED and each.kind is Kind.AUTHORIZE
+        for each in payment.operations
+    )
 
 
 # The same in SQL: a decline stays one, so it is read alike whenever it is read.

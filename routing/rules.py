@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from routing.decision import Candidate, Decision, Facts
 from routing.document import Document, Priority, Split, Strategy
@@ -28,8 +28,7 @@ UNKNOWN: Final = "unknown_account"
 _KEY: Final = b"interlock.routing.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """The outcome that applies to a payment, the rule that it is of, and why it is not the matched rule's, if it is not."""
 
     rule: str
@@ -245,8 +244,7 @@ def _kept(accounts: Sequence[str] | None, offered: Sequence[str]) -> list[str]:
     return first + [account for account in offered if account not in first]
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(NamedTuple):
     """What a strategy says of one payment."""
 
     route: list[str]
@@ -271,15 +269,13 @@ def _said(
         return _unsaid(outcome, offered, "is not available")
     try:
         choice = policy.choose(context, offered, drawn(seed, "strategy"), now, explain=explain)
-        ranking = [Ranked(*ranked) for ranked in choice.ranking]
-        known = dict(choice.known)
+        ranking, known = list(choice.ranking), dict(choice.known)
+        chances = {account: chance for account, _, chance in ranking}
     except Exception as error:
         return _unsaid(outcome, offered, f"failed ({type(error).__name__})")
-    route = [ranked.account for ranked in ranking]
-    if len(route) != len(offered) or set(route) != set(offered):
+    if len(ranking) != len(offered) or chances.keys() != set(offered):
         return _unsaid(outcome, offered, "did not rank its accounts")
-    chances = {ranked.account: ranked.propensity for ranked in ranking}
-    return _Said(route, chances, known, choice.mode, choice.constraint)
+    return _Said(list(chances), chances, known, choice.mode, choice.constraint)
 
 
 def _unsaid(outcome: Strategy, offered: list[str], cause: str) -> _Said:

@@ -111,8 +111,10 @@ class Beliefs:
         self._drift: list[list[float]] = [[] for _ in DRIFT_VARS]  # by strength, then by account
         self._drift_var: list[list[float]] = [[] for _ in DRIFT_VARS]
         self._odds = [0.0] * len(DRIFT_VARS)  # log weight of each strength
-        self._mean: list[float] = []  # standing and drift together, the drifts weighted
-        self._var: list[float] = []
+        self._weights: list[float] | None = None  # the same as parts of 1, once asked for
+        self._mixed: list[
+            tuple[float, float] | None
+        ] = []  # mean and variance of standing and drift together, once asked for
         self.rows: dict[str, Row] = {}
         middle = (len(accounts) - 1) / 2
         for place, account in enumerate(accounts):
@@ -136,7 +138,6 @@ class Beliefs:
             gain = STANDING_VAR / (STANDING_VAR + told_var)
             self._expected[number] = self._standing[number] = gain * (rate - middle) / weight
             self._standing_var[number] = (1 - gain) * STANDING_VAR
-        self._mix()
 
     def _number(self, account: str, expected: float) -> int:
         number = self.numbers.get(account)
@@ -148,23 +149,32 @@ class Beliefs:
             for means, variances, variance in zip(self._drift, self._drift_var, DRIFT_VARS, strict=True):
                 means.append(0.0)
                 variances.append(variance)
-            self._mix()
+            self._mixed.append(None)
         return number
 
-    def _mix(self) -> None:
-        """Weigh the drifts into one mean and variance for each account."""
-        weights = [math.exp(odds) for odds in self._odds]
-        total = sum(weights)
-        weights = [weight / total for weight in weights]
-        self._mean, self._var = list(self._standing), list(self._standing_var)
-        for number in range(len(self._mean)):
-            mean = square = 0.0
-            for weight, means, variances in zip(weights, self._drift, self._drift_var, strict=True):
-                part = weight * means[number]
-                mean += part
-                square += weight * variances[number] + part * means[number]
-            self._mean[number] += mean
-            self._var[number] += square - mean * mean
+    def _moved(self) -> None:
+        """What is known of the accounts has moved: they are mixed anew when they are asked for."""
+        self._mixed = [None] * len(self._standing)
+        self._weights = None
+
+    def _mix(self, number: int) -> tuple[float, float]:
+        """An account's mean and variance, with its drifts weighed into one."""
+        weights = self._weights
+        if weights is None:
+            odds = [math.exp(odds) for odds in self._odds]
+            total = sum(odds)
+            weights = self._weights = [each / total for each in odds]
+        mean = square = 0.0
+        for weight, means, variances in zip(weights, self._drift, self._drift_var, strict=True):
+            drift = means[number]
+            part = weight * drift
+            mean += part
+            square += weight * variances[number] + part * drift
+        mixed = self._mixed[number] = (
+            self._standing[number] + mean,
+            self._standing_var[number] + (square - mean * mean),
+        )
+        return mixed
 
     def outlook(self, segment: str, names: Sequence[str]) -> Outlook:
         """What is expected of a payment in ``segment`` at ``names``. Changes nothing."""
@@ -184,15 +194,17 @@ class Beliefs:
                 means.append(0.0)
                 own_vars.append(STANDING_VAR + DRIFT_VARS[1] + cell_var)
                 leans.append(0.0)
-            elif row is None or number >= len(row.info) or not row.info[number]:
-                means.append(self._mean[number])
-                own_vars.append(self._var[number] + cell_var)
+                continue
+            mean, variance = self._mixed[number] or self._mix(number)
+            if row is None or number >= len(row.info) or not row.info[number]:
+                means.append(mean)
+                own_vars.append(variance + cell_var)
                 leans.append(0.0)
             else:
                 info = row.info[number]
                 cell = cell_var / (1 + cell_var * info)
-                means.append(self._mean[number] + cell * (row.pull[number] - info * base))
-                own_vars.append(self._var[number] + cell)
+                means.append(mean + cell * (row.pull[number] - info * base))
+                own_vars.append(variance + cell)
                 leans.append(info * cell)
         known = row.volume * math.exp((row.at - self.clock) / VOLUME_MEMORY) if row is not None else 0.0
         volume = (known + 1) / (self.volume + len(self.rows))
@@ -230,7 +242,7 @@ class Beliefs:
             for number in range(len(means)):
                 means[number] *= keep
                 variances[number] = variance + keep * keep * (variances[number] - variance)
-        self._mix()
+        self._moved()
 
     def learn(self, segment: str, account: str, seen: Outlook, *, approved: bool) -> None:
         """Take one outcome in, where ``seen`` is the outlook at this account alone.
@@ -244,17 +256,17 @@ class Beliefs:
         self._age(row, number)
         rest_var = self.level_var + self.common_var
         lean = 1 - seen.leans[0]
-        local_var = seen.own_vars[0] - self._var[number] + lean * lean * seen.base_var
+        own_mean, own_var = self._mixed[number] or self._mix(number)
+        local_var = seen.own_vars[0] - own_var + lean * lean * seen.base_var
         log_odds = seen.base + seen.means[0]
         rate = sigmoid(log_odds)
         weight = rate * (1 - rate)
         surprise = approved - rate
-        own_var = self._var[number]
         scale = 1 / (1 + weight * (rest_var + own_var + local_var))
         step, shrink = surprise * scale, weight * scale
-        local = log_odds - self.level - self.common - self._mean[number]
+        local = log_odds - self.level - self.common - own_mean
         # The accounts' drifts first, each by its own forecast; then what they leave to the other terms.
-        self._follow(number, log_odds - self._mean[number], rest_var + local_var, approved=approved)
+        self._follow(number, log_odds - own_mean, rest_var + local_var, approved=approved)
         self.level += self.level_var * step
         self.level_var -= self.level_var * self.level_var * shrink
         self.common += self.common_var * step
@@ -266,7 +278,7 @@ class Beliefs:
         row.info[number] += heard
         row.pull[number] += heard * (local + surprise / weight)
         self._compare(row)
-        self._mix()
+        self._moved()
 
     def _age(self, row: Row, number: int) -> None:
         """Let a segment's evidence fade by the time since it last learned, and count this outcome into its volume."""
@@ -357,7 +369,7 @@ class Beliefs:
             segment: Row(at, volume, list(info), list(pull), spread, cells)
             for segment, (at, volume, info, pull, spread, cells) in snapshot["rows"].items()
         }
-        self._mix()
+        self._moved()
 
 
 _KEEP_COMMON: Final = math.exp(-1 / COMMON_MEMORY)

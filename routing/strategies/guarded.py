@@ -104,6 +104,10 @@ class Pace:
         return faded / (PACE_S * -math.expm1(-seen_s / PACE_S))
 
 
+_NO_CELLS: Final[Mapping[str, list[float]]] = {}
+_NO_EVIDENCE: Final = frozenset({TECHNICAL, DECLINED_CUSTOMER})
+"""Outcomes that say nothing of how much an account approves."""
+
 _Breakers = tuple[list[float] | None, list[float] | None]
 """Of an account and of a cell; ``None`` where it was not made yet."""
 
@@ -171,7 +175,7 @@ class Guarded:
         if not names:
             return Chosen([], "exploit")
         segment = self.segment(context)
-        breakers = {name: self._now(segment, name, now) for name in names}
+        breakers = self._now(segment, names, now)
         opened = [name for name, of in breakers.items() if _worse(of) is not None]
         if len(opened) == len(names):
             opened = []  # with every breaker open, there is nothing to prefer: they are ignored
@@ -273,26 +277,27 @@ class Guarded:
         if outcome not in OUTCOMES:
             raise ValueError(f"{outcome!r} is not an outcome: use one of {', '.join(OUTCOMES)}")
         segment = self.segment(context)
-        keep = self._share_keep
-        for name in self._sent:
-            self._sent[name] *= keep
-        self._sent[account] = self._sent.get(account, 0.0) + 1
+        keep, sent = self._share_keep, self._sent
+        for name in sent:
+            sent[name] *= keep
+        sent[account] = sent.get(account, 0.0) + 1
         self._deliver(account, now, 1)
         self._pace.count(now)
-        cells = self._used(segment)
-        of_account = self._breakers.setdefault(account, breaker.fresh())
-        of_cell = cells.setdefault(account, breaker.fresh())
+        of_account, of_cell = _breaker_of(self._breakers, account), _breaker_of(self._used(segment), account)
         self._overlay = None
         self.beliefs.pass_by()
-        if outcome in {TECHNICAL, DECLINED_CUSTOMER}:
+        if outcome in _NO_EVIDENCE:
             self._move(of_account, of_cell, outcome, 1.0)
             return
         approved = outcome == APPROVED
         seen = self.beliefs.outlook(segment, (account,))
         expected = seen.rates[0]
         was_open = breaker.is_open(of_account) or breaker.is_open(of_cell)
-        self._move(of_account, of_cell, outcome, expected * self._common_factor(account))
-        common = self._common.setdefault(account, [0.0, 0.0])
+        if not (approved and breaker.at_rest(of_account) and breaker.at_rest(of_cell)):
+            self._move(of_account, of_cell, outcome, expected * self._common_factor(account))
+        common = self._common.get(account)
+        if common is None:
+            common = self._common[account] = [0.0, 0.0]
         common[0] += approved - common[0] / COMMON_MEMORY
         common[1] += expected - common[1] / COMMON_MEMORY
         if not was_open:  # what comes of an outage is no evidence of an ordinary day
@@ -337,20 +342,26 @@ class Guarded:
                 hoped += expected
         return min(1.0, seen / hoped)
 
-    def _now(self, segment: str, account: str, now: float) -> _Breakers:
-        """The breakers of an account and a cell as they are with the hints that have not been taken back."""
-        of_account, of_cell = self._breakers.get(account), self._segments.get(segment, {}).get(account)
+    def _now(self, segment: str, names: Sequence[str], now: float) -> dict[str, _Breakers]:
+        """The breakers of accounts and of their cells as they are with the hints that have not been taken back."""
+        cells = self._segments.get(segment, _NO_CELLS)
+        known = {name: (self._breakers.get(name), cells.get(name)) for name in names}
         if self._hints and now - self._hints[0][3] > self._hint_s:
             self._hints = [hint for hint in self._hints if now - hint[3] <= self._hint_s]
             self._overlay = None
         if not self._hints:
-            return of_account, of_cell
+            return known
         overlay = self._overlay
         if overlay is None:
             overlay = self._overlay = {}
             for hinted, where, outcome, _ in self._hints:
                 self._lay(overlay, hinted, where, outcome)
-        return overlay.get((account, None), of_account), overlay.get((account, segment), of_cell)
+        if not overlay:
+            return known
+        return {
+            name: (overlay.get((name, None), of_account), overlay.get((name, segment), of_cell))
+            for name, (of_account, of_cell) in known.items()
+        }
 
     def _lay(
         self, overlay: dict[tuple[str, str | None], list[float]], account: str, segment: str, outcome: str
@@ -389,7 +400,7 @@ class Guarded:
     def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
         """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
         segment = self.segment(context)
-        outlook, breakers = self.beliefs.outlook(segment, (account,)), {account: self._now(segment, account, now)}
+        outlook, breakers = self.beliefs.outlook(segment, (account,)), self._now(segment, (account,), now)
         believed = self._believed(outlook, breakers)[account]
         attempts = self.beliefs.evidence(segment, account, believed.score)
         return believed._replace(attempts=attempts, detail=self.preference.detail(context, account, believed.score))
@@ -398,12 +409,13 @@ class Guarded:
         """What is expected of the accounts of an outlook, with the breakers of each."""
         known = {}
         for place, account in enumerate(outlook.names):
-            log_odds, rate = outlook.base + outlook.means[place], outlook.rates[place]
+            log_odds = outlook.base + outlook.means[place]
             spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, place))
-            low, high = sigmoid(log_odds - spread), sigmoid(log_odds + spread)
             worse = _worse(breakers[account])
             word = "closed" if worse is None else breaker.word(worse)
-            known[account] = Explained(rate, low, high, word)
+            known[account] = Explained(
+                outlook.rates[place], sigmoid(log_odds - spread), sigmoid(log_odds + spread), word
+            )
         return known
 
     def opened(self, account: str) -> list[str]:
@@ -451,12 +463,20 @@ class Guarded:
         self.preference.restore(snapshot["preference"])
 
 
+def _breaker_of(breakers: dict[str, list[float]], account: str) -> list[float]:
+    """The breaker of an account among these. A new one where there was none."""
+    found = breakers.get(account)
+    if found is None:
+        found = breakers[account] = breaker.fresh()
+    return found
+
+
 def _worse(breakers: _Breakers) -> list[float] | None:
     """The one that is open, the account's before the cell's; ``None`` where neither is."""
-    for state in breakers:
-        if state is not None and breaker.is_open(state):
-            return state
-    return None
+    of_account, of_cell = breakers
+    if of_account is not None and breaker.is_open(of_account):
+        return of_account
+    return of_cell if of_cell is not None and breaker.is_open(of_cell) else None
 
 
 def _clip(value: float, low: float, high: float) -> float:

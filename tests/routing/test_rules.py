@@ -131,7 +131,7 @@ LISTED: Final = "so its accounts are asked in their listed order"
             Broken(Choice([Ranked("south", 1.0, 1.0), Ranked("nobody", 1.0, 1.0)], "exploit")),
             "did not rank its accounts",
         ),
-        (Broken(Choice([("south", 1.0), ("west", 1.0)], "exploit")), "failed (TypeError)"),  # type: ignore[list-item]
+        (Broken(Choice([("south", 1.0), ("west", 1.0)], "exploit")), "failed (ValueError)"),  # type: ignore[list-item]
         (Broken(Choice([], "exploit", None, 5)), "failed (TypeError)"),  # type: ignore[arg-type]
     ],
 )
