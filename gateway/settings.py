@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretBytes, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -67,14 +67,19 @@ Key = Annotated[SecretBytes, BeforeValidator(_decode_key)]
 Keys = Annotated[tuple[SecretBytes, ...], NoDecode, BeforeValidator(_decode_keys)]
 
 
-class Settings(BaseSettings):
-    """Everything that can be set. Each field's text is its documentation."""
+class DatabaseSettings(BaseSettings):
+    """What has to be set for whatever looks at the database alone."""
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
 
     database_url: SecretStr = Field(
         description="PostgreSQL 15 or newer, as the application role: postgresql://user:password@host/database."
     )
+
+
+class Settings(DatabaseSettings):
+    """Everything that can be set. Each field's text is its documentation."""
+
     migrate_database_url: SecretStr | None = Field(
         default=None, description="The same database as the owner role, for `gateway migrate` only."
     )
@@ -218,9 +223,20 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """The settings in the environment. Raises :class:`ConfigError` naming each variable that is missing or wrong."""
-    wrong = refusals(os.environ)
+    return _read(Settings, refusals(os.environ))
+
+
+def load_database_url() -> str:
+    """Where the database is, and nothing else that a gateway needs. Raises :class:`ConfigError` where it is not set."""
+    return _read(DatabaseSettings, []).database_url.get_secret_value()
+
+
+_Read = TypeVar("_Read", bound=DatabaseSettings)
+
+
+def _read(kind: type[_Read], wrong: list[str]) -> _Read:
     try:
-        settings = Settings()  # the environment fills the fields
+        settings = kind()  # the environment fills the fields
     except ValidationError as error:
         wrong += [
             f"GATEWAY_{str(item['loc'][0]).upper()}: {_sentence(item['msg'])}"

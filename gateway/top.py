@@ -30,7 +30,7 @@ from gateway.policies import WORKER_LOST_S
 from gateway.rate_books import counted_to, measure
 from gateway.rates import TOO_FEW, Asked, Cell
 from gateway.read_only import LOST, Unreachable, read_only
-from gateway.settings import load_settings
+from gateway.settings import load_database_url
 from gateway.sql import InDoubt, Pool, Row, prepare
 
 LOOK_S: Final = 15.0
@@ -323,9 +323,9 @@ class _Screen:
 def run(wanted: Wanted, complain: Say) -> int:
     """Show how it goes until Ctrl-C, or once. The exit code: 1 where it was to be shown once and the database could not be read.
 
-    Raises :class:`providers.registry.ConfigError` where the settings are wrong.
+    Raises :class:`providers.registry.ConfigError` where it is not said which database.
     """
-    url, console = load_settings().database_url.get_secret_value(), Console()
+    url, console = load_database_url(), Console()
     if not console.is_terminal:
         console = Console(width=200)  # a table for a file or a pipe is not folded
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,17 @@ from gateway.rate_books import fold
 from gateway.top import Seen, Wanted, run, watch
 
 if TYPE_CHECKING:
-    from tests.conftest import Configuration, Database, Kit, Open, Psps
+    from tests.conftest import Database, Kit, Open, Psps
 
 DECLINED = "4000000000000002"
 
 
 @pytest.fixture
-def settings(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The settings of a host, as a shell there has them."""
-    for name, value in configuration.environment(configuration.accounts()).items():
-        monkeypatch.setenv(name, value)
+def settings(monkeypatch: pytest.MonkeyPatch, database: Database) -> pytest.MonkeyPatch:
+    """The one setting of a shell anywhere."""
+    for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", database.url)
     return monkeypatch
 
 
