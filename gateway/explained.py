@@ -1,7 +1,8 @@
 """Why did it go there? What is recorded of each attempt's way to its account, as the API shows it.
 
 Pure: a payment in, its explanation out. The facts are those of the record, as they were when it was decided; only the sentences are
-made anew, so they may read better in a later release. A record that this release cannot read is shown as none, and says so.
+made anew, so they may read better in a later release. A record that this release cannot read is shown as none, and says so; that of a
+shadow leaves the decision beside it as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from routing.retries import Rule
 
 NO_RECORD: Final = "How this account was chosen is not on record: the attempt is older than such records."
 NOT_READABLE: Final = "How this account was chosen is on record, in a form that this release cannot read."
+SHADOW_NOT_READABLE: Final = "What the shadow would have done is on record, in a form that this release cannot read."
 
 ALLOWED: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -119,15 +121,19 @@ def _shadow(decision: Decision, kept: Mapping[str, Any] | None) -> dict[str, Any
     """What a version that only watched would have decided. It saw the same facts."""
     if kept is None:
         return None
-    shadow = Decision.read({**kept, "facts": decision.facts.record()})
-    return {
-        "version": shadow.version,
-        "rule": shadow.rule,
-        "kind": shadow.kind,
-        "route": list(shadow.route),
-        "same_account": shadow.route[:1] == decision.route[:1],
-        "sentence": shadow.sentence,
-    }
+    try:
+        shadow = Decision.read({**kept, "facts": decision.facts.record()})
+        return {
+            "version": shadow.version,
+            "rule": shadow.rule,
+            "kind": shadow.kind,
+            "route": list(shadow.route),
+            "same_account": shadow.route[:1] == decision.route[:1],
+            "sentence": shadow.sentence,
+        }
+    except (KeyError, TypeError, ValueError):
+        told = dict.fromkeys(("version", "rule", "kind", "route", "same_account"))
+        return told | {"sentence": SHADOW_NOT_READABLE}
 
 
 def _cascade(record: Mapping[str, Any]) -> dict[str, Any]:

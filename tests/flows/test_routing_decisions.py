@@ -335,10 +335,16 @@ async def test_a_shadow_decides_nothing_and_says_what_it_would_have_done(
     async with open_gateway() as inside:
         payment = await inside.merchant.charged()
         decision = await decision_of(inside.merchant, payment)
+        database.rows(
+            """UPDATE operation SET decision = jsonb_set(decision, '{shadow}', '{"kind": "of another release"}')"""
+        )
+        unreadable = await decision_of(inside.merchant, payment)
 
     assert (payment["account"], decision["version"]) == ("stripe", version)
     assert (decision["shadow"]["version"], decision["shadow"]["route"]) == (shadow, ["adyen"])
     assert decision["shadow"]["same_account"] is False
+    assert unreadable["shadow"]["sentence"].endswith("in a form that this release cannot read.")
+    assert {**unreadable, "shadow": None} == {**decision, "shadow": None}
 
 
 BROKEN: Final[dict[str, Any]] = {
