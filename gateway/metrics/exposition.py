@@ -3,11 +3,13 @@
 Processes that share a port (``gateway serve --workers``) cannot be scraped one by one. They keep their values in files of one directory,
 which ``PROMETHEUS_MULTIPROC_DIR`` names, and each of them answers for all. A process that died keeps what it had counted, since that
 happened, and loses its gauges, since they say how something is. With the last of them all is gone: counters begin anew, which
-Prometheus expects.
+Prometheus expects. Where the server's first process was killed, the next server of this machine takes its files away.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -25,22 +27,41 @@ from providers.registry import ConfigError
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a directory of our own is made in it, which nobody else may read
 """Where files are never written to a disk: a charge must not wait for one."""
+_PREFIX: Final = "interlock-metrics-"
+_HELD: Final = "held"
+"""A file that the server's first process keeps locked: however that ends, the lock ends with it."""
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Let the processes that are started meanwhile keep their values together. Does nothing where the variable names a directory already."""
+    """Let the processes that are started meanwhile keep their values together, and remove what servers that were killed have left.
+
+    Does nothing where the variable names a directory already.
+    """
     if SHARED in os.environ:
         yield
         return
-    within = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    directory = tempfile.mkdtemp(prefix="interlock-metrics-", dir=within)
-    os.environ[SHARED] = directory
-    try:
-        yield
-    finally:
-        del os.environ[SHARED]
-        shutil.rmtree(directory, ignore_errors=True)
+    within = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    _clear(within)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=within))
+    with (directory / "begun").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (directory / "begun").rename(directory / _HELD)  # whoever clears up never sees it unlocked
+        os.environ[SHARED] = str(directory)
+        try:
+            yield
+        finally:
+            del os.environ[SHARED]
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _clear(within: Path) -> None:
+    """Remove what was left by servers that were killed: nobody holds their lock, and none of their processes lives."""
+    for directory in within.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (directory / _HELD).open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not any(map(_alive, _pids(directory, "*.db"))):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def text(registry: CollectorRegistry) -> bytes:
@@ -56,9 +77,14 @@ def text(registry: CollectorRegistry) -> bytes:
 
 def _bury(directory: Path) -> None:
     """Remove the gauges of processes that are gone: how it was with them says nothing of now."""
-    for pid in {file.stem.rpartition("_")[2] for file in directory.glob("gauge_live*.db")}:
-        if not _alive(int(pid)):
-            mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]
+    for pid in _pids(directory, "gauge_live*.db"):
+        if not _alive(pid):
+            mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
+
+
+def _pids(directory: Path, files: str) -> set[int]:
+    """The processes whose values ``files`` are, by their names."""
+    return {int(file.stem.rpartition("_")[2]) for file in directory.glob(files)}
 
 
 def _alive(pid: int) -> bool:

@@ -6,8 +6,12 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -185,6 +189,43 @@ def _shared(server: Server) -> Path:
     directory = Path(named.partition("=")[2])
     assert list(directory.glob("counter_*.db"))
     return directory
+
+
+@contextmanager
+def _sharing() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that lets others share their values until its input ends, and where."""
+    program = (
+        "import os, sys; from gateway.metrics import exposition as e\n"
+        "with e.shared(): print(os.environ[e.SHARED], flush=True), sys.stdin.read()"
+    )
+    argv = [sys.executable, "-P", "-c", program]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        directory = Path(process.stdout.readline().strip())
+        assert directory.is_dir()
+        yield process, directory
+
+
+def test_what_a_killed_server_leaves_is_removed_at_the_next_start_and_what_a_living_one_has_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(exposition.SHARED, raising=False)
+    with _sharing() as (killed, left), _sharing() as (_, kept):
+        of_a_living_process = left / "counter_1.db"
+        of_a_living_process.touch()
+        killed.kill()
+        killed.wait()
+        with exposition.shared():
+            still = left.exists()
+        of_a_living_process.rename(left / f"counter_{killed.pid}.db")
+        with exposition.shared():
+            own = Path(os.environ[exposition.SHARED])
+            found = (left.exists(), kept.exists(), own.exists())
+
+    assert still
+    assert found == (False, True, True)
+    assert not own.exists()
+    assert not kept.exists()
 
 
 def _free_port() -> int:
