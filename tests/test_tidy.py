@@ -50,6 +50,15 @@ PURE: Final = frozenset(
         "gateway/errors",
         "gateway/policies",
         "gateway/rates",
+        "gateway/monitors/segments",
+        "gateway/monitors/chances",
+        "gateway/monitors/monitor",
+        "gateway/monitors/expecting",
+        "gateway/monitors/incident",
+        "gateway/monitors/windows",
+        "gateway/monitors/slow",
+        "gateway/monitors/causes",
+        "gateway/monitors/detection",
     )
 )
 MONEY: Final = frozenset(
