@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -92,6 +92,13 @@ class Deps:
     """Whether merchants may be told on this machine, without TLS: for development."""
     routing_second_person: bool = False
     """Whether what one key publishes of routing waits until another key approves it."""
+    _owned: Mapping[tuple[str, bool], Sequence[Account]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        owned: dict[tuple[str, bool], list[Account]] = {}
+        for account in self.accounts.values():
+            owned.setdefault((account.merchant, account.livemode), []).append(account)
+        object.__setattr__(self, "_owned", owned)  # looked up by every decision
 
     def hold(self, operation: Operation) -> Hold:
         """Keep the operation's lease until the hold is let go of. It costs nothing where the call is quick."""
@@ -101,10 +108,6 @@ class Deps:
         """What one charge on these terms may use."""
         return self.limits.budget(off_session=terms.off_session)
 
-    def accounts_of(self, merchant_id: str, *, livemode: bool) -> list[Account]:
+    def accounts_of(self, merchant_id: str, *, livemode: bool) -> Sequence[Account]:
         """A merchant's accounts of one mode, in the order of the configuration."""
-        return [
-            account
-            for account in self.accounts.values()
-            if account.merchant == merchant_id and account.livemode == livemode
-        ]
+        return self._owned.get((merchant_id, livemode), ())
