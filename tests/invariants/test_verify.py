@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy import make_url
 
 from gateway import read_only
-from gateway.invariants import INVARIANTS, Entry, check_invariants, file_entries
+from gateway.invariants import INVARIANTS, Entry, Violation, check_invariants, file_entries
 from gateway.verify import Reader, reading, since_when
 from providers.registry import ConfigError
 
@@ -275,28 +275,38 @@ LOCKS: Final = """SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING 
 async def test_while_payments_are_made_it_finds_nothing_wrong(
     open_gateway: Open, psps: Psps, flow: type[Kit], proved: Callable[[str], None]
 ) -> None:
-    """Pages, books and wire logs are read at different instants, while everything moves: that is never a false alarm."""
+    """Pages, books and wire logs are read at different instants, while everything moves: that is never a false alarm.
+
+    On a busy machine something may really be late, which is no false alarm, and is over once a worker has been there.
+    """
     rounds = compared = 0
     enough = asyncio.Event()
     async with open_gateway(listening=True) as inside:
+
+        async def violations(taken_at: float) -> list[Violation]:
+            said = await asyncio.to_thread(flow.outside, inside.database, psps)
+            theirs = replace(said, taken_at=taken_at)
+            async with reading(inside.database.url) as db:
+                report = await check_invariants(db, theirs, at_rest=False, grace_s=1, keyring=flow.keyring(), page=7)
+            return list(report.violations)
+
+        async def nothing_late() -> bool:
+            await inside.work()
+            return await violations(time.time()) == []
+
         making = asyncio.gather(*(_busy(inside.merchant, flow, enough) for _ in range(4)))
         try:
-            async with reading(inside.database.url) as db:
-                while compared < COMPARED_MIN:
-                    assert not making.done(), "the payments go on"
-                    taken_at = time.time()  # what changes while the books are read is not compared with them
-                    said = await asyncio.to_thread(flow.outside, inside.database, psps)
-                    theirs = replace(said, taken_at=taken_at)
-                    report = await check_invariants(
-                        db, theirs, at_rest=False, grace_s=1, keyring=flow.keyring(), page=7
-                    )
-                    assert report.violations == ()
-                    rounds += 1
-                    compared += inside.database.value(OLD_ENOUGH.format(taken_at))
+            while compared < COMPARED_MIN:
+                assert not making.done(), "the payments go on"
+                taken_at = time.time()  # what changes while the books are read is not compared with them
+                assert [each for each in await violations(taken_at) if " was due " not in each.detail] == []
+                rounds += 1
+                compared += inside.database.value(OLD_ENOUGH.format(taken_at))
         finally:
             enough.set()
             await making
         made = inside.database.value("SELECT count(*) FROM payment")
+        await flow.eventually(nothing_late, "a worker has done what was late")
 
     assert rounds > 1
     proved(
