@@ -106,21 +106,22 @@ class Explorer:
         ask, asked = self._asker.measure, (question, look)
         questions = (
             ask(*asked, "account", series=True),
-            ask(*asked, question.by, before=True),
-            *([ask(*asked, question.by)] if question.by != "account" else []),
+            ask(*asked, "account", series=True, before=True),
+            *([ask(*asked, question.by), ask(*asked, question.by, before=True)] if question.by != "account" else []),
         )
-        series, by_before, *by = await asyncio.gather(*questions)
+        series, series_before, *by = await asyncio.gather(*questions)
         flows = await self._asker.flows(question, look)
-        accounts = _accounts(series)
-        lines = breakdown(question, by[0] if by else merged(series, "account"), by_before)
+        accounts, earlier = _accounts(series), earlier_steps(question, series_before)
+        lines = breakdown(question, *(by or (merged(series, "account"), merged(series_before, "account"))))
         return {
             # Every attempt and every payment is in one cell of each answer, so that what they come to together needs no question.
-            "whole": Line(None, together(series.cells), together(by_before.cells), {}),
+            "whole": Line(None, together(series.cells), together(series_before.cells), {}),
             "as_of": series.as_of,
             "complete": series.complete,
             "accounts": accounts,
             "over_time": over_time(series, accounts),
-            "chart": line_chart(series, accounts[:LINES_MAX], question.interval),
+            "earlier": earlier,
+            "chart": line_chart(series, accounts[:LINES_MAX], question.interval, earlier),
             "lines": lines[:ROWS_MAX],
             "lines_more": max(0, len(lines) - ROWS_MAX),
             "scale": scale([line.now for line in lines[:ROWS_MAX]]),
@@ -221,6 +222,15 @@ def over_time(series: Measured, accounts: Sequence[str]) -> list[tuple[datetime,
     return sorted(found.items(), key=lambda each: each[0], reverse=True)
 
 
+def earlier_steps(question: Question, series: Measured) -> dict[tuple[str | None, datetime], Cell]:
+    """The cells of the time before, by account and the step of now that each is compared with."""
+    return {
+        (cell.keys["account"], beside): cell
+        for cell in series.cells
+        if cell.at is not None and (beside := question.beside(cell.at)) is not None
+    }
+
+
 def heat(bins: Measured, accounts: Sequence[str]) -> list[tuple[str, int, list[tuple[Cell | None, int]]]]:
     """The largest BINs: of each how many, and by account its cell with a shade from 0 to :data:`SHADES`, between the worst and the best."""
     totals: dict[str, int] = {}
@@ -280,14 +290,21 @@ def scale(cells: Sequence[Cell]) -> tuple[float, float]:
 # --- The charts, as the numbers that they are drawn from ---------------------------------------------------------------
 
 
-def line_chart(series: Measured, accounts: Sequence[str], interval: str) -> dict[str, Any] | None:
-    """A line and a band for each account; nothing where there is nothing to connect."""
+def line_chart(
+    series: Measured,
+    accounts: Sequence[str],
+    interval: str,
+    earlier: Mapping[tuple[str | None, datetime], Cell] = MappingProxyType({}),
+) -> dict[str, Any] | None:
+    """A line and a band for each account, with the line of the time before; nothing where there is nothing to connect."""
     times = sorted({cell.at for cell in series.cells if cell.at is not None})
     if len(times) < 2:
         return None
-    cells = {(cell.keys["account"], cell.at): cell for cell in series.cells}
+    now = {(cell.keys["account"], cell.at): cell for cell in series.cells if cell.at is not None}
 
-    def values(account: str, of: Callable[[Cell], float | None]) -> list[float | None]:
+    def values(
+        account: str, of: Callable[[Cell], float | None], cells: Mapping[tuple[str | None, datetime], Cell] = now
+    ) -> list[float | None]:
         return [None if (cell := cells.get((account, at))) is None else _rounded(of(cell)) for at in times]
 
     return {
@@ -301,6 +318,7 @@ def line_chart(series: Measured, accounts: Sequence[str], interval: str) -> dict
                 "low": values(account, lambda cell: cell.low),
                 "high": values(account, lambda cell: cell.high),
                 "n": values(account, lambda cell: cell.n),
+                "before": values(account, lambda cell: cell.rate, earlier),
             }
             for account in accounts
         ],

@@ -20,6 +20,13 @@ PERIODS: Final[Mapping[str, tuple[str, timedelta, str]]] = {
     "90d": ("90 days", timedelta(days=90), "week"),
 }
 """What may be chosen: its name, how long it is, and the step of its series where no other is asked for."""
+STEPS: Final[Mapping[str, timedelta]] = {
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(days=7),
+    "month": timedelta(days=30),
+}
+"""How long a step of a series is, a month about."""
 METRIC: Final = "attempt_authorization_rate"
 PERIOD: Final = "30d"
 BY: Final = "account"
@@ -50,6 +57,16 @@ class Question:
     def before(self) -> tuple[datetime, datetime]:
         """As long a time, just before it."""
         return self.start - (self.end - self.start), self.start
+
+    def beside(self, at: datetime) -> datetime | None:
+        """The step that a step of the time :attr:`before` is compared with: as many later as the period is long.
+
+        ``None`` where that step is not a whole one.
+        """
+        start, end = self.before
+        if at < start or _later(at, self.interval, 1) > end:
+            return None
+        return _later(at, self.interval, max(1, round((end - start) / STEPS[self.interval])))
 
     def asked(
         self,
@@ -87,6 +104,13 @@ class Question:
         left = tuple(each for each in self.filters[name] if each != value)
         kept = {each: values for each, values in self.filters.items() if each != name}
         return replace(self, filters={**kept, name: left} if left else kept).query()
+
+
+def _later(at: datetime, interval: str, steps: int) -> datetime:
+    if interval != "month":
+        return at + steps * STEPS[interval]
+    months = at.month - 1 + steps
+    return at.replace(year=at.year + months // 12, month=months % 12 + 1)
 
 
 def read(asked: Sequence[tuple[str, str]], now: datetime) -> Question:

@@ -14,6 +14,7 @@ from gateway.console.explorer import (
     Line,
     breakdown,
     declines,
+    earlier_steps,
     heat,
     line_chart,
     merged,
@@ -255,6 +256,38 @@ def test_a_line_has_a_gap_where_nothing_was_tried() -> None:
         (second, ["a", "b"]),
         (first, ["a"]),
     ]
+
+
+def test_each_whole_step_of_the_time_before_stands_beside_one_of_now() -> None:
+    days, weeks = Question(NOW), read([("period", "90d")], NOW)
+    months = read([("period", "90d"), ("interval", "month")], NOW)
+    hours = read([("period", "24h")], NOW)
+    today, hour = NOW.replace(hour=0, minute=0, second=0), NOW.replace(minute=0, second=0)
+    monday = datetime(2026, 11, 16, tzinfo=UTC)
+
+    assert days.beside(today - timedelta(days=31)) == today
+    assert days.beside(days.start) is None
+    assert days.beside(days.before[0].replace(hour=0, minute=0, second=0)) is None
+    assert hours.beside(hour - timedelta(hours=25)) == hour
+    assert weeks.beside(monday - timedelta(weeks=12)) is None
+    assert weeks.beside(monday - timedelta(weeks=13)) == monday
+    assert [months.beside(datetime(2026, month, 1, tzinfo=UTC)) for month in (5, 6, 7, 8)] == [
+        None,
+        datetime(2026, 9, 1, tzinfo=UTC),
+        datetime(2026, 10, 1, tzinfo=UTC),
+        None,
+    ]
+
+
+def test_a_line_of_the_time_before_lies_under_that_of_now() -> None:
+    question = Question(NOW)
+    now = [NOW.replace(hour=0, minute=0, second=0) - timedelta(days=day) for day in (1, 0)]
+    series = told(*(cell(10, 9, at, account="a") for at in now))
+    before = told(cell(10, 5, now[1] - timedelta(days=31), account="a"), cell(8, 8, question.start, account="b"))
+
+    chart: Any = line_chart(series, ["a"], "day", earlier_steps(question, before))
+
+    assert [each["before"] for each in chart["series"]] == [[None, 0.5]]
 
 
 def test_what_an_answer_comes_to_by_one_dimension_needs_no_question() -> None:

@@ -77,9 +77,13 @@
           name: each.name, data: each.rate, type: "line", symbol: "circle", symbolSize: 5, showSymbol: each.rate.length < 45,
           color: tone, lineStyle: { width: 2, type: index % 2 ? [7, 3] : "solid" }, emphasis: { disabled: true }, z: 5,
         },
+        {
+          name: `${each.name} before`, data: each.before, type: "line", symbol: "none", silent: true, tooltip: { show: false },
+          color: tone, lineStyle: { width: 1.5, type: "dotted", opacity: 0.75 }, z: 4,
+        },
       ];
     });
-    const lowest = Math.min(...spec.series.flatMap((each) => each.low).filter((low) => low !== null), 1);
+    const lowest = Math.min(...spec.series.flatMap((each) => [...each.low, ...each.before]).filter((low) => low !== null), 1);
     const step = lowest < 0.4 ? 0.2 : lowest < 0.8 ? 0.1 : 0.05;
     return {
       grid: { left: 8, right: 14, top: 36, bottom: 4, containLabel: true },
@@ -95,7 +99,8 @@
         formatter: (points) => {
           const at = points[0].dataIndex;
           const lines = spec.series.filter((each) => each.rate[at] !== null).map((each) =>
-            `${plain(each.name)}  ${percent(each.rate[at])}  (${percent(each.low[at])} to ${percent(each.high[at])}, n = ${count(each.n[at])})`);
+            `${plain(each.name)}  ${percent(each.rate[at])}  (${percent(each.low[at])} to ${percent(each.high[at])}, n = ${count(each.n[at])})`
+              + (each.before[at] === null ? "" : `, before ${percent(each.before[at])}`));
           return [points[0].axisValue, ...lines].join("\n");
         },
       }),
