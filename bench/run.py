@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,14 @@ def gateway(on: Stage) -> Variant:
     return _gateway(on, "gateway", on.postgres.app_url, on.postgres.owner_url, ["stripe"], GATEWAY_BODY)
 
 
+def traced(on: Stage) -> Variant:
+    """The same with every charge told to a collector, which is the PSP's process, off the server's core."""
+    url = on.postgres.create_database("bench_traced")
+    owner = on.postgres.url("bench_traced", role=OWNER_ROLE)
+    variant = _gateway(on, "traced", url, owner, ["stripe"], GATEWAY_BODY)
+    return replace(variant, env=variant.env | {"OTEL_EXPORTER_OTLP_ENDPOINT": on.psp.url})
+
+
 def routed(on: Stage, name: str, document: dict[str, Any], shadow: dict[str, Any] | None = None) -> Variant:
     """The same with four accounts that can all take the payment, a routing document that chooses among them, and one that watches."""
     database = f"bench_{name}"
@@ -184,6 +192,7 @@ def plain(on: Stage) -> Variant:
 
 VARIANTS: dict[str, Callable[[Stage], Variant]] = {
     "gateway": gateway,
+    "traced": traced,
     "floor": floor,
     "plain": plain,
     "priority": partial(routed, name="priority", document=LIST),

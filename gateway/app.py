@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import orjson
 import structlog
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -24,7 +26,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import crash, logs, news
+from gateway import crash, logs, news, tracing
 from gateway.answers import JSON
 from gateway.api.accounts import Accounts
 from gateway.api.auth import Authenticator
@@ -63,6 +65,8 @@ from gateway.settings import Settings, load_account_configs, load_settings
 from gateway.simulations import SimulationBooks
 from gateway.sql import DATABASE_LOST, InDoubt, Pool, connect, connect_to_look
 from gateway.stopping import stopped
+from gateway.traced import Deliveries, Requests, TracedPool, TracedTransport
+from gateway.tracing import Traces
 from gateway.vault import Keyring
 from gateway.watch import Watch
 from idempotency.once import GateClosed, GatePolicy, Once
@@ -105,14 +109,15 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
     """
     configs = load_account_configs(settings)
     passed = passed or crash.armed(settings, configs)
-    transport = Transport() if passed is None else crash.WatchedTransport(passed)
+    registry = CollectorRegistry()
+    instruments = Instruments(registry)
+    traces = tracing.opened(os.environ, lambda became, spans: instruments.spans.labels(became).inc(spans))
+    transport = _transport(passed, traces)
     loopback = settings.webhooks_allow_loopback
     egress = Egress(loopback=loopback) if passed is None else crash.WatchedEgress(passed, loopback=loopback)
     accounts = load_accounts(configs, transport)
     unproved = frozenset(config.name for config in configs if not config.webhook_secrets)
     keys = Keyring.derive(settings.secret_key.get_secret_value(), settings.vault_keys)
-    registry = CollectorRegistry()
-    instruments = Instruments(registry)
     redis_url = settings.redis_url.get_secret_value()
     gate = RedisGate(redis_url) if passed is None else crash.WatchedGate(redis_url, passed)
 
@@ -120,7 +125,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         instruments.stood_in("redis_loss", policy)
 
     database_url = settings.database_url.get_secret_value()
-    pool = await connect(database_url, Pool if passed is None else partial(crash.WatchedPool, passed))
+    pool = await connect(database_url, _pool(passed, traces))
     try:
         in_force = InForce(pool, {(each.merchant, each.livemode) for each in accounts.values()}, instruments)
         deps = Deps(
@@ -144,6 +149,7 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
             limits=settings.limits,
             webhooks_allow_loopback=settings.webhooks_allow_loopback,
             routing_second_person=settings.routing_second_person,
+            traces=traces,
         )
 
         looking = await connect_to_look(database_url)
@@ -156,6 +162,21 @@ async def open_house(settings: Settings, passed: crash.Passed | None = None) -> 
         pool.close()
         await gate.aclose()
         await transport.aclose()
+        await traces.aclose()
+
+
+def _transport(passed: crash.Passed | None, traces: Traces) -> Transport:
+    """What requests to providers go through. One whose crash points are watched has no spans."""
+    if passed is not None:
+        return crash.WatchedTransport(passed)
+    return Transport() if traces is tracing.OFF else TracedTransport(traces)
+
+
+def _pool(passed: crash.Passed | None, traces: Traces) -> Callable[[Any, int], Pool]:
+    """The same of statements."""
+    if passed is not None:
+        return partial(crash.WatchedPool, passed)
+    return Pool if traces is tracing.OFF else partial(TracedPool, traces)
 
 
 def _inbox(pool: Pool, deps: Deps) -> Inbox:
@@ -180,7 +201,8 @@ def _outbox(pool: Pool, egress: Egress, deps: Deps) -> Outbox:
         tried=lambda result: instruments.deliveries.labels(result).inc(),
         waited=instruments.delivery_wait_seconds.observe,
     )
-    return Outbox(pool, egress, open_secrets, endpoint_event, draw=SystemRandom().random, counted=counted)
+    draw, trying = SystemRandom().random, Deliveries(deps.traces)
+    return Outbox(pool, egress, open_secrets, endpoint_event, draw=draw, counted=counted, trying=trying)
 
 
 async def check(house: House) -> None:
@@ -246,10 +268,14 @@ def create_app(
         finally:  # uvicorn ends the process with the signal that stopped it, so that nothing runs at its exit
             await asyncio.to_thread(logs.flush)
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    # FastAPI's own telemetry tells messages of exceptions and whole addresses.
+    silent: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, telemetry=silent)
     if passed is not None or settings.crash_at is not None:
         app.add_middleware(crash.OnPath)
     app.add_middleware(Edge)
+    if tracing.wanted(os.environ):
+        app.add_middleware(Requests)
     app.add_exception_handler(HTTPException, _http_problem)
     app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]), name="docs")
     return app
@@ -258,6 +284,7 @@ def create_app(
 def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
     deps = house.deps
     app.state.instruments = deps.instruments
+    app.state.traces = deps.traces
     authenticator = Authenticator(
         deps.queries, deps.keys, dev=settings.dev, lost=lambda: deps.instruments.stood_in("postgres_loss_api_key")
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from gateway import tracing
 from gateway.deps import Deps
 from gateway.ids import ATTEMPT, new_id
 from gateway.payment import ALLOWED_BY, Operation, OperationStatus, Payment, Terms
@@ -80,6 +81,7 @@ def attempt(payment: Payment, step: Step, operation_id: str, provider: str, keys
         metadata=None if step.rule is Rule.FIRST else {ALLOWED_BY: step.rule},
         created_at=now,
         decision=step.record,
+        trace=tracing.kept() or payment.trace,
     )
 
 

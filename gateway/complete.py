@@ -56,8 +56,10 @@ async def complete(payment: Payment, operation: Operation, details: Mapping[str,
         sealed = deps.keys.seal_request(request, payment.terms.merchant_id, operation.id, holds_card=False)
         write = partial(deps.books.write, payment, change, source="return", returned=(sent, Request(sealed)))
         if await open_certainly(write, payment.terms.id, "", deps) is Written.DONE:
-            outcome = await send(change.payment, sent, request, deps, first_send=True)
-            recorded = await record(change.payment, sent, outcome, source="return", deps=deps)
+            about = {"payment": payment.terms.id, "operation": sent.id, "account": sent.account}
+            with deps.traces.resumed("return", sent.trace, **about):
+                outcome = await send(change.payment, sent, request, deps, first_send=True)
+                recorded = await record(change.payment, sent, outcome, source="return", deps=deps)
             return change.payment if recorded is None else recorded.payment
         payment = await read(payment.terms.id, deps)  # another return, or other news, came first
     return payment

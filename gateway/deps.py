@@ -21,6 +21,7 @@ from gateway.payment import Operation, Terms
 from gateway.policies import DEFAULTS, Standing
 from gateway.queries import Queries
 from gateway.routing_books import RoutingBooks
+from gateway.tracing import OFF, Traces
 from gateway.vault import Keyring
 from idempotency.once import Once
 from providers.registry import Account
@@ -92,6 +93,8 @@ class Deps:
     """Whether merchants may be told on this machine, without TLS: for development."""
     routing_second_person: bool = False
     """Whether what one key publishes of routing waits until another key approves it."""
+    traces: Traces = OFF
+    """Where spans are begun."""
     _owned: Mapping[tuple[str, bool], Sequence[Account]] = field(init=False)
 
     def __post_init__(self) -> None:

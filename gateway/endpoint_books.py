@@ -108,7 +108,7 @@ _ROTATE: Final = Statement(
 )
 _TEST: Final = Statement(
     f"""WITH told AS (INSERT INTO event ({columns(EventRow)})
-        SELECT {values(EventRow, "n_", payment_id="NULL::text", sequence="NULL::integer")} FROM webhook_endpoint
+        SELECT {values(EventRow, "n_", payment_id="NULL::text", sequence="NULL::integer", trace="NULL::text")} FROM webhook_endpoint
         WHERE id = :endpoint AND status = 'enabled' ON CONFLICT (id) DO NOTHING),
     sent AS (INSERT INTO delivery ({columns(DeliveryRow)})
         SELECT id, :n_id, 'pending', 0, now(), now(), NULL::timestamptz FROM webhook_endpoint

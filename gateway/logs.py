@@ -20,6 +20,8 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from gateway import tracing
+
 LINES_MAX: Final = 1_000
 """Lines that may wait: seconds of an outage's talk, and less than a megabyte."""
 AT_ONCE: Final = 100
@@ -142,7 +144,7 @@ class _Handler(logging.Handler):
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
-        self._sink.write(_rendered(line))
+        self._sink.write(_rendered(tracing.in_line(None, "", line)))
 
 
 def _rendered(line: dict[str, Any], **options: Any) -> bytes:
@@ -171,6 +173,7 @@ def to_stderr() -> None:
     atexit.register(sink.close)
     structlog.configure(
         processors=[
+            tracing.in_line,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(serializer=_rendered),

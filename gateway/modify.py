@@ -14,7 +14,7 @@ from typing import Any, Final, assert_never
 
 import structlog
 
-from gateway import lifecycle
+from gateway import lifecycle, tracing
 from gateway.answers import Answer, follow_up_answer
 from gateway.books import KeyUse, Request, Written
 from gateway.deps import Deps
@@ -239,6 +239,7 @@ def follow_up(
         final=final,
         metadata=metadata,
         created_at=now,
+        trace=tracing.kept() or payment.trace,
     )
 
 
@@ -352,10 +353,11 @@ async def carry_out(payment: Payment, change: Change, operation: Operation, deps
     """Open, send and record an operation that the worker asks for by itself. ``False`` where another writer came first."""
     request = compose(payment, operation, deps)
     opened = (operation, seal(payment, operation, request, deps))
-    if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
-        return False
-    outcome = await send(change.payment, operation, request, deps, first_send=True)
-    await record(change.payment, operation, outcome, source="sweep", deps=deps)
+    with deps.traces.resumed("again", operation.trace, payment=payment.terms.id):
+        if await deps.books.write(payment, change, source="sweep", opened=opened) is not Written.DONE:
+            return False
+        outcome = await send(change.payment, operation, request, deps, first_send=True)
+        await record(change.payment, operation, outcome, source="sweep", deps=deps)
     return True
 
 

@@ -80,7 +80,11 @@ async def _applied(account: str, event: Event, deps: Deps) -> Applied:
         return _not_found(event.operation_id) if by_ours else _not_found(event.provider_id, event.kind)
     payment, operation = found
     _belongs(payment, account, deps)
-    applied = await _told_of(payment, operation, event, event.outcome, account, deps)
+    about = {"payment": payment.terms.id, "operation": operation.id, "kind": operation.kind}
+    with deps.traces.resumed("webhook", operation.trace, **about, account=account, type=event.type) as span:
+        applied = await _told_of(payment, operation, event, event.outcome, account, deps)
+        if span is not None:
+            span.told(result=applied.result)
     return replace(applied, payment_id=payment.terms.id)
 
 

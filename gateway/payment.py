@@ -107,6 +107,8 @@ class Operation:
     """What was heard until then, and what the person found."""
     decision: Mapping[str, Any] | None = field(default=None, repr=False)
     """How an attempt's account was chosen (``gateway.routes``); ``None`` for other operations, and before that was recorded."""
+    trace: str | None = None
+    """The span that it was opened under (``gateway.tracing``), as a W3C ``traceparent``; ``None`` where nobody traced."""
 
     @property
     def in_review(self) -> bool:
@@ -257,6 +259,11 @@ class Payment:
         if attempt.kind is not Kind.AUTHORIZE or attempt.round != self.round:
             return None
         return next((op for op in self.open_voids if op.releases_unknown and op.seq > attempt.seq), None)
+
+    @property
+    def trace(self) -> str | None:
+        """The trace that its last operation belongs to: what nobody asked for by a request goes on in it."""
+        return self.operations[-1].trace if self.operations else None
 
     @property
     def steps_up(self) -> bool:

@@ -33,6 +33,7 @@ from gateway.payment import Operation, OperationStatus, Payment, Reason, Status,
 from gateway.policies import POLICIES, Policy, variable_of
 from gateway.rates import CLASSES, CUBOIDS, DIMENSIONS, METRICS
 from gateway.settings import Settings
+from gateway.tracing import ATTRIBUTES, SPANS, VARIABLES
 from providers.contract import (
     MEANINGS,
     ActionRequired,
@@ -199,7 +200,8 @@ def settings_page() -> str:
                 "Settings come from the environment and are read once, at start. What cannot be used is refused with the reason.\n"
                 "Accounts stand in the TOML file that `GATEWAY_CONFIG` names; their secrets stay in the environment, under the names\n"
                 "given there (`api_key_env`, `webhook_secret_env`, `hmac_key_env`, `webhook_basic_auth_env`). What is done without a lost part is chosen by the\n"
-                "variables that begin with `GATEWAY_ON_`: [the policy table](operations.md#what-happens-when-something-is-lost).\n"
+                "variables that begin with `GATEWAY_ON_`: [the policy table](operations.md#what-happens-when-something-is-lost). Traces are set by OpenTelemetry's\n"
+                "own variables, `OTEL_…`: [Traces](operations.md#traces).\n"
             ),
             _table(("variable", "default", "what it is"), rows),
         ]
@@ -393,8 +395,20 @@ def dimensions_section() -> str:
     return _table(("dimension", "is", "kept in"), rows)
 
 
+def spans_section() -> str:
+    """Every sort of span, with what is told of it; and the variables that traces are set by."""
+    rows = [
+        (f"`{sort.name}`", sort.kind, sort.says, ", ".join(f"`{ATTRIBUTES[word]}`" for word in sort.told))
+        for sort in SPANS.values()
+    ]
+    variables = [(f"`{name}`", default, says) for name, (default, says) in VARIABLES.items()]
+    return "\n".join(
+        [_table(("variable", "default", "what it is"), variables), _table(("span", "kind", "covers", "tells"), rows)]
+    )
+
+
 SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
-    "operations.md": {"policies": policies_section, "instruments": instruments_section},
+    "operations.md": {"policies": policies_section, "instruments": instruments_section, "spans": spans_section},
     "metrics.md": {"rates": rates_section, "classes": classes_section, "dimensions": dimensions_section},
 }
 """What is printed within pages that are written by hand, between ``<!-- printed: NAME … -->`` and ``<!-- end of NAME -->``."""

@@ -37,7 +37,12 @@ async def retry(payment: Payment, deps: Deps) -> bool:
     """Make the retry of ``payment`` that is due. ``False`` where there is none, or somebody else was quicker. Safe to call again."""
     if payment.processing_reason is not Reason.RETRY_SCHEDULED or payment.payment_method is None:
         return False
-    work, change = await _begun(payment, payment.payment_method, deps)
+    with deps.traces.resumed("again", payment.trace, payment=payment.terms.id):
+        return await _retried(payment, payment.payment_method, deps)
+
+
+async def _retried(payment: Payment, method_id: str, deps: Deps) -> bool:
+    work, change = await _begun(payment, method_id, deps)
     opened = None if work is None else (work.operation, seal(work, deps))
     write = partial(deps.books.write, payment, change, source="sweep", opened=opened)
     if (

@@ -97,7 +97,13 @@ def decide(
         deps.in_force.watched(found.shadow[0], thread_time() - began, now)
     elif found.rests and not pinned:
         deps.instruments.stood_in("shadow_not_decided")
-    return Routed(by(found.version, found.document), found.unreadable, shadow)
+    with deps.traces.span("route", payment=terms.id) as span:
+        routed = Routed(by(found.version, found.document), found.unreadable, shadow)
+        if span is not None:
+            decision = routed.decision
+            span.told(account=next(iter(decision.route), None), decided=decision.kind, version=decision.version)
+            span.told(rule=decision.rule, strategy=decision.strategy)
+    return routed
 
 
 def rehearse(document: Document, version: str, known: Facts, able: Mapping[str, str | None], deps: Deps) -> Decision:

@@ -140,6 +140,7 @@ def operation_values(operation: Operation, payment: Payment) -> dict[str, Any]:
         "o_decision": operation.decision,
         "o_uncounted_arm": _arm(operation, payment),
         "o_uncounted_shadow": _shadow(operation, payment),
+        "o_trace": operation.trace,
         "o_created_at": operation.created_at,
         "o_updated_at": payment.updated_at,
     }
@@ -272,6 +273,7 @@ def operation_from(row: Mapping[str, Any]) -> Operation:
         review_at=row["review_at"],
         evidence=row["evidence"],
         decision=row["decision"],
+        trace=row["trace"],
     )
 
 

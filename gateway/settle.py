@@ -25,6 +25,7 @@ from gateway.metrics.decisions import Waiting
 from gateway.metrics.first_attempts import first_result, segment
 from gateway.payment import ANSWERS_DISPUTE, FAILOVER, OPEN, Operation, OperationStatus, Payment, Reason, Status
 from gateway.sql import DATABASE_LOST, InDoubt
+from gateway.tracing import Span
 from gateway.vault import SealBroken
 from idempotency.key import Key
 from providers.contract import Approved, Call, Capability, Declined, Kind, NotProcessed, Outcome, Pending, Unknown
@@ -127,17 +128,39 @@ async def send(
 
     hold = deps.hold(operation)
     waiting = Waiting()
-    try:
-        with waiting:
-            outcome = await account.send(call_of(payment, operation, request), keep, first_send=first_send)
-    except (LeaseLost, *DATABASE_LOST) as error:  # a step could not be kept, so the next one was not sent
-        log.warning("step_not_kept", operation=operation.id, error=type(error).__name__)
-        outcome = Unknown("step_not_kept")
-    finally:
-        hold.let_go()
+    with deps.traces.span("call", **_spoken_of(payment, operation)) as span:
+        try:
+            with waiting:
+                outcome = await account.send(call_of(payment, operation, request), keep, first_send=first_send)
+        except (LeaseLost, *DATABASE_LOST) as error:  # a step could not be kept, so the next one was not sent
+            log.warning("step_not_kept", operation=operation.id, error=type(error).__name__)
+            outcome = Unknown("step_not_kept")
+        finally:
+            hold.let_go()
+        _tell(span, outcome)
     deps.instruments.provider_seconds.labels(account.name, operation.kind).observe(waiting.s)
     deps.instruments.outcomes.labels(account.name, operation.kind, type(outcome).__name__).inc()
     return outcome
+
+
+def _spoken_of(payment: Payment, operation: Operation) -> dict[str, str]:
+    """What a span about a provider tells before it."""
+    return {
+        "payment": payment.terms.id,
+        "operation": operation.id,
+        "kind": operation.kind,
+        "account": operation.account,
+        "provider": operation.provider,
+    }
+
+
+def _tell(span: Span | None, outcome: Outcome) -> None:
+    """What a span about a provider tells after it. A decline is an answer like any other; what is not certain, or not done, is an error."""
+    if span is None:
+        return
+    span.told(outcome=type(outcome).__name__.lower(), provider_id=getattr(outcome, "provider_id", None))
+    if isinstance(outcome, Unknown | NotProcessed):
+        span.failed(outcome.reason)
 
 
 def call_of(payment: Payment, operation: Operation, request: Mapping[str, Any]) -> Call:
@@ -243,11 +266,14 @@ async def look_up(taken: Taken, deps: Deps) -> Outcome:
     if not account.can(Capability.LOOKUP):
         return Unknown("no_lookup")
     hold = deps.hold(taken.operation)  # it may take longer than the lease
-    try:
-        with Waiting():
-            return await account.lookup(call_of(taken.payment, taken.operation, taken.request))
-    finally:
-        hold.let_go()
+    with deps.traces.span("look_up", **_spoken_of(taken.payment, taken.operation)) as span:
+        try:
+            with Waiting():
+                found = await account.lookup(call_of(taken.payment, taken.operation, taken.request))
+        finally:
+            hold.let_go()
+        _tell(span, found)
+    return found
 
 
 # --- Recording --------------------------------------------------------------------------------------------------------

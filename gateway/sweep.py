@@ -74,11 +74,16 @@ async def settle(payment_id: str, operation_id: str, deps: Deps) -> str:
     taken = await take_over(payment, operation, deps)
     if taken is None:
         return "held"
-    looked = await look(taken, deps)
-    recorded = await record(taken.payment, taken.operation, looked.outcome, source="sweep", deps=deps)
-    if recorded is not None and recorded.payment.operation(operation.id).status in WAITING:
-        await _still_open(recorded.payment, taken, looked, deps)
-    return type(looked.outcome).__name__
+    words = {"payment": payment_id, "operation": operation_id, "kind": operation.kind, "account": operation.account}
+    with deps.traces.resumed("settle", operation.trace, **words, tries=operation.tries + 1) as span:
+        looked = await look(taken, deps)
+        found = type(looked.outcome).__name__
+        if span is not None:
+            span.told(outcome=found.lower())
+        recorded = await record(taken.payment, taken.operation, looked.outcome, source="sweep", deps=deps)
+        if recorded is not None and recorded.payment.operation(operation.id).status in WAITING:
+            await _still_open(recorded.payment, taken, looked, deps)
+    return found
 
 
 async def _still_open(payment: Payment, taken: Taken, looked: Looked, deps: Deps) -> None:

@@ -240,6 +240,8 @@ class OperationRow(SQLModel, table=True):
     payment is counted in ``routing_arm``: then it is empty, as in all others.
 
     ``uncounted_shadow`` is the version that has watched the first attempt of a payment, until that is counted in ``routing_shadow``.
+
+    ``trace`` is the span that it was opened under (``gateway.tracing``); empty where nobody traced.
     """
 
     __tablename__ = "operation"
@@ -278,6 +280,7 @@ class OperationRow(SQLModel, table=True):
     evidence_xid: int | None = Field(default=None, sa_type=Xid8, nullable=True)
     uncounted_arm: str | None = Field(default=None, sa_type=Text, nullable=True)
     uncounted_shadow: str | None = Field(default=None, sa_type=ID, nullable=True)
+    trace: str | None = Field(default=None, sa_type=Text, nullable=True)
 
     __table_args__ = (
         UniqueConstraint("payment_id", "seq", name="operation_seq"),

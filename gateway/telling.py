@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from gateway import tracing
 from gateway.events import Event
 from gateway.sql import columns
 from webhooks.tables import DeliveryRow, EventRow
 
 EVENTS: Final = f"""INSERT INTO event ({columns(EventRow)})
-    SELECT e.id, :n_merchant_id::text, :n_livemode::bool, e.type, :n_payment_id::text, :n_sequence::int, e.body, :n_at::timestamptz
+    SELECT e.id, :n_merchant_id::text, :n_livemode::bool, e.type, :n_payment_id::text, :n_sequence::int, e.body, :n_at::timestamptz,
+    :n_trace::text
     FROM {{source}}, unnest(:n_ids::text[], :n_types::text[], :n_bodies::bytea[]) AS e(id, type, body)"""
 """The events, where ``source`` has the row that says what they tell of was written."""
 DELIVERIES: Final = f"""INSERT INTO delivery ({columns(DeliveryRow)})
@@ -43,6 +45,7 @@ def telling(
         "n_payment_id": payment_id,
         "n_sequence": sequence,
         "n_at": at,
+        "n_trace": tracing.kept(),
         "n_ids": [event.id for event in events],
         "n_types": [event.type for event in events],
         "n_bodies": [event.body for event in events],

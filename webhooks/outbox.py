@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -181,7 +182,7 @@ _CLAIM: Final = f"""WITH RECURSIVE {_lane("fresh", FRESH, FRESH_MAX)},
     UPDATE delivery SET due_at = now() + interval '{LEASE_S} seconds'
     FROM claimed c JOIN event v ON v.id = c.event_id JOIN webhook_endpoint w ON w.id = c.endpoint_id
     WHERE delivery.endpoint_id = c.endpoint_id AND delivery.event_id = c.event_id
-    RETURNING delivery.endpoint_id, delivery.event_id, delivery.tries, v.body, w.url, w.sealed_secrets, c.failing,
+    RETURNING delivery.endpoint_id, delivery.event_id, delivery.tries, v.body, v.type, v.trace, w.url, w.sealed_secrets, c.failing,
     extract(epoch FROM now() - c.due_at)::float8 AS late_s"""
 _RENEW: Final = f"""UPDATE delivery SET due_at = now() + interval '{LEASE_S} seconds'
     FROM unnest($1::text[], $2::text[], $3::int[]) AS held(endpoint_id, event_id, tries)
@@ -294,6 +295,19 @@ class Delivery:
     url: str
     body: bytes = field(repr=False)
     sealed_secrets: bytes | None = field(repr=False)
+    type: str
+    trace: str | None
+    """The span that the event was written under, as a W3C ``traceparent``."""
+
+
+Tried = Callable[[Reply | Unreached, str], None]
+"""Told of a try: the answer or the want of one, and what came of it in a word."""
+Trying = Callable[[Delivery], AbstractContextManager[Tried]]
+"""Put around each try."""
+
+
+def _unwatched(_: Delivery) -> AbstractContextManager[Tried]:
+    return contextlib.nullcontext(lambda *_: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +331,7 @@ class Outbox:
         draw: Callable[[], float],
         clock: Callable[[], float] = time.time,
         counted: Counted | None = None,
+        trying: Trying = _unwatched,
     ) -> None:
         self._pool = pool
         self._egress = egress
@@ -325,6 +340,7 @@ class Outbox:
         self._draw = draw
         self._clock = clock
         self._counted = counted or Counted()
+        self._trying_to = trying
         self._held: dict[tuple[str, str], Delivery] = {}
         self._trying: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
@@ -393,6 +409,8 @@ class Outbox:
             row["url"],
             row["body"],
             row["sealed_secrets"],
+            row["type"],
+            row["trace"],
         )
         key = (delivery.endpoint_id, delivery.event_id)
         if key in self._held:
@@ -414,8 +432,10 @@ class Outbox:
     async def _try(self, delivery: Delivery) -> None:
         """One try, to the note of what came of it. Never raises: what is not noted is due again when its lease has run out."""
         try:
-            reply = await self._post(delivery)
-            outcome = after(delivery.tries, reply, datetime.fromtimestamp(self._clock(), UTC), self._draw())
+            with self._trying_to(delivery) as tried:
+                reply = await self._post(delivery)
+                outcome = after(delivery.tries, reply, datetime.fromtimestamp(self._clock(), UTC), self._draw())
+                tried(reply, "again" if outcome.status == "pending" else outcome.status)
             noted = await self._note(delivery, reply, outcome)
             if outcome.gone and noted:
                 await self._switch_off(delivery)

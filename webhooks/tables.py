@@ -113,7 +113,8 @@ class EndpointRow(SQLModel, table=True):
 class EventRow(SQLModel, table=True):
     """One event, as merchants are told of it. ``body`` is what is signed and sent; ``sequence`` is the payment's version.
 
-    One that is about no payment has neither payment nor sequence.
+    One that is about no payment has neither payment nor sequence. ``trace`` is the span that it was written under, as a W3C
+    ``traceparent``; empty where nobody traced.
     """
 
     __tablename__ = "event"
@@ -126,6 +127,7 @@ class EventRow(SQLModel, table=True):
     sequence: int | None = Field(default=None, sa_type=Integer, nullable=True)
     body: bytes = Field(sa_type=LargeBinary)
     created_at: datetime = Field(sa_type=INSTANT)
+    trace: str | None = Field(default=None, sa_type=Text, nullable=True)
 
     __table_args__ = (
         Index("event_by_merchant", "merchant_id", "livemode", "id"),

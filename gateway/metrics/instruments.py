@@ -112,6 +112,12 @@ class Instruments:
                 for policy in row.counted(choice):
                     self.policies.labels(row.dep, row.op, policy)
         self._lines_dropped = 0
+        self.spans = Counter(
+            "interlock_trace_spans",
+            "Spans of traces by what became of them: exported, not_taken by the collector, queue_full, broken. Only where traces are on.",
+            ["result"],
+            registry=registry,
+        )
         self.clock_skew = Gauge(
             "interlock_clock_skew_seconds",
             "How far this machine's clock certainly is from the database's; positive where it is ahead.",
