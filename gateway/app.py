@@ -36,6 +36,7 @@ from gateway.api.inbound import InboundEvents
 from gateway.api.incidents import Incidents
 from gateway.api.methods import Customers, PaymentMethods
 from gateway.api.metrics import Metrics
+from gateway.api.monitors import Monitors
 from gateway.api.openapi import document
 from gateway.api.payments import Payments
 from gateway.api.policies import Policies
@@ -58,6 +59,7 @@ from gateway.inbound import InboundLog
 from gateway.method_books import MethodBooks
 from gateway.metrics import decisions, exposition
 from gateway.metrics.instruments import Instruments
+from gateway.monitor_books import MonitorBooks
 from gateway.news_books import NewsBooks
 from gateway.queries import Queries
 from gateway.routing_books import RoutingBooks
@@ -303,6 +305,7 @@ def _mount(app: FastAPI, house: House, settings: Settings) -> Webhooks:
         *_heard(house, authenticator, webhooks),
         *_simulated(house, authenticator),
         *_measured(house, authenticator),
+        *_watched(house, authenticator),
         *_served(house),
         *(_looked_at(house, settings) if settings.console else []),
     ]
@@ -426,6 +429,22 @@ def _measured(house: House, authenticator: Authenticator) -> list[Route]:
     return [
         Route("/v1/metrics", metrics.list, methods=["GET"]),
         Route("/v1/metrics/{metric}", metrics.retrieve, methods=["GET"]),
+    ]
+
+
+def _watched(house: House, authenticator: Authenticator) -> list[Route]:
+    """The routes of the monitors and of what they find."""
+    monitors = Monitors(house.deps, authenticator, MonitorBooks(house.pool))
+    return [
+        Route("/v1/monitors", monitors.create, methods=["POST"]),
+        Route("/v1/monitors", monitors.list, methods=["GET"]),
+        Route("/v1/monitors/{id}", monitors.retrieve, methods=["GET"]),
+        Route("/v1/monitors/{id}", monitors.update, methods=["POST"]),
+        Route("/v1/monitors/{id}", monitors.delete, methods=["DELETE"]),
+        Route("/v1/monitors/{id}/incidents", monitors.incidents_of, methods=["GET"]),
+        Route("/v1/monitor_incidents", monitors.incidents, methods=["GET"]),
+        Route("/v1/monitor_incidents/{id}", monitors.incident, methods=["GET"]),
+        Route("/v1/monitor_incidents/{id}/acknowledge", monitors.acknowledge, methods=["POST"]),
     ]
 
 

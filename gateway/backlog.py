@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from gateway.metrics.work import QUEUES, WorkInstruments
+from gateway.metrics.work import QUEUES, SEVERITIES, WorkInstruments
 from gateway.sql import Pool
 from webhooks.outbox import AGAIN, FRESH
 
@@ -35,7 +35,11 @@ WAITING: Final = f"""SELECT
     (SELECT coalesce(extract(epoch FROM now() - min(first.due_at)), 0)::float8 FROM webhook_endpoint w CROSS JOIN LATERAL
     (SELECT due_at FROM delivery WHERE endpoint_id = w.id AND {FRESH} ORDER BY due_at LIMIT 1) AS first
     WHERE w.status = 'enabled' AND w.failing_since IS NULL AND (w.paused_until IS NULL OR w.paused_until <= now())) AS outbound_s,
-    (SELECT count(*) FROM (SELECT FROM incident WHERE closed_at IS NULL LIMIT $1::int) AS open) AS incidents"""
+    (SELECT count(*) FROM (SELECT FROM incident WHERE closed_at IS NULL LIMIT $1::int) AS open) AS incidents,
+    (SELECT count(*) FROM (SELECT FROM monitor_incident WHERE closed_at IS NULL AND told_at IS NOT NULL AND severity = 'page'
+        LIMIT $1::int) AS open) AS page,
+    (SELECT count(*) FROM (SELECT FROM monitor_incident WHERE closed_at IS NULL AND told_at IS NOT NULL AND severity = 'ticket'
+        LIMIT $1::int) AS open) AS ticket"""
 """So many are counted of each, and not one row more; what is late of deliveries takes one step in the index for each endpoint that works."""
 
 log = structlog.get_logger()
@@ -84,3 +88,5 @@ class Backlog:
         tell.deliveries_pending.set(row["outbound"])
         tell.deliveries_overdue_seconds.set(max(0.0, row["outbound_s"]))
         tell.incidents_open.set(row["incidents"])
+        for severity in SEVERITIES:
+            tell.monitor_incidents_open.labels(severity).set(row[severity])

@@ -165,6 +165,21 @@ STEPS: Final[Mapping[str, Step]] = {
         "None of them is counted anew: the next run counts them.",
         "They are counted, and the place up to which all is counted has moved on: no run counts them again.",
     ),
+    "judge": Step(
+        "how far a merchant's monitors were judged is committed, with its incidents and their events",
+        "Nothing is written and nobody is told: the next look judges the same minutes.",
+        "The look, its incidents and their events stand together: the next look goes on from there.",
+    ),
+    "monitor": Step(
+        "a monitor is changed or deleted",
+        "Nothing is written.",
+        "It is written, with who did it: done again, it changes nothing.",
+    ),
+    "acknowledge": Step(
+        "somebody says that an incident of a monitor was seen",
+        "Nobody has.",
+        "It is written: said again, who was first stays.",
+    ),
     "update": Step(
         "a payment method is changed", "Nothing is written.", "It is written: done again, it changes nothing."
     ),
@@ -364,6 +379,16 @@ PATHS: Final[Mapping[str, Path]] = {
         ("incident", "close"),
         (("POST", "/v1/incidents/[^/]+/close"),),
     ),
+    "monitor": Path(
+        "a monitor",
+        (*_GATE, "store", "monitor"),
+        (("POST", "/v1/monitors(/[^/]+)?"), ("DELETE", "/v1/monitors/[^/]+")),
+    ),
+    "acknowledge": Path(
+        "an incident of a monitor that somebody has seen",
+        ("acknowledge",),
+        (("POST", "/v1/monitor_incidents/[^/]+/acknowledge"),),
+    ),
     "endpoint": Path(
         "a webhook endpoint",
         (*_GATE, "store", "endpoint", "rotate", "test", "redeliver"),
@@ -404,6 +429,7 @@ PATHS: Final[Mapping[str, Path]] = {
     ),
     "shadow": Path("what the worker counts of shadows", ("watch",), job="shadow"),
     "rates": Path("what the worker counts for the rates", ("count_rates",), job="rates"),
+    "monitors": Path("what the worker judges for the monitors", ("judge",), job="monitors"),
     "parked": Path("parked payments that the worker ends", ("change",), job="parked"),
     "wipe": Path("the worker's wiping", ("wipe_methods", "wipe_requests", "wipe_declines"), job="wipe"),
     "learn": Path("what strategies learn", ("begin", "snapshot"), job="learn"),

@@ -48,6 +48,7 @@ PROBLEMS: Final[Mapping[str, Sort]] = {
     "provider_refused": Sort(422, "The provider refused"),
     "routing_document_invalid": Sort(422, "The routing document has faults"),
     "routing_not_publishable": Sort(422, "The routing document does not work here"),
+    "monitor_builtin": Sort(422, "A built-in monitor cannot be deleted"),
     # The state of things.
     "request_in_progress": Sort(409, "The same request is being worked on", retryable=True, retry_after_s=2),
     "payment_state": Sort(409, "The payment's state forbids this", retry_after_s=2),

@@ -30,6 +30,8 @@ NOTICE: Final = "nt"
 SIMULATION: Final = "sim"
 ROUTING_VERSION: Final = "rt"
 PUBLICATION: Final = "rp"
+MONITOR: Final = "mon"
+MONITOR_INCIDENT: Final = "mi"
 CONSOLE_USER: Final = "usr"
 CONSOLE_EVENT: Final = "ce"
 

@@ -24,10 +24,10 @@ GRANT USAGE ON SCHEMA public, procrastinate, rates TO {role};
 GRANT SELECT ON alembic_version TO {role};
 GRANT SELECT, INSERT, UPDATE ON merchant, api_key, customer, payment_method, payment, operation, dispute,
     idempotency_key, webhook_inbox, webhook_refusal, webhook_endpoint, delivery, incident, routing_arm,
-    routing_shadow, routing_shadow_gap, console_user,
+    routing_shadow, routing_shadow_gap, console_user, monitor, monitor_state, monitor_incident,
     rate_mark, rate_owner, rate_key, rated, rate_hour, rate_bin, rate_proof, rate_day TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA rates TO {role};
-GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication, console_event TO {role};
+GRANT SELECT, INSERT ON change, notice, routing_version, routing_publication, console_event, monitor_change TO {role};
 GRANT SELECT, INSERT, DELETE ON event, delivery_attempt, routing_snapshot, declined_card TO {role};
 GRANT UPDATE ON routing_snapshot TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON routing_simulation, console_session, console_link TO {role};

@@ -21,10 +21,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
+import orjson
 from pydantic_core import PydanticUndefined
 
 from gateway import crash, lifecycle
 from gateway.answers import NEEDS_REVIEW
+from gateway.api.described_monitors import EVENT
 from gateway.errors import PROBLEMS, TYPE_BASE
 from gateway.invariants import INVARIANTS, Entry
 from gateway.lifecycle import TRANSITIONS, Change, Refused
@@ -291,6 +293,9 @@ def events_page() -> str:
     ]
     for family, rows in families.items():
         parts += [f"## `{family}`\n", _table(("type", "when"), rows)]
+        if family == "monitor.*":
+            told = orjson.loads(EVENT.body)
+            parts += ["For example:\n", f"```json\n{json.dumps(told, indent=2)}\n```\n"]
     return "\n".join(parts)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretBytes, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretBytes, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.policies import POLICIES, Stance, field_of, refusals
@@ -178,6 +178,10 @@ class Settings(DatabaseSettings):
         description="Let what one API key publishes of routing wait until another key of the merchant approves it, for a day at most. "
         "A rollback never waits.",
     )
+    monitors_every_s: int = Field(
+        default=30,
+        description="Seconds between two looks of the worker at the monitors: 10, 15, 20 or 30. Each minute is judged once.",
+    )
     worker_metrics_port: int = Field(
         default=9464,
         ge=0,
@@ -197,6 +201,13 @@ class Settings(DatabaseSettings):
         description="For tests of recovery: the crash point (crash-points.md) at which this process kills itself, and at which "
         "passage: `charge.open.after:1`. Refused without GATEWAY_DEV=1 and together with live accounts.",
     )
+
+    @field_validator("monitors_every_s")
+    @classmethod
+    def _divides_a_minute(cls, value: int) -> int:
+        if value not in {10, 15, 20, 30}:
+            raise ValueError("must be 10, 15, 20 or 30")
+        return value
 
     @property
     def vault_keys(self) -> tuple[bytes, ...]:

@@ -26,6 +26,7 @@ from gateway.backlog import COUNTED_MAX, UNKNOWN, WAITING
 from gateway.evidence import saved, uses_of
 from gateway.in_force import InForce
 from gateway.metrics.instruments import Instruments
+from gateway.metrics.work import SEVERITIES
 from gateway.policies import WORKER_LOST_S
 from gateway.rate_books import counted_to, measure
 from gateway.rates import TOO_FEW, Asked, Cell
@@ -107,6 +108,7 @@ class Seen:
     inbound_s: float
     outbound_s: float
     incidents: int
+    monitor_incidents: Mapping[str, int]
     worker_silent_s: float | None
     counted_to: datetime | None
 
@@ -135,6 +137,7 @@ class Seen:
             "inbound_overdue_s": self.inbound_s,
             "outbound_overdue_s": self.outbound_s,
             "incidents_open": self.incidents,
+            "monitor_incidents_open": dict(self.monitor_incidents),
             "worker_silent_s": self.worker_silent_s,
             "worker_lost": self.worker_lost,
             "rates_counted_to": None if self.counted_to is None else self.counted_to.isoformat(),
@@ -189,6 +192,7 @@ async def look(db: Pool, wanted: Wanted, now: datetime) -> Seen:
         inbound_s=row["inbound_s"],
         outbound_s=max(0.0, row["outbound_s"]),
         incidents=row["incidents"],
+        monitor_incidents={severity: row[severity] for severity in SEVERITIES},
         worker_silent_s=worker["silent_s"],
         counted_to=(await counted_to(db)).as_of,
     )
@@ -258,6 +262,8 @@ def _words(seen: Seen) -> Iterator[Text]:
     waiting = ", ".join(f"{queue} {_count(count)}" for queue, count in seen.waiting.items())
     late = f"inbound webhooks {age(seen.inbound_s)} late, outbound {age(seen.outbound_s)} late"
     yield Text(f"due: {waiting}   {late}   open incidents {_count(seen.incidents)}")
+    found = ", ".join(f"{severity} {_count(count)}" for severity, count in seen.monitor_incidents.items())
+    yield Text(f"monitors: open incidents {found}", "bold red" if seen.monitor_incidents.get("page") else "")
 
 
 def _count(number: int) -> str:

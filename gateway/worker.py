@@ -24,6 +24,7 @@ from gateway.deps import Deps
 from gateway.guard import guard
 from gateway.metrics import exposition
 from gateway.metrics.work import WorkInstruments
+from gateway.monitoring import Monitoring
 from gateway.news import wake
 from gateway.settings import Settings
 from gateway.simulations import SimulationBooks, simulate
@@ -38,6 +39,7 @@ INBOX_BATCHES: Final = 50
 """A backlog is worked off in one run, as far as it goes; the next run begins two seconds later."""
 SETTLE_EVERY: Final = "* * * * * */2"
 """Every two seconds: an unknown outcome is first looked at two seconds after it was recorded."""
+MONITORS_EVERY: Final = "* * * * * */{}"
 COUNT_EVERY: Final = "* * * * * */2"
 """Every two seconds: what happened is in the rates within five."""
 SIMULATE_EVERY: Final = "* * * * * */2"
@@ -130,7 +132,7 @@ async def _work(house: House, settings: Settings, work: WorkInstruments) -> None
         timeout=CONNECT_S,
     )
     app = procrastinate.App(connector=connector)
-    _schedule(app, house, settings.database_url.get_secret_value(), work)
+    _schedule(app, house, settings, work)
     async with app.open_async():
         await app.run_worker_async(
             concurrency=5,  # one of them may be at a simulation for minutes
@@ -200,18 +202,22 @@ def routing_jobs(deps: Deps, pool: Pool, database_url: str) -> Mapping[str, tupl
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
-def counting_jobs(pool: Pool) -> Mapping[str, tuple[str, Job]]:
-    """What is counted by the clock, in the form of :func:`jobs`. No payment waits for it."""
-    work: Mapping[str, tuple[str, Job]] = {"rates": (COUNT_EVERY, lambda: rate_books.fold(pool))}
+def counting_jobs(deps: Deps, pool: Pool, looking: Pool, monitors_every_s: int = 30) -> Mapping[str, tuple[str, Job]]:
+    """What is counted by the clock and judged of it, in the form of :func:`jobs`. No payment waits for it."""
+    work: Mapping[str, tuple[str, Job]] = {
+        "rates": (COUNT_EVERY, lambda: rate_books.fold(pool)),
+        "monitors": (MONITORS_EVERY.format(monitors_every_s), Monitoring(pool, looking, deps.clock).look),
+    }
     return {name: (cron, crash.on_path(name, job)) for name, (cron, job) in work.items()}
 
 
-def _schedule(app: procrastinate.App, house: House, database_url: str, told_of: WorkInstruments) -> None:
+def _schedule(app: procrastinate.App, house: House, settings: Settings, told_of: WorkInstruments) -> None:
+    database_url = settings.database_url.get_secret_value()
     done = {
         **jobs(house.deps, house.inbox, house.pool),
         **outbound_jobs(house.outbox),
         **routing_jobs(house.deps, house.pool, database_url),
-        **counting_jobs(house.pool),
+        **counting_jobs(house.deps, house.pool, house.looking, settings.monitors_every_s),
     }
     for name, (cron, work) in done.items():
         _every(app, name, work, cron, told_of)

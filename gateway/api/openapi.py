@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from gateway.api import (
     described_metrics,
+    described_monitors,
     described_routing,
     disputes,
     events,
     inbound,
     incidents,
     methods,
+    monitors,
     payments,
     routing,
     simulations,
@@ -42,6 +44,7 @@ BODIES: Final[Mapping[str, type[Body]]] = {
     **inbound.BODIES,
     **routing.BODIES,
     **simulations.BODIES,
+    **monitors.BODIES,
 }
 """What each operation takes, by its id."""
 
@@ -463,7 +466,13 @@ def document() -> dict[str, Any]:
     """The whole document. The same on every call."""
     schemas: dict[str, Any] = {"Problem": _problem_schema()}
     paths: dict[str, Any] = {}
-    for path, verb, summary, example, ok, answer in (*_MONEY, *_STORING, *_TELLING, *described_routing.ASKED):
+    for path, verb, summary, example, ok, answer in (
+        *_MONEY,
+        *_STORING,
+        *_TELLING,
+        *described_routing.ASKED,
+        *described_monitors.ASKED,
+    ):
         model = BODIES[verb]
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
@@ -497,6 +506,7 @@ def document() -> dict[str, Any]:
     paths |= _routed(paths)
     paths |= _inbound(schemas)
     paths |= _simulated(schemas)
+    paths |= _watched(paths)
     paths["/v1/webhooks/{account}"] = {"post": {**_WEBHOOK}}
     paths["/healthz"] = {"get": _plain("Whether the process runs", {"status": "ok"})}
     paths["/readyz"] = {"get": _plain("Whether requests can be served", _READY_EXAMPLE)}
@@ -711,6 +721,47 @@ def _measured() -> dict[str, Any]:
     }
 
 
+def _watched(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Monitors and what they find, with what is read of them."""
+    page = {
+        "object": "list",
+        "data": [described_monitors.OWN, described_monitors.BUILTIN],
+        "has_more": False,
+        "next_cursor": None,
+    }
+    found = {**page, "data": [described_monitors.INCIDENT]}
+    of_one = [_query(name) for name in ("limit", "cursor", "status", "severity")]
+    path, incidents_path = "/v1/monitors", "/v1/monitor_incidents"
+    one, seen = f"{path}/{{id}}", f"{incidents_path}/{{id}}/acknowledge"
+    return {
+        path: {
+            **paths[path],
+            "get": _get("List your monitors, then the built-in ones", page, [_query("limit"), _query("cursor")]),
+        },
+        one: {
+            **paths[one],
+            "get": _get(
+                "Retrieve a monitor, with what was done about it",
+                {**described_monitors.OWN, "changes": described_monitors.CHANGES},
+                [_PATH_ID],
+            ),
+            "delete": _get(
+                "Delete a monitor; a built-in one can be muted",
+                {"id": described_monitors.OWN["id"], "object": "monitor", "deleted": True},
+                [_PATH_ID],
+            ),
+        },
+        f"{one}/incidents": {"get": _get("List what a monitor has found, newest first", found, [_PATH_ID, *of_one])},
+        incidents_path: {
+            "get": _get("List what monitors have found, newest first", found, [*of_one, _query("monitor")])
+        },
+        f"{incidents_path}/{{id}}": {
+            "get": _get("Retrieve an incident of a monitor", described_monitors.INCIDENT, [_PATH_ID])
+        },
+        seen: paths[seen],
+    }
+
+
 def _again(
     schemas: dict[str, Any], verb: str, summary: str, answer: Mapping[str, Any], parameters: Sequence[Any] = ()
 ) -> dict[str, Any]:
@@ -735,6 +786,8 @@ _TAGS: Final[Mapping[str, str]] = {
     "incidents": "What a provider said that cannot be, and was not believed.",
     "routing": "Which account is asked: versions of your rules, what is in force, and what a draft would have done.",
     "metrics": "How many are approved: every rate by its published definition.",
+    "monitors": "What is watched: drops, missing traffic, thresholds.",
+    "monitor_incidents": "What monitors have found, what it costs an hour, and where to look.",
     "accounts": "Where payments may go, and what each account is able to do.",
     "payment_methods": "Cards and tokens that are kept to be charged again.",
     "customers": "Who pays.",
@@ -760,16 +813,19 @@ _BODILESS: Final = frozenset(
         "test_webhook_endpoint",
         "redeliver",
         "approve_publication",
+        "acknowledge_monitor_incident",
     }
 )
 """Verbs that may be asked without a body."""
 _KEYLESS: Final = frozenset(
-    {"details", "update_payment_method", "close", "lint_routing_config", "dry_run_routing_config"}
+    {"details", "update_payment_method", "close", "lint_routing_config", "dry_run_routing_config", "update_monitor"}
+    | {"acknowledge_monitor_incident"}
     | (webhook_endpoints.BODIES.keys() | events.BODIES.keys()) - {"create_webhook_endpoint"}
 )
 """Verbs that need no idempotency key: asked again they change nothing more, or nothing that matters."""
 _DECIDED: Final = frozenset(
     {"update_payment_method", "create_customer", "close"}
+    | monitors.BODIES.keys()
     | webhook_endpoints.BODIES.keys()
     | events.BODIES.keys()
     | (routing.BODIES.keys() - {"publish_routing_config"})

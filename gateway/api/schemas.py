@@ -406,6 +406,79 @@ class IncidentClose(Body):
     reason: Long = Field(description="What it was, and what was done about it, in your words.")
 
 
+class MonitorTuning(Body):
+    """How a monitor judges. What is left out is as usual, and so is what is null."""
+
+    false_pages_per_day: float | None = Field(
+        default=None,
+        description="drop: how often it may alarm for nothing; below which chance it does follows from it.",
+    )
+    drop: float | None = Field(
+        default=None, description="drop: how far below what is expected at least, as a share.", examples=[0.03]
+    )
+    window: int | None = Field(default=None, description="static: minutes over which the rate is taken.")
+    min_sample: int | None = Field(default=None, description="Attempts in the window below which nothing is judged.")
+    open_after: int | None = Field(default=None, description="Bad looks in a row, one a minute, that open an incident.")
+    close_after: int | None = Field(default=None, description="Good looks in a row that close it.")
+    severity: Literal["page", "ticket"] | None = Field(
+        default=None, description="The highest that an incident may have."
+    )
+
+
+class MonitorMute(Body):
+    """It goes on judging, and nobody is told."""
+
+    until: str | None = Field(
+        default=None, max_length=40, description="null: until you unmute it.", examples=["2026-11-27T06:00:00Z"]
+    )
+    reason: Long = Field(description="Why, in your words.")
+
+
+MonitorSegment = Annotated[
+    dict[Short, Short | None],
+    Field(
+        max_length=10,
+        description="Which payments: a value by dimension, null for one that is not known; empty: all. drop and traffic take account, brand, "
+        "currency and issuer_country; static takes every dimension of GET /v1/metrics.",
+        examples=[{"account": "acme_us"}],
+    ),
+]
+MonitorRate = Literal["authorization", "authentication", "technical", "blocked"]
+
+
+class MonitorCreate(Body):
+    """``POST /v1/monitors``."""
+
+    name: Short
+    kind: Literal["drop", "traffic", "static"] = Field(
+        description="drop: a rate is lower than at this hour of other weeks. traffic: attempts are missing. static: a rate crosses a threshold."
+    )
+    segment: MonitorSegment = Field(default_factory=dict)
+    rate: MonitorRate | None = Field(default=None, description="drop: what is watched.")
+    metric: Short | None = Field(default=None, description="static: a rate of GET /v1/metrics.")
+    op: Literal["below", "above"] | None = Field(
+        default=None, description="static: which side of the threshold is bad."
+    )
+    threshold: float | None = Field(default=None, description="static: a share.", examples=[0.85])
+    tuning: MonitorTuning | None = None
+    mute: MonitorMute | None = None
+
+
+class MonitorUpdate(Body):
+    """``POST /v1/monitors/{id}``: what is left out stays as it is."""
+
+    name: Short | None = None
+    threshold: float | None = Field(default=None, description="static: a share.")
+    tuning: MonitorTuning | None = Field(default=None, description="Field by field; null: all as usual.")
+    mute: MonitorMute | None = Field(default=None, description="null: it is heard again.")
+
+
+class IncidentAcknowledge(Body):
+    """``POST /v1/monitor_incidents/{id}/acknowledge``."""
+
+    note: Long | None = Field(default=None, description="What you know or do about it, in your words.")
+
+
 class PaymentCancel(Body):
     """``POST /v1/payments/{id}/cancel``."""
 

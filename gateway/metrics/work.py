@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Summary
 
 from gateway.invariants import INVARIANTS
 
+SEVERITIES = ("page", "ticket")
 QUEUES = ("operations", "inbound", "outbound")
 """What waits for a worker: operations to be settled, events of providers to be applied, events to be told to merchants."""
 
@@ -62,6 +63,11 @@ class WorkInstruments:
         )
         self.incidents_open = gauge(
             "interlock_incidents_open", "Incidents that nobody has closed; 10000 are counted at most."
+        )
+        self.monitor_incidents_open = gauge(
+            "interlock_monitor_incidents_open",
+            "Incidents of monitors that are open, by severity, without those that are muted; 10000 are counted at most.",
+            ["severity"],
         )
         self._invariants(registry)
 

@@ -244,9 +244,11 @@ async def test_a_live_key_does_not_see_test_payments_nor_reach_test_accounts(
             await live.get("/v1/payments"),
             await live.charge(),
         )
+        (monitor, *_) = (await as_merchant(inside, other_key).get("/v1/monitors")).json()["data"]
+        watched = await live.get(f"/v1/monitors/{monitor['id']}")
 
     assert live_key.startswith("sk_live_")
-    assert (shown.status_code, listed.json()["data"]) == (404, [])
+    assert (shown.status_code, listed.json()["data"], watched.status_code) == (404, [], 404)
     assert (charged.status_code, charged.json()["code"]) == (422, "no_eligible_account")
     assert psps.nobody_was_asked()
 
@@ -304,3 +306,39 @@ async def test_rates_are_of_ones_own_payments_alone(
 
     assert [cell["n"] for cell in own["data"]] == [1]
     assert theirs["data"] == []
+
+
+async def test_monitors_and_what_they_find_are_ones_own(
+    open_gateway: Open, psps: Psps, database: Database, other_key: str
+) -> None:
+    async with open_gateway(more=other_accounts(psps)) as inside:
+        other = as_merchant(inside, other_key)
+        wanted = {"name": "ours", "kind": "drop", "rate": "technical"}
+        ours = (await inside.merchant.post("/v1/monitors", wanted)).json()
+        found = f"mi_{NO_SUCH}"
+        database.rows(
+            """INSERT INTO monitor_incident (id, merchant_id, livemode, key, monitor_id, also, severity, segment, facts, summary, opened_at,
+            noticed_at, updated_at) VALUES (%(id)s, 'mer_dev', false, 'k', %(monitor)s, '{}', 'page', '{}', '{"rate": "technical"}', 's',
+            now(), now(), now())""",
+            id=found,
+            monitor=ours["id"],
+        )
+        own = (await inside.merchant.get(f"/v1/monitors/{ours['id']}/incidents")).json()["data"]
+        at_monitor, at_incident = f"/v1/monitors/{ours['id']}", f"/v1/monitor_incidents/{found}"
+        theirs = [
+            await other.get(at_monitor),
+            await other.post(at_monitor, {"name": "theirs"}),
+            await other.delete(at_monitor),
+            await other.get(f"{at_monitor}/incidents"),
+            await other.get(at_incident),
+            await other.post(f"{at_incident}/acknowledge"),
+        ]
+        lists = [(await other.get(path)).json()["data"] for path in ("/v1/monitor_incidents", "/v1/monitors")]
+        builtin = [each["id"] for each in (await inside.merchant.get("/v1/monitors")).json()["data"] if each["builtin"]]
+        after = (await inside.merchant.get(at_monitor)).json()
+
+    assert [each["id"] for each in own] == [found]
+    assert [answer.status_code for answer in theirs] == [404] * 6
+    assert (lists[0], [each["builtin"] is None for each in lists[1]]) == ([], [False] * len(builtin))
+    assert not {each["id"] for each in lists[1]} & set(builtin)
+    assert (after["name"], [each["what"] for each in after["changes"]]) == ("ours", ["created"])

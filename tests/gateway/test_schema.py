@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlmodel import SQLModel
 
+import gateway.monitor_tables
 import gateway.rate_tables
 import gateway.tables
 import idempotency.tables
@@ -34,7 +35,7 @@ from gateway.settings import Settings
 from gateway.tables import OPEN_SQL
 from providers.registry import ConfigError
 
-ROOMS: Final = (gateway.tables, gateway.rate_tables, webhooks.tables, idempotency.tables)
+ROOMS: Final = (gateway.tables, gateway.monitor_tables, gateway.rate_tables, webhooks.tables, idempotency.tables)
 NOW: Final = datetime(2026, 11, 21, tzinfo=UTC)
 APPEND_ONLY: Final = "is append-only"
 

@@ -58,7 +58,7 @@ class Run:
         self.merchant = inside.merchant
         inbound = jobs(inside.house.deps, inside.house.inbox, inside.house.pool)
         routing = routing_jobs(inside.house.deps, inside.house.pool, inside.database.url)
-        counting = counting_jobs(inside.house.pool)
+        counting = counting_jobs(inside.house.deps, inside.house.pool, inside.house.looking)
         self.jobs = {**inbound, **outbound_jobs(inside.house.outbox), **routing, **counting}
         self.keys = (f"key-{number}" for number in itertools.count())
 
@@ -168,7 +168,7 @@ async def test_real_runs_pass_exactly_the_points_in_the_table(
             assert answer.status_code in {200, 201}, (path, answer.text)
         for scene in (
             _cascades, _a_step_that_was_not_kept, _stored, _shoppers, _told_by_webhook, _not_believed, _accepted, _cancels, _abandoned,
-            _ended, _told, _routed, _learned, _simulated, _looked_at,
+            _ended, _told, _routed, _learned, _simulated, _looked_at, _monitored,
         ):  # fmt: skip
             await scene(run)
         await _in_review(run)
@@ -288,6 +288,24 @@ async def _stored(run: Run) -> None:
     await run.merchant.delete(f"/v1/customers/{customer['id']}")
     run.watch.failing.add("customer.store.before")
     assert (await run.merchant.post("/v1/customers", {"name": "A. Shopper"})).status_code == 503
+
+
+async def _monitored(run: Run) -> None:
+    """A monitor that is made, tuned and deleted, and an incident that somebody has seen."""
+    made = await run.merchant.post("/v1/monitors", {"name": "ours", "kind": "drop", "rate": "technical"})
+    path = f"/v1/monitors/{made.json()['id']}"
+    assert (await run.merchant.post(path, {"name": "ours, still"})).status_code == 200
+    run.inside.database.rows(
+        "INSERT INTO monitor_incident (id, merchant_id, livemode, key, monitor_id, also, severity, segment, facts, summary, opened_at,"
+        " noticed_at, updated_at) VALUES (%(id)s, 'mer_dev', false, 'k', 'mon_1', '{}', 'page', '{}', '{\"rate\": \"technical\"}', 's',"
+        " now(), now(), now())",
+        id=f"mi_{'0' * 32}",
+    )
+    assert (await run.merchant.post(f"/v1/monitor_incidents/mi_{'0' * 32}/acknowledge")).status_code == 200
+    assert (await run.merchant.delete(path)).status_code == 200
+    run.watch.failing.add("monitor.store.before")
+    again = await run.merchant.post("/v1/monitors", {"name": "ours", "kind": "drop", "rate": "technical"})
+    assert again.status_code == 503
 
 
 async def _sent(run: Run) -> None:
@@ -656,6 +674,8 @@ PIECES: Final = {
     "gateway/books.py: KEY",
     "gateway/method_books.py: SETTLED",
     "gateway/routing_books.py: _PUBLICATION",
+    "gateway/monitor_books.py: _CHANGE",
+    *(f"gateway/monitor_books.py: _{piece}" for piece in ("LOOKED", "WRITTEN")),
     "gateway/news_books.py: _METHOD",
     *(f"webhooks/inbox.py: _{statement}" for statement in ("STORE", "DONE", "DUE")),
     *(f"webhooks/outbox.py: _{statement}" for statement in ("CLAIM", "RENEW", "TRIED", "NOTIFY", "CANCEL", "PRUNE")),

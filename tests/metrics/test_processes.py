@@ -28,7 +28,7 @@ from gateway.brands import BRANDS
 from gateway.invariants import INVARIANTS
 from gateway.metrics import decisions, exposition
 from gateway.metrics.first_attempts import CURRENCIES, RESULTS
-from gateway.metrics.work import QUEUES, WorkInstruments
+from gateway.metrics.work import QUEUES, SEVERITIES, WorkInstruments
 from gateway.worker import run_worker
 from providers.registry import ConfigError
 
@@ -278,6 +278,7 @@ async def test_no_value_that_a_caller_sends_becomes_a_label_beyond_those_of_a_ta
         "result": {*RESULTS, "refused", "stored", "unknown_account"},
         "invariant": {each.name for each in INVARIANTS},
         "queue": {*QUEUES},
+        "severity": {*SEVERITIES},
         "kind": {"authorize"},
         "outcome": {"Approved", "Declined", "NotProcessed", "Unknown"},
     }

@@ -1,0 +1,411 @@
+"""Looking: what the worker does for the monitors. Once a minute each merchant's first attempts are judged, in each mode.
+
+What is decided, ``gateway.monitors`` decides; here is what it is told and what becomes of its word. A look reads what all merchants had in
+a few statements, and is written in one for each merchant (``gateway.monitor_books``): a worker that dies in the middle has written all
+of a merchant's look or nothing, and the next one goes on from there. Nothing is judged that is not counted yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+import structlog
+
+from gateway.answers import instant
+from gateway.events import Event
+from gateway.monitor_books import CLASS_OF, FirstAttempts, Found, Look, MonitorBooks, Stored, Watched
+from gateway.monitor_definitions import (
+    LATE,
+    all_of,
+    at_minute,
+    found_of,
+    incident_id,
+    is_told,
+    judged,
+    severity_of,
+    threshold,
+    told,
+)
+from gateway.monitors import (
+    RATES,
+    Decision,
+    Expected,
+    Incident,
+    Leaf,
+    Loss,
+    Overall,
+    Past,
+    Run,
+    Seen,
+    State,
+    Static,
+    Untunable,
+    Verdict,
+    debounce,
+    decide,
+    expect,
+    judge,
+    needed_from,
+    past_hours,
+    with_codes,
+)
+from gateway.monitors.incident import money
+from gateway.monitors.monitor import GROUPS
+from gateway.monitors.segments import holds
+from gateway.rate_books import counted_to, measure
+from gateway.rates import Asked, Cell
+from gateway.sql import Pool, Row
+
+HISTORY: Final = timedelta(days=28)
+SETTLING: Final = timedelta(hours=2)
+"""What is younger says nothing yet of what is usual: it may be what is judged."""
+BAD_WHEN_HIGH: Final = frozenset({"technical_error_rate", "unknown_rate"})
+"""Published rates that cost money where they are high; the others where they are low."""
+
+log = structlog.get_logger()
+
+_leaf_of = itemgetter("account", "brand", "currency", "issuer_country")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is usual of a merchant in an hour, and the declines of four weeks by leaf, class and code."""
+
+    hour: int
+    expected: Expected
+    codes: Mapping[tuple[Leaf, str, str], int]
+
+
+class Monitoring:
+    """Looks at every merchant in each mode. ``looking`` is the pool of :func:`gateway.sql.connect_to_look`."""
+
+    def __init__(self, pool: Pool, looking: Pool, clock: Callable[[], datetime]) -> None:
+        self._books, self._first, self._looking, self._clock = (
+            MonitorBooks(pool),
+            FirstAttempts(looking),
+            looking,
+            clock,
+        )
+        self._known: dict[int, _Known] = {}
+
+    async def look(self) -> int:
+        """Look once at all that was not looked at in this minute. Returns how many merchants, in each mode, were.
+
+        May be called at any time and by several at once: a look is written once. One merchant's failure leaves the others theirs; the last
+        one is raised at the end.
+        """
+        now, counted = self._clock(), await counted_to(self._looking)
+        if not counted.complete or counted.as_of is None or now - counted.as_of > LATE:
+            return 0  # what is missing would look like a drop; the monitors say that they wait
+        until = int(min(now, counted.as_of).timestamp()) // 60
+        due = [(each, State.from_json(each.state) if each.state else State()) for each in await self._books.watched()]
+        due = [(each, state) for each, state in due if state.until < until]
+        if not due:
+            return 0
+        await self._learn([each.owner for each, _ in due], until // 60, now)
+        start = min(needed_from(state, until) for _, state in due)
+        rows = await self._first.minutes([each.owner for each, _ in due], at_minute(start), at_minute(until))
+        seen = {owner: list(of) for owner, of in groupby(sorted(rows, key=_owner), key=_owner)}
+        done, failed = 0, None
+        for each, state in due:
+            try:
+                done += await self._look_at(each, state, seen.get(each.owner, []), until, now)
+            except Exception as error:  # the others are looked at all the same
+                log.error("monitors_not_looked", merchant=each.merchant_id, error=type(error).__name__)
+                failed = error
+        if failed is not None:
+            raise failed
+        return done
+
+    async def _look_at(self, each: Watched, state: State, rows: Sequence[Row], until: int, now: datetime) -> bool:
+        """Judge one merchant's monitors in one mode and write what came of it."""
+        monitors = {
+            one.id: one for one in all_of(each.monitors, each.merchant_id, livemode=each.livemode) if _is_sound(one)
+        }
+        known = self._known[each.owner]
+        watching = [judged(one) for one in monitors.values() if one.kind != "static"]
+        decision = await asyncio.to_thread(
+            lambda: decide(until, watching, [_seen(row) for row in rows], known.expected, state)
+        )
+        statics = [
+            await self._measure(one, _run(each.runs.get(one.id)), each, until, now)
+            for one in monitors.values()
+            if one.kind == "static"
+        ]
+        found, events = _told(
+            each, [*_found(each, decision, known, now), *_standing(statics)], decision.escalated, monitors, now
+        )
+        return await self._books.write(
+            Look(
+                watched=each,
+                until=until,
+                state=decision.state.to_json(),
+                runs={one.monitor.id: one.kept() for one in statics},
+                verdicts={**decision.verdicts, **{one.monitor.id: one.word for one in statics}},
+                at=now,
+                found=found,
+                told=events,
+            )
+        )
+
+    # --- what is usual ---
+
+    async def _learn(self, owners: Sequence[int], hour: int, now: datetime) -> None:
+        """Read what is usual in this hour, where it is not known yet."""
+        new = [owner for owner in owners if owner not in self._known or self._known[owner].hour != hour]
+        if not new:
+            return
+        past: dict[int, list[Past]] = {owner: [] for owner in new}
+        for first, last in _stretches(past_hours(hour)):
+            for row in await self._first.hours(new, at_minute(60 * first), at_minute(60 * (last + 1))):
+                past[row["owner"]].append(
+                    Past(row["step"], Leaf(*_leaf_of(row)), CLASS_OF[row["what"]], row["n"], row["amount"])
+                )
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        overall: dict[int, list[tuple[Overall, str | None]]] = {owner: [] for owner in new}
+        for row in await self._first.days(new, today - HISTORY, today):
+            overall[row["owner"]].append((_overall(row, row["class"]), row["code"]))
+        if today < now - SETTLING:
+            for row in await self._first.hours(new, today, now - SETTLING):
+                overall[row["owner"]].append((_overall(row, CLASS_OF[row["what"]]), row["code"]))
+        for owner in new:
+            rows = overall[owner]
+            expected = await asyncio.to_thread(expect, hour, past[owner], [each for each, _ in rows])
+            codes: dict[tuple[Leaf, str, str], int] = {}
+            for each, code in rows:
+                if code is not None:
+                    codes[each.leaf, each.what, code] = codes.get((each.leaf, each.what, code), 0) + each.n
+            self._known[owner] = _Known(hour, expected, codes)
+
+    # --- thresholds ---
+
+    async def _measure(self, monitor: Stored, run: _Run, each: Watched, until: int, now: datetime) -> _Static:
+        """One look at a threshold."""
+        static = threshold(monitor)
+        asked = Asked(
+            each.merchant_id,
+            each.livemode,
+            static.metric,
+            at_minute(until - static.window),
+            at_minute(until),
+            filters={name: (value or "",) for name, value in monitor.settings["segment"].items()},
+        )
+        cells = (await measure(self._looking, asked)).cells
+        cell = cells[0] if cells else Cell({}, None, 0, 0)
+        verdict = judge(static, cell.hits, cell.n)
+        after, step = debounce(run.run, verdict, static.open_after, static.close_after)
+        opened = until if step == "opened" else run.opened if after.open or step is not None else None
+        was = next((row for row in each.open if row.key == monitor.id), None)
+        return _Static(monitor, static, cell, verdict, _Run(after, opened), step, until, was, now)
+
+
+def _owner(row: Row) -> int:
+    owner: int = row["owner"]
+    return owner
+
+
+def _seen(row: Row) -> Seen:
+    return Seen(row["step"], Leaf(*_leaf_of(row)), CLASS_OF[row["what"]], row["code"], row["n"], row["amount"])
+
+
+def _overall(row: Row, what: str) -> Overall:
+    return Overall(Leaf(*_leaf_of(row)), what, row["n"], row["amount"])
+
+
+def _stretches(hours: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of hours that follow each other."""
+    for _, run in groupby(enumerate(sorted(hours)), key=lambda each: each[1] - each[0]):
+        follow = [hour for _, hour in run]
+        yield follow[0], follow[-1]
+
+
+def _is_sound(monitor: Stored) -> bool:
+    """Whether a monitor can be judged: one that another release has stored may have become impossible. The others are judged all the same."""
+    try:
+        threshold(monitor) if monitor.kind == "static" else judged(monitor)
+    except (Untunable, ValueError, TypeError, KeyError) as error:
+        log.error("monitor_not_judged", monitor=monitor.id, error=type(error).__name__)
+        return False
+    return True
+
+
+# --- What a look comes to -----------------------------------------------------------------------------------------------
+
+
+def _found(each: Watched, decision: Decision, known: _Known, now: datetime) -> Iterator[Found]:
+    """The incidents of a decision, as they are stored. What is closed and not open here was closed with its monitor."""
+    rows = {row.key: row for row in each.open}
+    for incident in (*decision.opened, *decision.changed):
+        yield found_of(_before(incident, known), rows.get(incident.key), each.merchant_id, now, livemode=each.livemode)
+    for incident in decision.closed:
+        if incident.key in rows:
+            was = rows[incident.key]
+            yield found_of(_before(incident, known), was, each.merchant_id, now, livemode=each.livemode)
+
+
+def _before(incident: Incident, known: _Known) -> Incident:
+    """The incident with the share that each decline code had in its segment over four weeks."""
+    if incident.rate not in RATES or not incident.codes:
+        return incident
+    before: dict[str, int] = {}
+    for (leaf, what, code), n in known.codes.items():
+        if GROUPS.get(what) in RATES[incident.rate].bad and holds(incident.segment, leaf):
+            before[code] = before.get(code, 0) + n
+    return with_codes(incident, before)
+
+
+def _told(
+    each: Watched, found: Sequence[Found], escalated: frozenset[str], monitors: Mapping[str, Stored], now: datetime
+) -> tuple[list[Found], list[Event]]:
+    """What is written of incidents and what is told of them. One that was muted is told of once it is not any more and still open."""
+    changed = {row.id: row for row in found}
+    rows, events = [], []
+    for row in (*changed.values(), *(row for row in each.open if row.id not in changed)):
+        if row.closed_at is not None:
+            if row.told_at is not None:
+                events.append(told("closed", row, now))
+        elif row.told_at is None and is_told(row, monitors, now):
+            row = replace(row, told_at=now, updated_at=now)  # noqa: PLW2901  # the same incident from here on
+            events.append(told("opened", row, now))
+        elif row.told_at is not None and row.key in escalated:
+            events.append(told("escalated", row, now))
+        elif row.id not in changed:
+            continue
+        rows.append(row)
+    return rows, events
+
+
+# --- Thresholds ----------------------------------------------------------------------------------------------------------
+
+
+_FRESH: Final = Run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """How the last looks at a threshold went, and in which minute its incident was opened."""
+
+    run: Run = _FRESH
+    opened: int | None = None
+
+
+def _run(kept: Mapping[str, Any] | None) -> _Run:
+    """The run as :meth:`_Static.kept` has kept it."""
+    if kept is None:
+        return _Run()
+    return _Run(Run(**{name: kept[name] for name in Run.__dataclass_fields__}), kept["opened"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Static:
+    """One look at a threshold, and what has come of it."""
+
+    monitor: Stored
+    static: Static
+    cell: Cell
+    verdict: Verdict
+    run: _Run
+    step: str | None
+    until: int
+    was: Found | None
+    now: datetime
+
+    @property
+    def word(self) -> str:
+        """How the monitor stands."""
+        if self.run.run.open:
+            return "alerting"
+        return "too_little" if self.verdict is Verdict.UNJUDGED else "ok"
+
+    def kept(self) -> dict[str, Any]:
+        """The run as it is kept."""
+        return {**asdict(self.run.run), "opened": self.run.opened if self.run.run.open else None}
+
+    def found(self) -> Found | None:
+        """Its incident as it is stored, where it is new, or has changed by this look."""
+        if self.step in {"recovered", "no_data"}:
+            if self.was is None:
+                return None
+            return replace(self.was, closed_at=at_minute(self.until), closed_reason=self.step, updated_at=self.now)
+        if not self.run.run.open or self.verdict is not Verdict.BAD:
+            return None
+        monitor, opened = self.monitor, at_minute(self.run.opened or self.until)
+        losses = self._losses()
+        known = self.was or Found(
+            id=incident_id(monitor.merchant_id, monitor.id, opened, livemode=monitor.livemode),
+            merchant_id=monitor.merchant_id,
+            livemode=monitor.livemode,
+            key=monitor.id,
+            monitor_id=monitor.id,
+            also=(),
+            severity=severity_of(monitor),
+            segment=dict(monitor.settings["segment"]),
+            facts={},
+            summary="",
+            opened_at=opened,
+            noticed_at=self.now,
+            updated_at=self.now,
+        )
+        return replace(known, facts=self._facts(losses), summary=self._summary(losses), updated_at=self.now)
+
+    @property
+    def _rate(self) -> float:
+        return self.cell.hits / self.cell.n
+
+    @property
+    def _costs(self) -> bool:
+        """Whether it is on the side of its threshold that costs money."""
+        return (self.static.op == "above") == (self.static.metric in BAD_WHEN_HIGH)
+
+    def _beyond(self, hits: int, n: int) -> float:
+        """How much is beyond the threshold, of ``hits`` in ``n``."""
+        over = hits - self.static.threshold * n
+        return max(0.0, over if self.static.op == "above" else -over)
+
+    def _losses(self) -> list[Loss]:
+        """What is beyond the threshold, by the hour and in money."""
+        if not self._costs:
+            return []
+        found = [
+            Loss(each.currency, round(self._beyond(each.hits, each.n) * 60 / self.static.window))
+            for each in self.cell.amounts
+        ]
+        return [each for each in found if each.amount]
+
+    def _facts(self, losses: Sequence[Loss]) -> dict[str, Any]:
+        return {
+            "detector": "static",
+            "rate": self.static.metric,
+            "window": {
+                "from": instant(at_minute(self.until - self.static.window)),
+                "to": instant(at_minute(self.until)),
+            },
+            "expected_rate": self.static.threshold,
+            "seen_rate": round(self._rate, 6),
+            "n": self.cell.n,
+            "expected_n": self.cell.n,
+            "lost_approvals": round(self._beyond(self.cell.hits, self.cell.n)) if self._costs else 0,
+            "loss_per_hour": [{"currency": each.currency, "amount": each.amount} for each in losses],
+            "decline_codes": [],
+            "child": None,
+        }
+
+    def _summary(self, losses: Sequence[Loss]) -> str:
+        lost = ", ".join(money(each) for each in losses)
+        return (
+            f"{self.monitor.name}: {self.static.metric} is {100 * self._rate:.1f} % of {self.cell.n} in {self.static.window} minutes, "
+            f"{self.static.op} the threshold of {100 * self.static.threshold:.1f} %{f'; beyond it {lost} an hour' if lost else ''}."
+        )
+
+
+def _standing(statics: Sequence[_Static]) -> Iterator[Found]:
+    for each in statics:
+        found = each.found()
+        if found is not None:
+            yield found
