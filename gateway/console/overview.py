@@ -17,6 +17,8 @@ from gateway.console.frame import Frame, Look
 from gateway.console.question import PERIODS, Question, read
 from gateway.deps import Deps
 from gateway.incidents import Incident
+from gateway.monitor_books import Found, MonitorBooks
+from gateway.monitor_definitions import look_of
 from gateway.rates import Amount, Cell, Measured
 from gateway.sql import Row, Statement
 
@@ -67,8 +69,9 @@ class Strip:
 class Overview:
     """The first page, over one house."""
 
-    def __init__(self, deps: Deps, asker: Asker, frame: Frame) -> None:
+    def __init__(self, deps: Deps, asker: Asker, frame: Frame, monitors: MonitorBooks) -> None:
         self._deps = deps
+        self._monitors = monitors
         self._asker = asker
         self._frame = frame
 
@@ -93,12 +96,13 @@ class Overview:
         )
 
     async def _open(self, look: Look, now: datetime) -> dict[str, Any]:
-        """What waits for somebody: attempts that nobody knows the end of, and incidents."""
+        """What waits for somebody: attempts that nobody knows the end of, incidents, and what the monitors have found."""
         whose = {"merchant_id": look.visitor.merchant_id, "livemode": look.livemode}
-        unknown, (waiting, *_), incidents = await asyncio.gather(
+        unknown, (waiting, *_), incidents, found = await asyncio.gather(
             self._asker.rows(_UNKNOWN, whose | {"limit": SHOWN}),
             self._asker.rows(_UNKNOWN_COUNT, whose | {"limit": COUNTED_MAX}),
             self._incidents(look),
+            self._found(look),
         )
         return {
             "unknown": unknown,
@@ -106,12 +110,22 @@ class Overview:
             "unknown_oldest_s": None if waiting["oldest"] is None else (now - waiting["oldest"]).total_seconds(),
             "incidents": incidents[:SHOWN],
             "incident_count": len(incidents),
+            "found": [(each, look_of(each)["console"]) for each in found[:SHOWN]],
+            "found_count": len(found),
+            "pages": sum(each.severity == "page" for each in found),
         }
 
     async def _incidents(self, look: Look) -> list[Incident]:
         return await self._deps.queries.incidents(
             look.visitor.merchant_id, livemode=look.livemode, limit=COUNTED_MAX, open=True
         )
+
+    async def _found(self, look: Look) -> list[Found]:
+        """What the monitors have found and is open, what wakes somebody first."""
+        found = await self._monitors.incidents(
+            look.visitor.merchant_id, livemode=look.livemode, limit=COUNTED_MAX, open=True
+        )
+        return sorted(found, key=lambda each: each.severity != "page")
 
     async def _rates(self, question: Question, look: Look, now: datetime) -> dict[str, Any]:
         """What came of the payments of the period, and of as long a time before it."""

@@ -25,6 +25,7 @@ from gateway.console.overview import Overview
 from gateway.console.users import Users
 from gateway.deps import Deps
 from gateway.errors import Problem
+from gateway.monitor_books import MonitorBooks
 from gateway.rates import Unanswerable
 from gateway.sql import DATABASE_LOST, Pool
 from providers.registry import place
@@ -44,7 +45,7 @@ class Console:
         self._frame = Frame(self._files, secure=secure)
         self._door = Door(Users(pool, deps.keys.console), self._frame, secure=secure)
         asker = Asker(pool, looking)
-        self._overview = Overview(deps, asker, self._frame)
+        self._overview = Overview(deps, asker, self._frame, MonitorBooks(pool))
         self._explorer = Explorer(deps, asker, self._frame)
 
     def routes(self) -> list[Route]:

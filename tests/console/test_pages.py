@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from playwright.async_api import Browser, expect
+from psycopg.types.json import Jsonb
 
 from gateway.console.explorer import EXPLORER
 from gateway.console.users import Users
@@ -114,13 +115,37 @@ async def test_the_pages_show_the_numbers_of_the_api_in_every_look(
         for each in amounts:
             if each["hits"]:
                 assert money(each["hits"], each["currency"]) in figures
-    assert overview.count(PROBE) == 2  # the reference of what is unknown, and what was said of it
-    for shown in ("looked up by the worker", "Amount mismatch", "19.99\u00a0EUR"):
+    assert (
+        overview.count(PROBE) == 3
+    )  # the reference of what is unknown, what was said of it, and the segment that a monitor has found
+    for shown in (
+        "looked up by the worker",
+        "Amount mismatch",
+        "19.99\u00a0EUR",
+        "10\u202f936.00\u00a0EUR",
+        "metadata.shop",
+    ):
         assert shown in overview
 
 
 async def leave_open(inside: Inside) -> None:
-    """A payment that nobody knows the end of, and an incident, both with a probe in them."""
+    """A payment that nobody knows the end of, an incident, and what a monitor has found, each with a probe in it."""
+    inside.database.rows(
+        """INSERT INTO monitor_incident (id, merchant_id, livemode, key, monitor_id, also, severity, segment, facts, summary, opened_at,
+        noticed_at, updated_at, told_at) VALUES ('mi_1', 'mer_dev', false, 'k', 'mon_1', '{}', 'page', %(segment)s, %(facts)s, 's', now(), now(),
+        now(), now())""",
+        segment=Jsonb({"account": "stripe", "metadata.shop": PROBE}),
+        facts=Jsonb(
+            {
+                "rate": "acceptance_rate",
+                "seen_rate": 0.2,
+                "expected_rate": 0.8,
+                "n": 87,
+                "loss_per_hour": [{"currency": "EUR", "amount": 1_093_600}],
+                "child": None,
+            }
+        ),
+    )
     inside.database.rows(
         "UPDATE operation SET status = 'unknown', due_at = now() + interval '1 hour' WHERE id = (SELECT max(o.id) FROM operation o"
         " JOIN payment p ON p.id = o.payment_id WHERE p.reference = %(probe)s)",
