@@ -328,6 +328,11 @@ STEPS: Final[Mapping[str, Step]] = {
         "The link is as good as before.",
         "It is used up, and their browser does not know: a new one is made.",
     ),
+    "user_password_change": Step(
+        "somebody at the console changes their password",
+        "The old one is good, and nobody is signed out.",
+        "The new one is good, and they are signed out everywhere: they sign in with it.",
+    ),
     "session_seen": Step("it is noted that somebody still looks", "It is noted with their next page.", "It is noted."),
     "session_end": Step("somebody is signed out", "They are signed in still.", "They are signed out everywhere."),
     "wipe_methods": Step(
@@ -405,8 +410,15 @@ PATHS: Final[Mapping[str, Path]] = {
     ),
     "redeliver": Path("an event that is sent again", ("redeliver",), (("POST", "/v1/events/[^/]+/redeliver"),)),
     "console": Path(
-        "the console: somebody who signs in, looks and signs out",
-        ("login_try", "session_begin", "session_begin_by_link", "session_seen", "session_end"),
+        "the console: somebody who signs in, looks, changes their password and signs out",
+        (
+            "login_try",
+            "session_begin",
+            "session_begin_by_link",
+            "user_password_change",
+            "session_seen",
+            "session_end",
+        ),
         (("POST", "/console/.+"), ("GET", "/console(/.*)?")),
     ),
     "read": Path("a payment that is read", ("mark_due",), (("GET", "/v1/payments/[^/]+"),)),

@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api import reading
-from gateway.console.frame import PATH, THEME_COOKIE, THEMES, Frame, within
+from gateway.console.frame import ACCOUNT, PATH, THEME_COOKIE, THEMES, Frame, Look, within
 from gateway.console.passwords import Busy
 from gateway.console.users import ENDS_S, TRIES_S, TooManyTries, Users, Visitor
+from providers.registry import ConfigError
 
 FORM_MAX: Final = 8 * 1024
 FIELDS_MAX: Final = 20
@@ -34,7 +35,7 @@ class NotBelieved(Exception):
 
 
 class Door:
-    """Signing in, staying so, and signing out. ``secure`` says that browsers come by https."""
+    """Signing in, staying so, another password, and signing out. ``secure`` says that browsers come by https."""
 
     def __init__(self, users: Users, frame: Frame, *, secure: bool) -> None:
         self._users = users
@@ -75,14 +76,9 @@ class Door:
             )
         except (TooManyTries, Busy) as error:
             log.warning("console_login_refused", reason=type(error).__name__)
-            wrong = (
-                f"Too many tries. Wait {TRIES_S // 60} minutes, or ask whoever runs the gateway for a new password."
-                if isinstance(error, TooManyTries)
-                else "Too many people sign in at this moment. Try again in a few seconds."
+            return _later(
+                self._frame.page("login.html", status=429, then=then, email=email, wrong=_words(error)), error
             )
-            answer = self._frame.page("login.html", status=429, then=then, email=email, wrong=wrong)
-            answer.headers["Retry-After"] = str(TRIES_S if isinstance(error, TooManyTries) else 5)
-            return answer
         if token is None:
             log.warning("console_login_failed")
             wrong = "The email or the password is wrong."
@@ -113,6 +109,33 @@ class Door:
         answer = self._frame.to("/console/login", request)
         answer.delete_cookie(self._cookie, path="/", secure=self._secure, httponly=True, samesite="strict")
         return answer
+
+    async def account(self, request: Request, look: Look) -> Response:
+        """``GET /console/account``: who is signed in, and where they change their password."""
+        return self._frame.page("account.html", look, wrong=None, changed="changed" in request.query_params)
+
+    async def change_password(self, request: Request, look: Look) -> Response:
+        """``POST /console/account``: with the old password; whoever else is signed in as them is signed out."""
+        form = await self._form(request, look.visitor)
+        try:
+            token = await self._users.change_password(
+                look.visitor,
+                form.get("password", ""),
+                form.get("changed", ""),
+                address=_address(request),
+                before=self._token(request) or "",
+            )
+        except ConfigError as error:
+            wrong = f"{str(error).capitalize()}."
+            return self._frame.page("account.html", look, 422, wrong=wrong, changed=False)
+        except (TooManyTries, Busy) as error:
+            log.warning("console_password_refused", reason=type(error).__name__)
+            return _later(self._frame.page("account.html", look, 429, wrong=_words(error), changed=False), error)
+        if token is None:
+            log.warning("console_password_failed")
+            wrong = "The old password is wrong."
+            return self._frame.page("account.html", look, 401, wrong=wrong, changed=False)
+        return self._let_in(token, look.link(ACCOUNT, changed=""), request)
 
     async def theme(self, request: Request) -> Response:
         """``POST /console/theme``: kept in the browser."""
@@ -168,6 +191,17 @@ def asked(request: Request) -> str:
     """The page that a request asks for, with its query."""
     query = request.url.query
     return within(request.url.path + (f"?{query}" if query else ""))
+
+
+def _words(error: TooManyTries | Busy) -> str:
+    if isinstance(error, TooManyTries):
+        return f"Too many tries. Wait {TRIES_S // 60} minutes, or ask whoever runs the gateway for a new password."
+    return "Too many people sign in at this moment. Try again in a few seconds."
+
+
+def _later(answer: Response, error: TooManyTries | Busy) -> Response:
+    answer.headers["Retry-After"] = str(TRIES_S if isinstance(error, TooManyTries) else 5)
+    return answer
 
 
 def _address(request: Request) -> str:

@@ -33,6 +33,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
 PATH: Final = "/console"
+ACCOUNT: Final = f"{PATH}/account"
 HSTS: Final = {"Strict-Transport-Security": "max-age=31536000"}
 THEMES: Final = ("system", "light", "dark")
 THEME_COOKIE: Final = "interlock_theme"
@@ -87,7 +88,7 @@ class Frame:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals |= {"static": files.url, "sections": SECTIONS, "themes": THEMES}
+        self._templates.globals |= {"static": files.url, "sections": SECTIONS, "account": ACCOUNT, "themes": THEMES}
         self._templates.filters |= wording.FILTERS
 
     def page(self, template: str, look: Look | None = None, status: int = 200, **values: Any) -> HTMLResponse:

@@ -20,7 +20,7 @@ from gateway.console.asker import Asker
 from gateway.console.door import Door, NotBelieved
 from gateway.console.explorer import EXPLORER, Explorer
 from gateway.console.files import AT, Files
-from gateway.console.frame import PATH, Frame, Look, theme_of
+from gateway.console.frame import ACCOUNT, PATH, Frame, Look, theme_of
 from gateway.console.overview import Overview
 from gateway.console.users import Users
 from gateway.deps import Deps
@@ -59,6 +59,8 @@ class Console:
             Route(f"{PATH}/link", self._open(at_door.use_link), methods=["POST"]),
             Route(f"{PATH}/logout", self._open(at_door.logout), methods=["POST"]),
             Route(f"{PATH}/theme", self._open(at_door.theme), methods=["POST"]),
+            Route(ACCOUNT, self._signed_in(at_door.account), methods=["GET"]),
+            Route(ACCOUNT, self._signed_in(at_door.change_password), methods=["POST"]),
             Route(PATH, self._signed_in(self._overview.page), methods=["GET"]),
             Route(EXPLORER, self._signed_in(self._explorer.page), methods=["GET"]),
             Route(f"{EXPLORER}.csv", self._signed_in(self._explorer.table), methods=["GET"]),
@@ -128,11 +130,9 @@ NOT_BELIEVED: Final = Sorry(
     "This form was not believed",
     "It did not come from a page of this console, or it is from a session that has ended. Load the page again, and send it once more.",
 )
-DATABASE_AWAY: Final = Sorry(
-    503, "The database cannot be reached", "Nothing is lost, and nothing was changed. Try again in a moment."
-)
+DATABASE_AWAY: Final = Sorry(503, "The database cannot be reached", "Nothing is lost. Try again in a moment.")
 BROKEN: Final = Sorry(
     500,
     "Something broke on our side",
-    "Nothing was changed: the console only reads. The gateway's log says console_failed, with the place.",
+    "No payment was changed: of those the console only reads. The gateway's log says console_failed, with the place.",
 )

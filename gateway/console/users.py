@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from gateway.console.passwords import LONGEST, SHORTEST, Passwords, is_weak
 from gateway.ids import CONSOLE_EVENT, CONSOLE_USER, new_id
-from gateway.sql import Pool, Statement, columns
+from gateway.sql import Pool, Row, Statement, columns
 from gateway.tables import ConsoleUserRow
 from providers.registry import ConfigError
 
@@ -98,6 +98,14 @@ _LOGIN = Statement(
         WHERE id = :id AND disabled_at IS NULL AND password_hash = :password_hash RETURNING id), {_BEGIN}""",
     writes="session_begin",
 )
+_CHANGE_PASSWORD = Statement(
+    f"""WITH who AS (UPDATE console_user SET password_hash = :changed::text, password_at = now()
+        WHERE id = :id AND disabled_at IS NULL AND password_hash = :password_hash RETURNING id),
+    ended AS (DELETE FROM console_session USING who WHERE user_id = who.id),
+    dropped AS (DELETE FROM console_link USING who WHERE user_id = who.id), {_BEGIN}""",
+    writes="user_password_change",
+)
+"""Once, for the password that was compared: of two changes at the same time the second has the wrong password."""
 _USE_LINK = Statement(
     f"""WITH used AS (DELETE FROM console_link WHERE token_hash = :link_hash RETURNING user_id, ends_at),
     who AS (SELECT u.id FROM used JOIN console_user u ON u.id = used.user_id
@@ -199,6 +207,44 @@ class Users:
 
         ``before`` is the token that the browser came with: it ends. Raises :class:`TooManyTries`, and :class:`Busy <gateway.console.passwords.Busy>`.
         """
+        subject, tried = await self._tried(email, address)
+        matched = await self._passwords.match(tried["password_hash"], password)
+        if not matched or tried["disabled_at"] is not None:
+            return None
+        rehashed = await self._passwords.hashed(password) if is_weak(tried["password_hash"]) else None
+        values = {
+            "id": tried["id"],
+            "password_hash": tried["password_hash"],
+            "rehashed": rehashed,
+            "kind": "login_succeeded",
+        }
+        return await self._begin(_LOGIN, values | {"subject": subject}, address, before)
+
+    async def change_password(
+        self, visitor: Visitor, password: str, changed: str, *, address: str, before: str
+    ) -> str | None:
+        """Give ``visitor`` the password ``changed``, and the token of a new session: every other one ends, with every link.
+
+        ``None`` where ``password`` is not theirs; the try counts as one at the door. Raises :class:`ConfigError` for a new password that
+        is too short, too long or the old one, :class:`TooManyTries`, and :class:`Busy <gateway.console.passwords.Busy>`.
+        """
+        checked_password(changed)
+        if changed == password:
+            raise ConfigError("the new password is the old one")
+        _, tried = await self._tried(visitor.email, address)
+        if not await self._passwords.match(tried["password_hash"], password):
+            return None
+        values = {
+            "id": visitor.user_id,
+            "password_hash": tried["password_hash"],
+            "changed": await self._passwords.hashed(changed),
+            "kind": "password_set",
+            "subject": None,
+        }
+        return await self._begin(_CHANGE_PASSWORD, values, address, before)
+
+    async def _tried(self, email: str, address: str) -> tuple[bytes, Row]:
+        """Count a try before its password is looked at: whose it is, and the user, all ``None`` where there is none."""
         email = email.strip().lower()[:320]
         subject = hmac.digest(self._subject_key, email.encode(), "sha256")
         tried = await _TRY.row(
@@ -215,17 +261,7 @@ class Users:
         )
         if tried is None or not tried["allowed"]:
             raise TooManyTries
-        matched = await self._passwords.match(tried["password_hash"], password)
-        if not matched or tried["disabled_at"] is not None:
-            return None
-        rehashed = await self._passwords.hashed(password) if is_weak(tried["password_hash"]) else None
-        values = {
-            "id": tried["id"],
-            "password_hash": tried["password_hash"],
-            "rehashed": rehashed,
-            "kind": "login_succeeded",
-        }
-        return await self._begin(_LOGIN, values | {"subject": subject}, address, before)
+        return subject, tried
 
     async def use_link(self, token: str, *, address: str, before: str | None) -> str | None:
         """The token of a new session, or ``None`` for a link that was used, has run out or never was."""

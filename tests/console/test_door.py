@@ -288,10 +288,50 @@ async def test_a_form_is_believed_only_from_our_own_pages(open_gateway: Open) ->
 async def test_a_form_of_somebody_signed_in_bears_the_token_of_their_session(open_gateway: Open) -> None:
     async with open_gateway() as inside:
         await signed_in(inside)
-        for path in ("logout", "theme"):
+        for path in ("logout", "theme", "account"):
             for fields in ({}, {"csrf": ""}, {"csrf": "0" * 32}):
                 assert (await send(inside, path, dict(fields))).status_code == 403
         assert await is_in(inside)
+
+
+async def test_a_new_password_takes_the_old_one_and_signs_out_everybody_else(
+    open_gateway: Open, database: Database
+) -> None:
+    fresh = "another horse battery"
+
+    async def change(inside: Inside, old: str, new: str) -> httpx.Response:
+        token = inside.merchant.http.cookies[COOKIE]
+        return await send(inside, "account", {"csrf": csrf_of(token), "password": old, "changed": new})
+
+    async with open_gateway() as inside:
+        elsewhere = await signed_in(inside)
+        link = await users_of(inside).link(ADA)
+        inside.merchant.http.cookies.clear()
+        assert (await login(inside)).status_code == 303
+        here = inside.merchant.http.cookies[COOKIE]
+        refused = [
+            (await change(inside, old, new)).status_code
+            for old, new in ((fresh, fresh + "!"), (PASSWORD, "too short"), (PASSWORD, PASSWORD), ("", fresh))
+        ]
+        before = database.value("SELECT password_hash FROM console_user")
+        done = await change(inside, PASSWORD, fresh)
+        told = (await inside.merchant.http.get(done.headers["location"])).text
+        token = inside.merchant.http.cookies[COOKIE]
+        ended = [await is_in(inside, Cookie=f"{COOKIE}={each}") for each in (elsewhere, here)]
+        inside.merchant.http.cookies.clear()
+        by_link = await send(inside, "link", {"token": link})
+        passwords_ = [(await login(inside, each)).status_code for each in (PASSWORD, fresh)]
+        tries = [(await change(inside, "wrong", PASSWORD)).status_code for _ in range(TRIES_MAX + 1)]
+
+    assert refused == [401, 422, 422, 401]
+    assert (done.status_code, token not in {elsewhere, here}) == (303, True)
+    assert "Your password was changed" in told
+    assert database.value("SELECT password_hash FROM console_user") != before
+    assert ended == [False, False]
+    assert by_link.status_code == 401
+    assert passwords_ == [401, 303]
+    assert tries == [401] * TRIES_MAX + [429]
+    assert database.value("SELECT count(*) FROM console_event WHERE kind = 'password_set' AND address IS NOT NULL") == 1
 
 
 async def test_a_link_signs_in_once_and_only_its_button_uses_it_up(open_gateway: Open, database: Database) -> None:

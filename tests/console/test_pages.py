@@ -310,6 +310,13 @@ async def test_somebody_signs_in_changes_the_theme_and_signs_out(
             await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
             dark = await page.evaluate("getComputedStyle(document.body).color")
             await page.get_by_text("ada.mer_dev@example.com").click()
+            await page.get_by_role("link", name="Account").click()
+            assert await looked.faults() == []
+            await page.get_by_label("Old password").fill("correct horse battery")
+            await page.get_by_label("New password").fill("another horse battery")
+            await page.get_by_role("button", name="Change it").click()
+            await expect(page.get_by_role("status")).to_contain_text("Your password was changed")
+            await page.get_by_text("ada.mer_dev@example.com", exact=True).click()
             await page.get_by_role("button", name="Sign out").click()
             await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
             await page.goto(f"{url}/console")

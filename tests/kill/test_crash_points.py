@@ -387,7 +387,7 @@ async def _routed(run: Run) -> None:
 
 
 async def _looked_at(run: Run) -> None:
-    """Somebody signs in to the console by a password and by a link, looks, still looks a while later, and signs out."""
+    """Somebody signs in to the console by a password and by a link, looks, still does later, changes their password, and signs out."""
     pool = await connect(run.inside.database.url)  # users are made on the command line, where no points are watched
     users = Users(pool, b"k")
     await users.create("ada@example.com", "mer_dev", "a long password")
@@ -401,8 +401,9 @@ async def _looked_at(run: Run) -> None:
         assert (await http.post(f"/console/{path}", data=fields, headers=form)).status_code == 303
     run.inside.database.rows("UPDATE console_session SET seen_at = now() - interval '5 minutes'")
     assert (await http.get("/console")).status_code == 200
-    token = http.cookies["interlock_session"]
-    assert (await http.post("/console/logout", data={"csrf": csrf_of(token)}, headers=form)).status_code == 303
+    for path, fields in (("account", {"password": "a long password", "changed": "another password"}), ("logout", {})):
+        bears = {"csrf": csrf_of(http.cookies["interlock_session"])}
+        assert (await http.post(f"/console/{path}", data=fields | bears, headers=form)).status_code == 303
 
 
 async def _simulated(run: Run) -> None:
