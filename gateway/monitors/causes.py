@@ -25,7 +25,7 @@ AROUND: Final = 0.1
 
 
 class Finding(NamedTuple):
-    """A segment that is bad: the attempts it has, or should have, and how many of them are lost beyond what is usual."""
+    """A segment that is bad: the attempts it has, or should have, and how many of them are lost beyond what is usual, not below 0."""
 
     segment: Segment
     detector: Detector
@@ -77,7 +77,8 @@ def _stands_for(part: Finding, whole: Finding) -> bool:
     around, lost = whole.n - part.n, whole.lost - part.lost
     return (
         within(part.segment, whole.segment)
+        and part.segment != whole.segment
         and part.lost >= MOST * whole.lost
-        and around >= AROUND * whole.n
+        and around >= AROUND * whole.n > 0
         and lost / around <= REST * whole.lost / whole.n
     )

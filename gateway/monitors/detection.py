@@ -267,11 +267,10 @@ class _Look:
         if total < slow.TICKET or reached != severity:
             return None
         judged = self._judge(monitor, segment, window=self.both)
-        return (
-            None
-            if judged is None
-            else Finding(segment, "cusum", judged.figures.n, judged.figures.drop * judged.figures.n)
-        )
+        if judged is None:
+            return None
+        # the last half an hour may be better than the hours that the sum was made of
+        return Finding(segment, "cusum", judged.figures.n, max(0.0, judged.figures.drop * judged.figures.n))
 
     # --- Looking for what is new -----------------------------------------------------------------------------------------
 

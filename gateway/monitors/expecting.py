@@ -13,7 +13,7 @@ next one. What is usual in traffic is the median of the weeks, and without any h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 from statistics import fmean, median
@@ -45,12 +45,18 @@ Counts = list[int]
 PARTS: Final = tuple(
     (tuple(AT[name] for name in rate.good), tuple(AT[name] for name in rate.bad)) for rate in RATES.values()
 )
+_BOTH: Final = tuple((*good, *bad) for good, bad in PARTS)
 
 
 def split(counts: Sequence[float], rate: int) -> tuple[int, int]:
     """The good and the bad ones of the rate that is number ``rate`` of :data:`gateway.monitors.monitor.RATES`."""
     good, bad = PARTS[rate]
-    return int(sum(counts[at] for at in good)), int(sum(counts[at] for at in bad))
+    return int(sum(map(counts.__getitem__, good))), int(sum(map(counts.__getitem__, bad)))
+
+
+def decided(counts: Sequence[float], rate: int) -> float:
+    """The good and the bad ones together."""
+    return sum(map(counts.__getitem__, _BOTH[rate]))
 
 
 def add(counts: Counts, what: str, n: int, amount: int, *, settled: bool) -> None:
@@ -154,10 +160,8 @@ def expect(hour: int, past: Iterable[Past], overall: Iterable[Overall]) -> Expec
     """
     totals = _rolled((None, row.leaf, row.what, row.n, row.amount) for row in overall)[None]
     hours = _rolled((row.hour, row.leaf, row.what, row.n, row.amount) for row in past)
-    slots = [[hour + beside - week * HOURS_OF_WEEK for week in range(1, WEEKS + 1)] for beside in (-1, 0, 1)]
-    slots = [
-        [each for each in weeks if each in hours] for weeks in slots
-    ]  # an hour without a payment at all is no measure
+    known = _weeks(hour, hours)
+    slots = [[hour + beside - week * HOURS_OF_WEEK for week in known] for beside in (-1, 0, 1)]
     usual: dict[Segment, Usual] = {}
     nothing = [0] * len(FIELDS)
     prior = [min(PRIOR, sum(split(totals.get(EVERYTHING, nothing), rate))) for rate in range(len(PARTS))]
@@ -165,7 +169,7 @@ def expect(hour: int, past: Iterable[Past], overall: Iterable[Overall]) -> Expec
     for segment in sorted(totals, key=len):
         counts = totals[segment]
         above = parent(segment) if segment else None
-        weeks = [[hours[each].get(segment, nothing) for each in slot] for slot in slots]
+        weeks = [[hours.get(each, {}).get(segment, nothing) for each in slot] for slot in slots]
         over_all = tuple(
             _over_all(split(counts, rate), prior[rate], None if above is None else all_hours[above][rate])
             for rate in range(len(PARTS))
@@ -195,6 +199,12 @@ def expect(hour: int, past: Iterable[Past], overall: Iterable[Overall]) -> Expec
     leaves = {_leaf(segment) for segment in usual if len(segment) == len(Leaf._fields)}
     lies_in = {leaf: tuple(at[each] for each in segments_of(leaf) if each in at) for leaf in leaves}
     return Expected(hour, usual, watched, lies_in)
+
+
+def _weeks(hour: int, hours: Collection[int | None]) -> range:
+    """The weeks since the first payment. One without a payment at this hour counts: that is usual, too, where nobody pays at night."""
+    oldest = max((round((hour - each) / HOURS_OF_WEEK) for each in hours if each is not None), default=0)
+    return range(1, oldest + 1)
 
 
 def _a_minute(weeks: Sequence[int], segment: Segment) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from gateway.monitors.expecting import AT, FIELDS, PARTS, Counts, Expected, add, split
+from gateway.monitors.expecting import AT, FIELDS, PARTS, Counts, Expected, add, decided, split
 from gateway.monitors.incident import Child, CodeShare, Loss
 from gateway.monitors.monitor import GROUPS, RATES, Rate
 from gateway.monitors.segments import DIMENSIONS, Leaf, Segment, holds, part, shape
@@ -104,10 +104,19 @@ class Window:
         return self.until - self.since
 
     def _beside(self, leaf: Leaf, counts: Counts) -> list[float]:
+        """The counts of a leaf, and how many good ones are expected of each rate."""
         usual = self.expected.of(leaf)
         if usual is None:
-            return [*counts, *(sum(split(counts, rate)) / 2 for rate in range(len(RATES)))]
-        return [*counts, *(self.at.of(usual.rates[rate]) * sum(split(counts, rate)) for rate in range(len(RATES)))]
+            return [*counts, *(decided(counts, rate) / 2 for rate in range(len(RATES)))]
+        first, late = self.at.first, self.at.share
+        early = 1 - late
+        return [
+            *counts,
+            *[
+                (rates[first] * early + rates[first + 1] * late) * decided(counts, rate)
+                for rate, rates in enumerate(usual.rates)
+            ],
+        ]
 
     def without(self, covered: Sequence[Segment]) -> list[list[float]]:
         """The sums of every watched segment, by its place, less what lies in ``covered``."""
@@ -150,14 +159,12 @@ class Window:
     def suspects(self, rate: int, drop: float, covered: Sequence[Segment]) -> list[Segment]:
         """The watched segments whose rate is further below what their leaves let expect than ``drop``."""
         rows = zip(self.expected.watched, self.without(covered) if covered else self.sums, strict=True)
-        good_at, bad_at = PARTS[rate]
-        found = []
-        for segment, sums in rows:
-            good = sum(sums[at] for at in good_at)
-            n = good + sum(sums[at] for at in bad_at)
-            if sums[_FIRST + rate] - good > drop * n:
-                found.append(segment)
-        return found
+        good_at, at = PARTS[rate][0], _FIRST + rate
+        return [
+            segment
+            for segment, sums in rows
+            if sums[at] - sum(map(sums.__getitem__, good_at)) > drop * decided(sums, rate)
+        ]
 
     def _lower(self, segment: Segment, rate: int) -> float:
         """By how much the segment is usually lower than its leaves let expect; 1 where it is not."""

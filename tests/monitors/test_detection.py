@@ -43,10 +43,11 @@ from gateway.monitors import (
     told,
     with_codes,
 )
+from gateway.monitors.causes import Finding, causes
 from gateway.monitors.chances import chance_of_so_few, chance_of_so_many, steps
 from gateway.monitors.incident import money
 from gateway.monitors.monitor import LOOKS_MAX, SILENT_MAX
-from gateway.monitors.segments import EVERYTHING, SHAPES, nested, parent, segments_of, shape
+from gateway.monitors.segments import EVERYTHING, SHAPES, nested, parent, segments_of, shape, within
 
 AUTHORIZATION = BUILTIN[0]
 US, EU = Leaf("acme_us", "visa", "USD", "US"), Leaf("acme_eu", "visa", "EUR", "DE")
@@ -165,6 +166,14 @@ def test_an_hour_of_an_outage_is_no_measure_unless_it_is_the_rule() -> None:
     assert usual(once, EVERYTHING) == pytest.approx(0.90, abs=0.005)
     mostly = expect(HOUR, *history({US: 0.90}, weeks={1: 0.2, 2: 0.2, 3: 0.2}))
     assert usual(mostly, EVERYTHING) < 0.6
+
+
+def test_a_batch_that_came_once_at_night_is_not_usual_traffic() -> None:
+    past, overall = history({US: 0.9}, 600)
+    once = [row for row in past if row.hour < HOUR - 3 * 168 - 2]
+    assert expect(HOUR, once, overall).usual[EVERYTHING].traffic == (0.0, 0.0, 0.0)
+    every_week_so_far = [row for row in past if row.hour > HOUR - 168 - 2]
+    assert expect(HOUR, every_week_so_far, overall).usual[EVERYTHING].traffic == (10.0, 10.0, 10.0)
 
 
 def test_without_history_nothing_is_out_of_the_usual() -> None:
@@ -401,6 +410,35 @@ def test_a_ticket_that_grows_into_a_page_is_told_as_the_same_incident() -> None:
     assert after.escalated == {kept.incident.key}
     (changed,) = after.changed
     assert changed.severity == "page"
+
+
+findings = st.builds(
+    Finding,
+    st.sampled_from([*segments_of(US), *segments_of(EU)]),
+    st.sampled_from(["window", "cusum"]),
+    st.floats(20, 1e6),
+    st.floats(0, 1e6),
+)
+
+
+@given(st.lists(findings, min_size=1, unique_by=lambda each: each.segment), st.randoms(use_true_random=False))
+def test_causes_are_among_what_is_bad_and_none_lies_in_another(bad: list[Finding], dice: Random) -> None:
+    by_segment = {each.segment: each for each in bad}
+    found = causes(by_segment, lambda each, _: each if dice.random() < 0.5 else None)
+    assert found
+    assert all(each.segment in by_segment for each in found)
+    for one in found:
+        assert not [other for other in found if other is not one and within(one.segment, other.segment)]
+
+
+def test_a_drift_is_told_though_the_last_half_an_hour_was_fine() -> None:
+    rows = rows_of(US, NOW - 200, NOW, WELL) + rows_of(EU, NOW - 200, NOW, WELL)
+    drifted = State(until=NOW - 1, settled=NOW - slow.SETTLED - 1, sums=((EVERYTHING, slow.CEILING),))
+    after = watch(BOTH, rows, minutes=2, monitors=(AUTHORIZATION,), until=NOW + 1, state=drifted)
+    (incident,) = opened(after)
+    assert (incident.detector, incident.segment, incident.severity) == ("cusum", EVERYTHING, "page")
+    assert incident.lost >= 0
+    assert incident.summary
 
 
 # --- Tuning, static monitors, debounce -----------------------------------------------------------------------------------
