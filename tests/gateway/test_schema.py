@@ -30,10 +30,11 @@ import webhooks.tables
 from gateway.embedded import APP_ROLE, OWNER_ROLE, SUPERUSER, Postgres
 from gateway.health import HEAD
 from gateway.migrate import LOCK, migrate
-from gateway.payment import OPEN, Status
+from gateway.payment import OPEN
 from gateway.settings import Settings
 from gateway.tables import OPEN_SQL
 from providers.registry import ConfigError
+from tests.fixtures.rows import attempt_row, payment_row
 
 ROOMS: Final = (gateway.tables, gateway.monitor_tables, gateway.rate_tables, webhooks.tables, idempotency.tables)
 NOW: Final = datetime(2026, 11, 21, tzinfo=UTC)
@@ -95,53 +96,13 @@ def insert(connection: Connection, table: str, values: dict[str, Any]) -> None:
 
 
 def pay(connection: Connection, payment_id: str = "pay_1", **changes: Any) -> None:
-    plain: dict[str, Any] = {
-        "id": payment_id,
-        "merchant_id": "mer_1",
-        "livemode": False,
-        "version": 1,
-        "status": Status.PROCESSING,
-        "round": 1,
-        "route": ["a"],
-        "amount": 100,
-        "currency": "EUR",
-        "capture_method": "automatic",
-        "off_session": False,
-        "amount_authorized": 0,
-        "amount_capturing": 0,
-        "amount_captured": 0,
-        "amount_refunding": 0,
-        "amount_refunded": 0,
-        "cancel_requested": False,
-        "metadata": Jsonb({}),
-        "options": Jsonb({}),
-        "created_at": NOW,
-        "updated_at": NOW,
-    }
+    plain = payment_row(payment_id, NOW) | {"merchant_id": "mer_1", "route": ["a"], "amount": 100}
     insert(connection, "payment", plain | changes)
 
 
 def ask(connection: Connection, seq: int, status: str, *, kind: str = "authorize", **changes: Any) -> None:
-    plain: dict[str, Any] = {
-        "id": f"op_{seq}",
-        "payment_id": "pay_1",
-        "kind": kind,
-        "seq": seq,
-        "round": 1,
-        "account": "a",
-        "provider": "psp",
-        "amount": 100,
-        "status": status,
-        "final": True,
-        "provider_key": f"key_{seq}",
-        "holds_card": False,
-        "lease_until": NOW,
-        "epoch": 1,
-        "tries": 0,
-        "created_at": NOW,
-        "updated_at": NOW,
-    }
-    insert(connection, "operation", plain | changes)
+    plain = attempt_row("pay_1", seq, status, NOW) | {"id": f"op_{seq}", "kind": kind, "account": "a", "amount": 100}
+    insert(connection, "operation", plain | {"provider_key": f"key_{seq}"} | changes)
 
 
 def tell(connection: Connection, seq: int = 1) -> None:

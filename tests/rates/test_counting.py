@@ -21,6 +21,7 @@ from gateway.rate_books import fold, measure
 from gateway.rates import BLOCKS, CLASSES, CUBOIDS, FAULTS, METRICS, UNAUTHENTICATED, Asked, Measured, class_of
 from gateway.sql import Pool, connect
 from routing.decision import AMOUNT_BANDS, Facts
+from tests.fixtures.rows import attempt_row, payment_row
 
 if TYPE_CHECKING:
     from tests.conftest import Commands, Database
@@ -49,61 +50,13 @@ class Rows:
     connection: Connection[Any]
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    @staticmethod
-    def plain_payment(payment_id: str, at: datetime) -> dict[str, Any]:
-        return {
-            "id": payment_id,
-            "merchant_id": "mer_dev",
-            "livemode": False,
-            "version": 1,
-            "status": "processing",
-            "round": 1,
-            "route": ["one", "two"],
-            "amount": 1000,
-            "currency": "EUR",
-            "capture_method": "automatic",
-            "off_session": False,
-            "amount_authorized": 0,
-            "amount_capturing": 0,
-            "amount_captured": 0,
-            "amount_refunding": 0,
-            "amount_refunded": 0,
-            "cancel_requested": False,
-            "metadata": Jsonb({}),
-            "options": Jsonb({}),
-            "created_at": at,
-            "updated_at": at,
-        }
-
-    @staticmethod
-    def plain_attempt(payment_id: str, seq: int, status: str, at: datetime) -> dict[str, Any]:
-        return {
-            "id": f"att_{payment_id}_{seq}",
-            "payment_id": payment_id,
-            "kind": "authorize",
-            "seq": seq,
-            "round": 1,
-            "account": ("one", "two")[(seq - 1) % 2],
-            "provider": "psp",
-            "amount": 1000,
-            "status": status,
-            "final": True,
-            "provider_key": f"{payment_id}/{seq}",
-            "holds_card": False,
-            "lease_until": at,
-            "epoch": 1,
-            "tries": 0,
-            "created_at": at,
-            "updated_at": at,
-        }
-
     def pay(self, at: datetime, **changes: Any) -> str:
         payment_id = f"pay_{next(self.numbers):08d}"
-        self.insert("payment", self.plain_payment(payment_id, at) | changes)
+        self.insert("payment", payment_row(payment_id, at) | changes)
         return payment_id
 
     def ask(self, payment_id: str, seq: int, status: str, at: datetime, **changes: Any) -> str:
-        row = self.plain_attempt(payment_id, seq, status, at) | changes
+        row = attempt_row(payment_id, seq, status, at) | changes
         self.insert("operation", row)
         self.tell(payment_id, status, at, row["id"])
         return str(row["id"])
@@ -261,11 +214,11 @@ def test_an_attempt_has_the_same_class_in_sql_and_here_whatever_its_row_says(dat
     expected = {}
     payments, attempts, changes = [], [], []
     cases = itertools.product(AUTHORIZATIONS, EVERY_CODE, (None, "timeout"), (False, True), (False, True))
-    payment = {**rows.plain_payment("", START)}
+    payment = payment_row("", START)
     for number, (status, code, reason, challenged, approved) in enumerate(cases):
         payment_id = f"pay_{number:08d}"
         payments.append(payment | {"id": payment_id})
-        attempt = rows.plain_attempt(payment_id, 1, status, START) | {"challenged": challenged, "reason": reason}
+        attempt = attempt_row(payment_id, 1, status, START) | {"challenged": challenged, "reason": reason}
         attempts.append(attempt | {"decline": Rows.decline(code)})
         step = {
             "payment_id": payment_id,
