@@ -77,7 +77,8 @@ def chance_of_so_few(seen: int, expected: float) -> float:
 def steps(rate: float, less: float) -> tuple[float, float]:
     """What an approval and a decline add to the sum that looks for a fall from ``rate`` by ``less`` (Page's CUSUM of a Bernoulli variable).
 
-    They are the logarithms of how much more likely each is after the fall: the first is negative, the second positive. From 0.90 by 0.05: -0.057 and +0.405. A rate of less than twice the fall is looked at for its half.
+    They are the logarithms of how much more likely each is after the fall: the first is negative, the second positive.
+    From 0.90 by 0.05: -0.057 and +0.405. A rate of less than twice the fall is looked at for its half.
     """
     after = max(rate - less, rate / 2)
     return log(after / rate), log((1 - after) / (1 - rate))

@@ -7,7 +7,8 @@ A look asks of every watched segment, for each monitor:
 * **slow_window**: were two windows in a row each less likely than 1 in 1,000? A ticket.
 * **cusum** (authorization alone; everything, and each account, brand, currency and issuer country): has the sum that looks for a fall by five points
   grown beyond its threshold? A ticket, and a page where it grows further. It counts minutes that are five minutes old, each once.
-* **traffic**: is there less than a fifth of the usual attempts, and so few that half of them would not explain it? This pages. Not of accounts: routing moves those.
+* **traffic**: is there less than a fifth of the usual attempts, and so few that half of them would not explain it? This pages. Not of
+  accounts: routing moves those.
 
 What is bad is then traced to its cause: the smallest segment that the loss lies in, with nothing left to explain around it. One cause is one
 incident, over all builtin monitors, and while it is open what lies in its segment explains no other.

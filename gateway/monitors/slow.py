@@ -1,7 +1,8 @@
 """Slow drifts of the authorization rate: a Bernoulli CUSUM for a fall by five points. Pure.
 
-There is a sum for everything, and for each account, brand, currency and issuer country: what is smaller has too few attempts. Each settled minute adds the logarithm of how much more likely it is after the fall than before; below nothing the sum begins anew. A
-minute is counted once, so a result that comes later than it has settled is not counted twice.
+There is a sum for everything, and for each account, brand, currency and issuer country: what is smaller has too few attempts. Each
+settled minute adds the logarithm of how much more likely it is after the fall than before; below nothing the sum begins anew. A minute is
+counted once, so a result that comes later than it has settled is not counted twice.
 """
 
 from __future__ import annotations

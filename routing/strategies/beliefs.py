@@ -89,11 +89,6 @@ class Outlook:
     volume: float
     """The segment's part of the traffic."""
 
-    def lead_var(self, one: int, other: int) -> float:
-        """Variance of the difference between two accounts."""
-        lean = self.leans[one] - self.leans[other]
-        return self.own_vars[one] + self.own_vars[other] + lean * lean * self.base_var
-
 
 class Beliefs:
     """All terms. ``prior`` is a report: account → rate, or ``{"approved", "attempts"}``; ``None`` for an account says nothing of it."""
