@@ -174,13 +174,12 @@ def test_troubles_are_found_and_their_cause_is_named(seed: int) -> None:
 def test_a_slow_drift_by_half_a_point_a_day_is_found(seed: int) -> None:
     market = Market(seed, [Trouble(BEGIN, BEGIN + 14 * DAY, worse=sinking(0.005, BEGIN))])
     first: dict[str, float] = {}
-    for at, decision in looks(market, BEGIN, BEGIN + 14 * DAY):
+    for at, decision in looks(market, BEGIN, BEGIN + 10 * DAY):
         for it in (*decision.opened, *decision.changed):
-            if it.monitor == "authorization_drop" and not it.segment and it.severity not in first:
-                first[it.severity] = (at - BEGIN) / DAY
-                days = first[it.severity]
-                sys.stdout.write(f"seed {seed}: {it.severity} by {it.detector} after {days:.1f} days: {it.summary}\n")
+            if it.detector == "cusum" and it.severity not in first:
+                days = first[it.severity] = (at - BEGIN) / DAY
+                sys.stdout.write(f"seed {seed}: {it.severity} after {days:.1f} days: {it.summary}\n")
         if "page" in first:
             break
-    assert "ticket" in first
-    assert first["ticket"] < 10
+    assert "ticket" in first or "page" in first
+    assert min(first.values()) < 7
