@@ -57,6 +57,8 @@ TUNED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     }
 )
 """What may be tuned of each kind."""
+UNSOUND: Final = (Untunable, ValueError, TypeError, KeyError)
+"""What is raised for a monitor that another release has stored and this one cannot judge."""
 
 
 # --- Monitors ------------------------------------------------------------------------------------------------------------
@@ -142,12 +144,15 @@ def check(monitor: Stored) -> None:
 
 
 def tuning_of(monitor: Stored) -> dict[str, Any]:
-    """All that is tuned, with what stands where nothing was said."""
-    if monitor.kind == "static":
-        static = asdict(threshold(monitor))
-        shown = {name: static[name] for name in sorted(TUNED["static"] - {"severity"})}
-        return shown | {"severity": severity_of(monitor)}
-    tuning = asdict(judged(monitor).tuning)
+    """All that is tuned, with what stands where nothing was said. Of a monitor that this release cannot judge, what was said."""
+    try:
+        if monitor.kind == "static":
+            static = asdict(threshold(monitor))
+            shown = {name: static[name] for name in sorted(TUNED["static"] - {"severity"})}
+            return shown | {"severity": severity_of(monitor)}
+        tuning = asdict(judged(monitor).tuning)
+    except UNSOUND:
+        return dict(monitor.settings["tuning"])
     return {name: tuning[name] for name in sorted(TUNED[monitor.kind])}
 
 

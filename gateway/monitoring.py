@@ -15,6 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from gateway.answers import instant
@@ -22,6 +23,7 @@ from gateway.events import Event
 from gateway.monitor_books import CLASS_OF, FirstAttempts, Found, Look, MonitorBooks, Stored, Watched
 from gateway.monitor_definitions import (
     LATE,
+    UNSOUND,
     all_of,
     at_minute,
     found_of,
@@ -45,7 +47,6 @@ from gateway.monitors import (
     Seen,
     State,
     Static,
-    Untunable,
     Verdict,
     debounce,
     decide,
@@ -56,8 +57,8 @@ from gateway.monitors import (
     with_codes,
 )
 from gateway.monitors.incident import money
-from gateway.monitors.monitor import GROUPS
-from gateway.monitors.segments import holds
+from gateway.monitors.monitor import GROUPS, TRAFFIC
+from gateway.monitors.segments import DIMENSIONS, holds
 from gateway.rate_books import counted_to, measure
 from gateway.rates import Asked, Cell
 from gateway.sql import Pool, Row
@@ -65,6 +66,8 @@ from gateway.sql import Pool, Row
 HISTORY: Final = timedelta(days=28)
 SETTLING: Final = timedelta(hours=2)
 """What is younger says nothing yet of what is usual: it may be what is judged."""
+TOGETHER: Final = 50
+"""Merchants and modes that are read in one statement: with all of them it would outlast its time, and what is read would all be held at once."""
 BAD_WHEN_HIGH: Final = frozenset({"technical_error_rate", "unknown_rate"})
 """Published rates that cost money where they are high; the others where they are low."""
 
@@ -104,13 +107,32 @@ class Monitoring:
         if not counted.complete or counted.as_of is None or now - counted.as_of > LATE:
             return 0  # what is missing would look like a drop; the monitors say that they wait
         until = int(min(now, counted.as_of).timestamp()) // 60
-        due = [(each, State.from_json(each.state) if each.state else State()) for each in await self._books.watched()]
+        due = [(each, _state(each)) for each in await self._books.watched()]
         due = [(each, state) for each, state in due if state.until < until]
-        if not due:
-            return 0
-        await self._learn([each.owner for each, _ in due], until // 60, now)
-        start = min(needed_from(state, until) for _, state in due)
-        rows = await self._first.minutes([each.owner for each, _ in due], at_minute(start), at_minute(until))
+        done, failed = 0, None
+        for at in range(0, len(due), TOGETHER):
+            looked, error = await self._look_at_all(due[at : at + TOGETHER], until, now)
+            done, failed = done + looked, error or failed
+        if failed is not None:
+            raise failed
+        return done
+
+    async def _look_at_all(
+        self, due: Sequence[tuple[Watched, State]], until: int, now: datetime
+    ) -> tuple[int, Exception | None]:
+        """Look at these. Where they cannot be read together, half of them at a time: it may be one that cannot be."""
+        owners = [each.owner for each, _ in due]
+        try:
+            await self._learn(owners, until // 60, now)
+            start = min(needed_from(state, until) for _, state in due)
+            rows = await self._first.minutes(owners, at_minute(start), at_minute(until))
+        except Exception as error:
+            if len(due) == 1:
+                log.error("monitors_not_looked", merchant=due[0][0].merchant_id, error=type(error).__name__)
+                return 0, error
+            middle = len(due) // 2
+            halves = [await self._look_at_all(half, until, now) for half in (due[:middle], due[middle:])]
+            return sum(looked for looked, _ in halves), halves[1][1] or halves[0][1]
         seen = {owner: list(of) for owner, of in groupby(sorted(rows, key=_owner), key=_owner)}
         done, failed = 0, None
         for each, state in due:
@@ -119,9 +141,7 @@ class Monitoring:
             except Exception as error:  # the others are looked at all the same
                 log.error("monitors_not_looked", merchant=each.merchant_id, error=type(error).__name__)
                 failed = error
-        if failed is not None:
-            raise failed
-        return done
+        return done, failed
 
     async def _look_at(self, each: Watched, state: State, rows: Sequence[Row], until: int, now: datetime) -> bool:
         """Judge one merchant's monitors in one mode and write what came of it."""
@@ -138,9 +158,12 @@ class Monitoring:
             for one in monitors.values()
             if one.kind == "static"
         ]
-        found, events = _told(
-            each, [*_found(each, decision, known, now), *_standing(statics)], decision.escalated, monitors, now
-        )
+        found = [
+            *_found(each, decision, known, now),
+            *_standing(statics),
+            *_orphans(each, decision, statics, until, now),
+        ]
+        found, events = _told(each, found, decision.escalated, monitors, now)
         return await self._books.write(
             Look(
                 watched=each,
@@ -196,7 +219,11 @@ class Monitoring:
             at_minute(until),
             filters={name: (value or "",) for name, value in monitor.settings["segment"].items()},
         )
-        cells = (await measure(self._looking, asked)).cells
+        try:
+            cells = (await measure(self._looking, asked)).cells
+        except Exception as error:  # the merchant's other monitors are judged all the same
+            log.error("monitor_not_judged", monitor=monitor.id, error=type(error).__name__)
+            cells = ()
         cell = cells[0] if cells else Cell({}, None, 0, 0)
         verdict = judge(static, cell.hits, cell.n)
         after, step = debounce(run.run, verdict, static.open_after, static.close_after)
@@ -208,6 +235,24 @@ class Monitoring:
 def _owner(row: Row) -> int:
     owner: int = row["owner"]
     return owner
+
+
+def _state(each: Watched) -> State:
+    """How far a merchant's monitors are. What another release has kept and cannot be read is begun anew: what was open is closed then."""
+    try:
+        state = State() if each.state is None else State.from_json(each.state)
+        segments = [
+            *(one.incident.segment for one in state.open),
+            *(segment for segment, _ in state.sums),
+            *(segment for _, segment, _ in state.runs),
+        ]
+        rates = {one.incident.rate for one in state.open}
+        if {name for segment in segments for name, _ in segment} <= {*DIMENSIONS} and rates <= {*RATES, TRAFFIC}:
+            return state
+    except msgspec.ValidationError:
+        pass
+    log.error("monitors_begun_anew", merchant=each.merchant_id)
+    return State()
 
 
 def _seen(row: Row) -> Seen:
@@ -229,7 +274,7 @@ def _is_sound(monitor: Stored) -> bool:
     """Whether a monitor can be judged: one that another release has stored may have become impossible. The others are judged all the same."""
     try:
         threshold(monitor) if monitor.kind == "static" else judged(monitor)
-    except (Untunable, ValueError, TypeError, KeyError) as error:
+    except UNSOUND as error:
         log.error("monitor_not_judged", monitor=monitor.id, error=type(error).__name__)
         return False
     return True
@@ -247,6 +292,20 @@ def _found(each: Watched, decision: Decision, known: _Known, now: datetime) -> I
         if incident.key in rows:
             was = rows[incident.key]
             yield found_of(_before(incident, known), was, each.merchant_id, now, livemode=each.livemode)
+
+
+def _orphans(
+    each: Watched, decision: Decision, statics: Sequence[_Static], until: int, now: datetime
+) -> Iterator[Found]:
+    """What is open and nobody looks at any more: its monitor was deleted during a look, or cannot be judged, or the state was begun anew."""
+    known = {
+        *(one.incident.key for one in decision.state.open),
+        *(incident.key for incident in decision.closed),
+        *(one.monitor.id for one in statics if one.run.run.open or one.step is not None),
+    }
+    for row in each.open:
+        if row.key not in known:
+            yield replace(row, closed_at=at_minute(until), closed_reason="gone", updated_at=now)
 
 
 def _before(incident: Incident, known: _Known) -> Incident:
@@ -285,6 +344,7 @@ def _told(
 
 
 _FRESH: Final = Run()
+_RUN: Final = tuple(Run.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +357,10 @@ class _Run:
 
 def _run(kept: Mapping[str, Any] | None) -> _Run:
     """The run as :meth:`_Static.kept` has kept it."""
-    if kept is None:
+    try:
+        return _Run() if kept is None else _Run(Run(**{name: kept[name] for name in _RUN}), kept["opened"])
+    except (KeyError, TypeError):  # another release has kept it in another form
         return _Run()
-    return _Run(Run(**{name: kept[name] for name in Run.__dataclass_fields__}), kept["opened"])
 
 
 @dataclass(frozen=True, slots=True)

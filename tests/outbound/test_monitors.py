@@ -271,6 +271,47 @@ async def test_a_worker_that_dies_at_a_look_has_written_all_of_it_or_nothing(
     assert [each["id"] for each in found] == [events[0]["data"]["id"]]
 
 
+_STRANGE: Final = """WITH other AS (INSERT INTO rate_owner (merchant_id, livemode)
+        SELECT 'mer_other_' || n, false FROM generate_series(1, 3) AS n RETURNING id, merchant_id),
+    counted AS (INSERT INTO rated (payment_id, ordinal, owner, at, hour_key, bin_key, proof_key, day_key, amount, what, marks, extra, last_at)
+        SELECT 'strange', 1, o.id, now() - interval '7 days', r.hour_key, r.bin_key, r.proof_key, r.day_key, r.amount, 512, r.marks, r.extra, r.last_at
+        FROM other o, (SELECT * FROM rated LIMIT 1) AS r WHERE o.merchant_id = 'mer_other_1')
+    INSERT INTO monitor_state (merchant_id, livemode, looks, until, state, runs, verdicts, looked_at)
+    SELECT merchant_id, false, 1, 1, '{"until": "later", "sums": 7}', '{}', '{}', now() FROM other WHERE merchant_id = 'mer_other_2'"""
+"""One merchant with a class of attempts that nobody knows, one with a state of another form, and one with nothing."""
+
+
+async def test_what_another_release_has_left_stops_nobody_elses_monitors_and_leaves_nothing_open(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_shop(open_gateway, psps, flow) as shop:
+        rows = shop.inside.database.rows
+        static = await shop.post(MONITORS, STATIC)
+        rows(_STRANGE, nothing=None)
+        await outage(shop)
+        for _ in range(3):
+            with pytest.raises(KeyError):  # of the one merchant: the worker says so
+                await shop.look()
+        found = (await shop.get(FOUND, status="open"))["data"]
+        looked = rows("SELECT merchant_id FROM monitor_state WHERE looks > 2", nothing=None)
+        rows("DELETE FROM rated WHERE payment_id = 'strange'", nothing=None)
+        rows("UPDATE monitor_state SET state = '{\"until\": \"later\"}' WHERE merchant_id = 'mer_dev'", nothing=None)
+        rows('UPDATE monitor SET settings = settings || \'{"metric": "of_tomorrow"}\'', nothing=None)
+        looks = await shop.look()
+        closed = {each["id"]: each["closed_reason"] for each in (await shop.get(FOUND, status="closed"))["data"]}
+        told = {each["data"]["id"] for each in await shop.events("closed")}
+        listed = {each["id"]: each for each in (await shop.get(MONITORS))["data"]}
+
+    assert len(found) == 2, "an outage, and a threshold"
+    assert {each["merchant_id"] for each in looked} == {"mer_dev", "mer_other_2", "mer_other_3"}
+    assert looks == 4
+    assert closed == {each["id"]: "gone" for each in found}, (
+        "of a state that cannot be read, and of a monitor that is none"
+    )
+    assert told == closed.keys()
+    assert listed[static["id"]]["tuning"] == STATIC["tuning"]
+
+
 STATIC: Final[Json] = {
     "name": "Acceptance at Stripe",
     "kind": "static",
