@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from gateway.monitors.chances import chance_of_so_many, deviations
 from gateway.monitors.monitor import GROUPS, RATES
-from gateway.monitors.segments import DIMENSIONS, EVERYTHING, Leaf, Segment, parent, part, segments_of
+from gateway.monitors.segments import DIMENSIONS, EVERYTHING, WIDE, Leaf, Segment, parent, part, segments_of, shape
 
 WEEKS: Final = 4
 HOURS_OF_WEEK: Final = 168
@@ -34,7 +34,8 @@ ODD: Final = 1e-4
 WINDOW: Final = 15
 """Minutes of a window."""
 WORTH: Final = 20
-"""Attempts that are expected in a window of a segment that is watched. A smaller one is watched as a part of its parents."""
+"""Attempts that are expected in a window of a segment that is watched. A smaller one is watched as a part of its parents; everything and each
+account are watched in any case: a shop that has grown since has many more attempts than are usual."""
 
 FIELDS: Final = (*dict.fromkeys(GROUPS.values()), "attempts", "amount")
 """What is counted of a leaf: attempts by group, all of them, and their amount in minor units of the leaf's currency."""
@@ -194,7 +195,9 @@ def expect(hour: int, past: Iterable[Past], overall: Iterable[Overall]) -> Expec
             tuple(_a_minute([each[_ATTEMPTS] for each in slot], segment) for slot in weeks),
             counts[_AMOUNT] // counts[_ATTEMPTS] if counts[_ATTEMPTS] else 0,
         )
-    watched = tuple(segment for segment, each in usual.items() if max(each.traffic) * WINDOW >= WORTH)
+    watched = tuple(
+        segment for segment, each in usual.items() if max(each.traffic) * WINDOW >= WORTH or shape(segment) in WIDE
+    )
     at = {segment: place for place, segment in enumerate(watched)}
     leaves = {_leaf(segment) for segment in usual if len(segment) == len(Leaf._fields)}
     lies_in = {leaf: tuple(at[each] for each in segments_of(leaf) if each in at) for leaf in leaves}
