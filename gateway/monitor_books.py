@@ -152,7 +152,7 @@ _ACKNOWLEDGE: Final = Statement(
     WHERE id = :id AND acknowledged_at IS NULL RETURNING id""",
     writes="acknowledge",
 )
-_OF_MERCHANT: Final = Statement(f"SELECT {_MONITOR} FROM monitor WHERE {_OWN} ORDER BY id DESC")
+_OF_MERCHANT: Final = Statement(f"SELECT {_MONITOR} FROM monitor WHERE {_OWN} AND deleted_at IS NULL ORDER BY id DESC")
 _CHANGES: Final = Statement(
     "SELECT at, by, what, after FROM monitor_change WHERE monitor_id = :id ORDER BY id DESC LIMIT :limit"
 )
@@ -247,7 +247,7 @@ class MonitorBooks:
     # --- monitors ---
 
     async def monitors(self, merchant_id: str, *, livemode: bool) -> list[Stored]:
-        """Every monitor of a merchant in one mode that has a row, also the deleted ones, newest first."""
+        """Every monitor of a merchant in one mode that has a row and is not deleted, newest first."""
         rows = await _OF_MERCHANT.rows(self._pool, {"merchant_id": merchant_id, "livemode": livemode})
         return [Stored(**row) for row in rows]
 

@@ -88,10 +88,10 @@ def builtins(merchant_id: str, *, livemode: bool) -> list[Stored]:
 
 
 def all_of(stored: Iterable[Stored], merchant_id: str, *, livemode: bool) -> list[Stored]:
-    """Every monitor of a merchant in one mode, the newest first: its own that are not deleted, then the built-in ones as they are now."""
+    """Every monitor of a merchant in one mode, the newest first: its own, then the built-in ones as they are now."""
     rows = {each.id: each for each in stored}
     built = {each.id: rows.get(each.id, each) for each in builtins(merchant_id, livemode=livemode)}
-    own = [each for each in rows.values() if each.id not in built and each.deleted_at is None]
+    own = [each for each in rows.values() if each.id not in built]
     return [*sorted(own, key=lambda each: each.id, reverse=True), *built.values()]
 
 

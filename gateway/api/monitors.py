@@ -72,9 +72,9 @@ class Monitors(Desk):
         who = await self._principal(request)
         cursor, limit = asking.page(request, (), MONITOR)
         monitors, standing = await self._all(who), await self._standing(who)
-        past = next((at + 1 for at, each in enumerate(monitors) if each.id == cursor), len(monitors) if cursor else 0)
         open_, now = await self._open(who), self._deps.clock()
-        shown = [monitor_object(each, standing, open_[each.id], now) for each in monitors[past : past + limit + 1]]
+        rest = _after(cursor, monitors)[: limit + 1]
+        shown = [monitor_object(each, standing, open_[each.id], now) for each in rest]
         return asking.listed(shown, limit)
 
     async def retrieve(self, request: Request) -> Response:
@@ -235,6 +235,16 @@ def _changed(was: Stored, body: MonitorUpdate, who: Principal, now: datetime) ->
     muted = _mute(body.mute, now) if "mute" in asked else {}
     name = was.name if body.name is None else body.name
     return replace(was, name=name, settings=settings, **muted, updated_at=now, updated_by=who.key_id)
+
+
+def _after(cursor: str | None, monitors: Sequence[Stored]) -> Sequence[Stored]:
+    """What follows a monitor in the list. One that was deleted since stood before those that are older."""
+    if cursor is None:
+        return monitors
+    at = next((at for at, each in enumerate(monitors) if each.id == cursor), None)
+    if at is not None:
+        return monitors[at + 1 :]
+    return [each for each in monitors if each.builtin is not None or each.id < cursor]
 
 
 def _mute(mute: MonitorMute | None, now: datetime) -> dict[str, Any]:

@@ -327,6 +327,8 @@ REFUSED: Final[tuple[tuple[Json, str], ...]] = (
     ({**STATIC, "rate": "authorization"}, "rate"),
     ({**STATIC, "metric": "approval_rate"}, "metric"),
     ({**STATIC, "threshold": 1.5}, "threshold"),
+    ({**STATIC, "threshold": 10**400}, "threshold"),
+    ({**STATIC, "tuning": {"window": 10**400}}, "tuning.window"),
     ({**STATIC, "segment": {"shoe_size": "44"}}, "segment"),
     ({**STATIC, "tuning": {"drop": 0.1}}, "tuning.drop"),
     ({**STATIC, "tuning": {"window": 1}}, "tuning.window"),
@@ -362,6 +364,7 @@ async def test_monitors_of_ones_own_are_judged_beside_the_built_in_ones(
         await shop.look(2)
         gone = await shop.get(f"{FOUND}/{found[static['id']]['id']}")
         told_of_it = len(await shop.events()) - events
+        after_deleted = await shop.get(MONITORS, cursor=static["id"])
 
     assert (created.status_code, replayed.content) == (201, created.content)
     assert [(answer.status_code, answer.json()["param"]) for answer, _ in refused] == [
@@ -379,4 +382,5 @@ async def test_monitors_of_ones_own_are_judged_beside_the_built_in_ones(
     assert found[drop["id"]]["segment"] == {"account": "stripe"}
     assert (kept.status_code, kept.json()["code"]) == (422, "monitor_builtin")
     assert deleted == [200, 404]
+    assert [each["builtin"] for each in after_deleted["data"]] == BUILTIN, "a page goes on after one that was deleted"
     assert (gone["status"], gone["closed_reason"], told_of_it) == ("closed", "monitor_deleted", 0)
