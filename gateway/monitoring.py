@@ -110,12 +110,19 @@ class Monitoring:
         due = [(each, _state(each)) for each in await self._books.watched()]
         due = [(each, state) for each, state in due if state.until < until]
         done, failed = 0, None
+        due.sort(key=lambda one: one[1].until)
         for at in range(0, len(due), TOGETHER):
+            if self._is_over(now):
+                break  # the next run goes on with those that have waited longest
             looked, error = await self._look_at_all(due[at : at + TOGETHER], until, now)
             done, failed = done + looked, error or failed
         if failed is not None:
             raise failed
         return done
+
+    def _is_over(self, began: datetime) -> bool:
+        """Whether a look that began then has had its time: what it would judge is late by now."""
+        return self._clock() - began > LATE
 
     async def _look_at_all(
         self, due: Sequence[tuple[Watched, State]], until: int, now: datetime
@@ -127,7 +134,7 @@ class Monitoring:
             start = min(needed_from(state, until) for _, state in due)
             rows = await self._first.minutes(owners, at_minute(start), at_minute(until))
         except Exception as error:
-            if len(due) == 1:
+            if len(due) == 1 or self._is_over(now):
                 log.error("monitors_not_looked", merchant=due[0][0].merchant_id, error=type(error).__name__)
                 return 0, error
             middle = len(due) // 2

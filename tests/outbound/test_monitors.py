@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
@@ -14,7 +15,7 @@ import orjson
 import pytest
 
 from gateway import crash
-from gateway.monitoring import Monitoring
+from gateway.monitoring import TOGETHER, Monitoring
 from gateway.rate_books import fold
 from gateway.sql import DatabaseAway
 
@@ -310,6 +311,25 @@ async def test_what_another_release_has_left_stops_nobody_elses_monitors_and_lea
     )
     assert told == closed.keys()
     assert listed[static["id"]]["tuning"] == STATIC["tuning"]
+
+
+async def test_a_look_that_takes_long_is_ended_and_the_next_one_goes_on_with_the_rest(
+    open_gateway: Open, psps: Psps, flow: type[Kit]
+) -> None:
+    async with open_shop(open_gateway, psps, flow) as shop:
+        house = shop.inside.house
+        shop.inside.database.rows(
+            "INSERT INTO rate_owner (merchant_id, livemode) SELECT 'mer_' || n, false FROM generate_series(1, %(n)s) AS n",
+            n=2 * TOGETHER,
+        )
+        shop.minutes += 1
+        shop.counted_to(shop.at)
+        hours = chain([0, 0], repeat(1))  # it takes an hour after the first of them were looked at
+        slow = Monitoring(house.pool, house.looking, lambda: shop.at + timedelta(hours=next(hours)))
+        first = await slow.look()
+        rest = await shop.worker().look()
+
+    assert (first, rest) == (TOGETHER, TOGETHER + 1)
 
 
 STATIC: Final[Json] = {
