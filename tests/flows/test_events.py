@@ -283,7 +283,7 @@ async def test_every_type_of_the_catalogue_is_told_by_a_flow_or_said_to_be_rare(
         "payment_method.updated",
         "incident.opened",
         "report.available",
-        *types_of(["routing.*", "webhook_endpoint.*"]),
+        *types_of(["monitor.*", "routing.*", "webhook_endpoint.*"]),
     }
 
     assert told <= EVENTS.keys()
