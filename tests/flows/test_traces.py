@@ -344,11 +344,13 @@ async def test_without_an_endpoint_no_span_is_begun_and_nothing_is_kept(open_gat
         assert (span, kept(), current.get()) == (None, None, None)
 
 
-def test_a_line_of_the_log_names_its_trace(collector: Collector) -> None:
+async def test_a_line_of_the_log_names_its_trace(collector: Collector) -> None:
     traces = Exported({}, lambda *_: None)
     with traces.resumed("request", f"00-{TRACE}-{CALLER}-01", method="GET", route="/"):
         assert in_line(None, "", {"event": "x"}) == {"event": "x", "trace_id": TRACE}
     assert in_line(None, "", {"event": "x"}) == {"event": "x"}
+    # While it is open the SDK starts a thread in every forked child, and a child with threads may enter no user namespace.
+    await traces.aclose()
 
 
 # --- Settings and the table -----------------------------------------------------------------------------------------------
