@@ -28,7 +28,7 @@ HISTORY_MAX: Final = 20
 """Changes of a monitor that are shown with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """A monitor as it is stored (``gateway.monitor_tables.MonitorRow``)."""
 
@@ -39,9 +39,9 @@ class Stored:
     name: str
     kind: str
     settings: Mapping[str, Any]
-    muted: bool
-    muted_until: datetime | None
-    mute_reason: str | None
+    muted: bool = False
+    muted_until: datetime | None = None
+    mute_reason: str | None = None
     created_at: datetime
     created_by: str
     updated_at: datetime
@@ -216,8 +216,6 @@ CLASS_OF: Final[Mapping[int, str]] = {bit: name for name, bit in CLASS_BIT.items
 _FIXED: Final = ("id", "merchant_id", "livemode", "key", "opened_at", "noticed_at")
 _OF_A_PERSON: Final = ("acknowledged_at", "acknowledged_by", "note")
 """What a look never changes of an incident."""
-
-
 _NAMES: Final = _INCIDENT.split(", ")
 _MOVED: Final = ", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in (*_FIXED, *_OF_A_PERSON))
 _LOOKED: Final = f"""INSERT INTO monitor_state AS s ({columns(MonitorStateRow)}) VALUES ({values(MonitorStateRow, "s_")})

@@ -18,6 +18,7 @@ from gateway.events import Event, event
 from gateway.ids import MONITOR, MONITOR_INCIDENT, derived_id
 from gateway.monitor_books import Found, Standing, Stored
 from gateway.monitors import BUILTIN, OWN, Incident, Monitor, Static, Tuning, Untunable, as_dict, of_dict
+from gateway.monitors.monitor import Severity
 from gateway.monitors.segments import SHAPES
 from gateway.rates import DIMENSIONS, METADATA
 
@@ -75,9 +76,6 @@ def builtins(merchant_id: str, *, livemode: bool) -> list[Stored]:
             name=NAMES[each.id],
             kind=each.kind,
             settings={"rate": each.rate, "segment": {}, "tuning": {}},
-            muted=False,
-            muted_until=None,
-            mute_reason=None,
             created_at=BEGINNING,
             created_by="interlock",
             updated_at=BEGINNING,
@@ -105,7 +103,7 @@ def judged(monitor: Stored) -> Monitor:
     default = _default(monitor)
     return Monitor(
         monitor.id,
-        _kind(monitor),
+        "traffic" if monitor.kind == "traffic" else "drop",
         settings["rate"],
         segment,
         replace(default, **settings["tuning"]),
@@ -156,18 +154,14 @@ def tuning_of(monitor: Stored) -> dict[str, Any]:
     return {name: tuning[name] for name in sorted(TUNED[monitor.kind])}
 
 
-def severity_of(monitor: Stored) -> str:
+def severity_of(monitor: Stored) -> Severity:
     """The severity of a static monitor's incidents."""
-    severity: str = (STATIC_DEFAULTS | monitor.settings["tuning"])["severity"]
+    severity: Severity = (STATIC_DEFAULTS | monitor.settings["tuning"])["severity"]
     return severity
 
 
 def _default(monitor: Stored) -> Tuning:
     return next((each.tuning for each in BUILTIN if each.id == monitor.builtin), OWN)
-
-
-def _kind(monitor: Stored) -> Any:
-    return monitor.kind
 
 
 def state_of(monitor: Stored, standing: Standing, now: datetime) -> tuple[str, str | None]:
@@ -259,8 +253,16 @@ def facts_of(incident: Incident) -> dict[str, Any]:
     }
 
 
-def found_of(incident: Incident, was: Found | None, merchant_id: str, now: datetime, *, livemode: bool) -> Found:
-    """An incident as it is stored, from what was found and what was stored of it before."""
+def found_of(
+    incident: Incident,
+    was: Found | None,
+    merchant_id: str,
+    now: datetime,
+    *,
+    livemode: bool,
+    summary: str | None = None,
+) -> Found:
+    """An incident as it is stored, from what was found and what was stored of it before. ``summary`` stands for its own where there is one."""
     opened = at_minute(incident.opened) if was is None else was.opened_at
     closed = None if incident.closed is None else at_minute(incident.closed)
     return Found(
@@ -273,7 +275,7 @@ def found_of(incident: Incident, was: Found | None, merchant_id: str, now: datet
         severity=incident.severity,
         segment=as_dict(incident.segment),
         facts=facts_of(incident),
-        summary=incident.summary,
+        summary=incident.summary if summary is None else summary,
         opened_at=opened,
         noticed_at=now if was is None else was.noticed_at,
         updated_at=now,

@@ -18,7 +18,6 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from gateway.answers import instant
 from gateway.events import Event
 from gateway.monitor_books import CLASS_OF, FirstAttempts, Found, Look, MonitorBooks, Stored, Watched
 from gateway.monitor_definitions import (
@@ -27,7 +26,6 @@ from gateway.monitor_definitions import (
     all_of,
     at_minute,
     found_of,
-    incident_id,
     is_told,
     judged,
     severity_of,
@@ -293,12 +291,9 @@ def _is_sound(monitor: Stored) -> bool:
 def _found(each: Watched, decision: Decision, known: _Known, now: datetime) -> Iterator[Found]:
     """The incidents of a decision, as they are stored. What is closed and not open here was closed with its monitor."""
     rows = {row.key: row for row in each.open}
-    for incident in (*decision.opened, *decision.changed):
+    closed = (incident for incident in decision.closed if incident.key in rows)
+    for incident in (*decision.opened, *decision.changed, *closed):
         yield found_of(_before(incident, known), rows.get(incident.key), each.merchant_id, now, livemode=each.livemode)
-    for incident in decision.closed:
-        if incident.key in rows:
-            was = rows[incident.key]
-            yield found_of(_before(incident, known), was, each.merchant_id, now, livemode=each.livemode)
 
 
 def _orphans(
@@ -403,28 +398,34 @@ class _Static:
             return replace(self.was, closed_at=at_minute(self.until), closed_reason=self.step, updated_at=self.now)
         if not self.run.run.open or self.verdict is not Verdict.BAD:
             return None
-        monitor, opened = self.monitor, at_minute(self.run.opened or self.until)
-        losses = self._losses()
-        known = self.was or Found(
-            id=incident_id(monitor.merchant_id, monitor.id, opened, livemode=monitor.livemode),
-            merchant_id=monitor.merchant_id,
-            livemode=monitor.livemode,
+        monitor, static, cell, losses = self.monitor, self.static, self.cell, self._losses()
+        incident = Incident(
             key=monitor.id,
-            monitor_id=monitor.id,
-            also=(),
+            monitor=monitor.id,
+            rate=static.metric,
+            segment=tuple(monitor.settings["segment"].items()),
             severity=severity_of(monitor),
-            segment=dict(monitor.settings["segment"]),
-            facts={},
-            summary="",
-            opened_at=opened,
-            noticed_at=self.now,
-            updated_at=self.now,
+            detector="static",
+            opened=self.run.opened or self.until,
+            looked=self.until,
+            since=self.until - static.window,
+            minutes=static.window,
+            expected_rate=static.threshold,
+            seen_rate=cell.hits / cell.n,
+            n=cell.n,
+            expected_n=cell.n,
+            lost=self._beyond(cell.hits, cell.n) if self._costs else 0,
+            loss_per_hour=tuple(losses),
         )
-        return replace(known, facts=self._facts(losses), summary=self._summary(losses), updated_at=self.now)
-
-    @property
-    def _rate(self) -> float:
-        return self.cell.hits / self.cell.n
+        found = found_of(
+            incident,
+            self.was,
+            monitor.merchant_id,
+            self.now,
+            livemode=monitor.livemode,
+            summary=self._summary(incident),
+        )
+        return found if self.was is None else replace(found, severity=self.was.severity)
 
     @property
     def _costs(self) -> bool:
@@ -446,29 +447,11 @@ class _Static:
         ]
         return [each for each in found if each.amount]
 
-    def _facts(self, losses: Sequence[Loss]) -> dict[str, Any]:
-        return {
-            "detector": "static",
-            "rate": self.static.metric,
-            "window": {
-                "from": instant(at_minute(self.until - self.static.window)),
-                "to": instant(at_minute(self.until)),
-            },
-            "expected_rate": self.static.threshold,
-            "seen_rate": round(self._rate, 6),
-            "n": self.cell.n,
-            "expected_n": self.cell.n,
-            "lost_approvals": round(self._beyond(self.cell.hits, self.cell.n)) if self._costs else 0,
-            "loss_per_hour": [{"currency": each.currency, "amount": each.amount} for each in losses],
-            "decline_codes": [],
-            "child": None,
-        }
-
-    def _summary(self, losses: Sequence[Loss]) -> str:
-        lost = ", ".join(money(each) for each in losses)
+    def _summary(self, incident: Incident) -> str:
+        lost = ", ".join(money(each) for each in incident.loss_per_hour)
         return (
-            f"{self.monitor.name}: {self.static.metric} is {100 * self._rate:.1f} % of {self.cell.n} in {self.static.window} minutes, "
-            f"{self.static.op} the threshold of {100 * self.static.threshold:.1f} %{f'; beyond it {lost} an hour' if lost else ''}."
+            f"{self.monitor.name}: {incident.rate} is {100 * incident.seen_rate:.1f} % of {incident.n} in {incident.minutes} minutes, "
+            f"{self.static.op} the threshold of {100 * incident.expected_rate:.1f} %{f'; beyond it {lost} an hour' if lost else ''}."
         )
 
 

@@ -376,8 +376,8 @@ class Amount:
 class Cell:
     """One cell of an answer: ``hits`` of ``n``, with the ends of the Wilson 95 % interval of their rate.
 
-    ``at`` is the beginning of its step, ``keys`` the value of each dimension that was grouped by. ``amounts`` has an entry a currency;
-    ``amount_n``, ``amount_hits`` and ``amount_rate`` are there where it has just one. ``extra_attempts`` is what a cascade has cost.
+    ``at`` is the beginning of its step, ``keys`` the value of each dimension that was grouped by. ``amounts`` has an entry a currency.
+    ``extra_attempts`` is what a cascade has cost.
     """
 
     keys: Mapping[str, str | None]
@@ -406,21 +406,6 @@ class Cell:
     def too_few(self) -> bool:
         """Whether it rests on too little to be compared."""
         return self.n < TOO_FEW
-
-    @property
-    def amount_n(self) -> int | None:
-        """What the rate is of, in minor units of the only currency."""
-        return self.amounts[0].n if len(self.amounts) == 1 else None
-
-    @property
-    def amount_hits(self) -> int | None:
-        """What of it was hit."""
-        return self.amounts[0].hits if len(self.amounts) == 1 else None
-
-    @property
-    def amount_rate(self) -> float | None:
-        """The rate by amount."""
-        return self.amounts[0].rate if len(self.amounts) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ it is 1 in 3,000.
 from __future__ import annotations
 
 from math import exp, inf, lgamma, log, sqrt
+from typing import Final
 
-_ENOUGH = 1e-6
+_ENOUGH: Final = 1e-6
 """A term of a sum that adds less than this share of it ends the sum."""
 
 

@@ -355,31 +355,30 @@ class _Look:
     def _move(self, key: str, cause: Finding, severity: Severity) -> None:
         """Let the incident be one of ``cause``."""
         kept = self.open[key]
-        rises = severity == "page" and kept.incident.severity == "ticket"
-        if rises:
-            self.escalated.add(key)
-        detector = cause.detector if rises or kept.incident.segment != cause.segment else kept.incident.detector
-        moved = msgspec.structs.replace(
-            kept.incident, severity=severity if rises else kept.incident.severity, segment=cause.segment
-        )
-        if rises or kept.incident.segment != cause.segment:
-            self._set(Open(self._told(moved, detector), kept.run, kept.worst))
-            self._forget(self.open[key].incident)
+        raised = self._raised(kept.incident, severity)
+        if raised.severity == kept.incident.severity and kept.incident.segment == cause.segment:
+            return
+        moved = msgspec.structs.replace(raised, segment=cause.segment)
+        self._set(Open(self._told(moved, cause.detector), kept.run, kept.worst))
+        self._forget(self.open[key].incident)
+
+    def _raised(self, incident: Incident, severity: Severity) -> Incident:
+        """The incident, as a page where it was a ticket and ``severity`` is one."""
+        if severity == "ticket" or incident.severity == "page":
+            return incident
+        self.escalated.add(incident.key)
+        return msgspec.structs.replace(incident, severity="page")
 
     def _open(self, monitor: Monitor, severity: Severity, cause: Finding) -> None:
         """Open an incident, unless another monitor has just opened one of the same cause."""
-        for key, each in self.open.items():
+        for each in self.open.values():
             same = monitor.builtin and self._is_builtin(each.incident) and nested(each.incident.segment, cause.segment)
             if same and self.until - each.incident.opened <= SAME_CAUSE:
                 wider = cause.segment if within(each.incident.segment, cause.segment) else each.incident.segment
-                rises = severity == "page" and each.incident.severity == "ticket"
-                if rises:
-                    self.escalated.add(key)
                 incident = msgspec.structs.replace(
-                    each.incident,
+                    self._raised(each.incident, severity),
                     also=tuple(dict.fromkeys((*each.incident.also, monitor.id))),
                     segment=wider,
-                    severity="page" if rises else each.incident.severity,
                 )
                 self._set(Open(self._told(incident, each.incident.detector), each.run, each.worst))
                 return

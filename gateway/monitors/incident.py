@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from gateway.monitors.monitor import RATES, TRAFFIC, Severity
-from gateway.monitors.segments import Segment, as_dict, told
+from gateway.monitors.segments import Segment, told
 from providers.money import exponent
 
-Detector = Literal["window", "slow_window", "cusum", "traffic"]
-"""What found it: a window that is far below what is expected; two windows in a row that are below it; a sum over hours that has grown; or
-missing traffic."""
+Detector = Literal["window", "slow_window", "cusum", "traffic", "static"]
+"""What found it: a window that is far below what is expected; two windows in a row that are below it; a sum over hours that has grown;
+missing traffic; or a threshold."""
 CODES_MAX: Final = 5
 
 
@@ -70,11 +70,6 @@ class Incident(msgspec.Struct, frozen=True):
     closed_reason: Literal["recovered", "no_data", "gone"] | None = None
 
     @property
-    def dimensions(self) -> dict[str, str | None]:
-        """The segment as JSON has it."""
-        return as_dict(self.segment)
-
-    @property
     def summary(self) -> str:
         """One sentence for somebody who was just woken."""
         if self.rate == TRAFFIC:
@@ -86,16 +81,6 @@ class Incident(msgspec.Struct, frozen=True):
             )
         lost = ", ".join(money(each) for each in self.loss_per_hour)
         return f"{what}: about {self.lost * 60 / self.minutes:.0f} approvals an hour are lost{f', worth {lost}' if lost else ''}."
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is kept. :meth:`from_json` reads it."""
-        kept: dict[str, Any] = msgspec.to_builtins(self)
-        return kept
-
-    @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Incident:
-        """What :meth:`to_json` has made. Raises ``msgspec.ValidationError`` for anything else."""
-        return msgspec.convert(kept, cls)
 
 
 def money(loss: Loss) -> str:

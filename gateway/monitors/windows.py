@@ -24,6 +24,8 @@ NUMBER: Final = {name: at for at, name in enumerate(RATES)}
 """The rates by their numbers, which stand for them here."""
 AUTHORIZATION: Final = NUMBER["authorization"]
 SHARE_MIN: Final = 0.0005
+BEYOND: Final = 0.1
+"""By how much the share of the loss must exceed that of the attempts for a part to be named."""
 _ATTEMPTS, _AMOUNT = AT["attempts"], AT["amount"]
 _FIRST: Final = len(FIELDS)
 _WIDTH: Final = len(FIELDS) + len(RATES)
@@ -274,10 +276,6 @@ class Lost:
         lost_beyond = {each: lost / total - n / attempts for each, (lost, n) in parts.items()}
         most = max(parts, key=lambda each: (lost_beyond[each], each))
         return Child(most, min(1.0, parts[most][0] / total)) if lost_beyond[most] >= BEYOND else None
-
-
-BEYOND: Final = 0.1
-"""By how much the share of the loss must exceed that of the attempts for a part to be named."""
 
 
 def counted(seen: Iterable[Seen], since: int, until: int, now: int) -> dict[Leaf, Counts]:

@@ -746,7 +746,6 @@ def test_a_payment_that_has_succeeded_is_not_shown_as_canceled_while_it_holds_th
 
 # --- Any order of news ------------------------------------------------------------------------------------------------
 
-ENDED: Final = {Status.CANCELED, Status.FAILED}
 FORWARD: Final[dict[Status, set[Status]]] = {
     Status.SUCCEEDED: {Status.REQUIRES_CAPTURE},  # only by a capture that fails after all, checked where it happens
     Status.REQUIRES_CAPTURE: {Status.SUCCEEDED, Status.CANCELED},

@@ -32,6 +32,7 @@ from gateway.monitors import (
     Tuning,
     Untunable,
     Verdict,
+    as_dict,
     debounce,
     decide,
     expect,
@@ -45,6 +46,7 @@ from gateway.monitors import (
 )
 from gateway.monitors.causes import Finding, causes
 from gateway.monitors.chances import chance_of_so_few, chance_of_so_many, steps
+from gateway.monitors.detection import Open
 from gateway.monitors.incident import money
 from gateway.monitors.monitor import LOOKS_MAX, SILENT_MAX
 from gateway.monitors.segments import EVERYTHING, SHAPES, nested, parent, segments_of, shape, within
@@ -236,7 +238,7 @@ def test_an_incident_says_where_how_bad_and_what_it_costs() -> None:
     rows = good_then(US, {"declined": 10}, NOW - 15, code="do_not_honor") + rows_of(EU, NOW - 200, NOW, WELL)
     (incident,) = opened(watch(BOTH, rows, minutes=1, monitors=(replace(AUTHORIZATION, tuning=Tuning(open_after=1)),)))
     assert (incident.severity, incident.detector, incident.monitor) == ("page", "window", "authorization_drop")
-    assert incident.dimensions == {"account": "acme_us"}
+    assert as_dict(incident.segment) == {"account": "acme_us"}
     assert (incident.n, incident.seen_rate, incident.minutes) == (150, 0.0, 15)
     assert incident.expected_rate == pytest.approx(0.9, abs=0.005)
     # 150 attempts over 50.00 in a quarter of an hour, of which 90 % are usually approved
@@ -250,7 +252,8 @@ def test_an_incident_says_where_how_bad_and_what_it_costs() -> None:
     assert code.share_before == 0.25
     assert incident.summary.startswith("100.0 % of 150 attempts of ")
     assert "where 10.0 % are usual: about 5" in incident.summary
-    assert Incident.from_json(json.loads(json.dumps(incident.to_json()))) == incident
+    state = State(open=(Open(incident, Run(open=True), 0.9),))
+    assert State.from_json(json.loads(json.dumps(state.to_json()))) == state
 
 
 def test_losses_of_two_currencies_are_never_added() -> None:
@@ -389,7 +392,7 @@ def test_a_monitor_of_ones_own_watches_its_segment_alone() -> None:
     assert not opened(watch(BOTH, rows, minutes=5, monitors=(own,)))
     worse = good_then(EU, {"declined": 10}, NOW - 15)
     (incident,) = opened(watch(BOTH, worse, minutes=5, monitors=(own,)))
-    assert incident.dimensions == {"brand": "visa", "currency": "EUR"}
+    assert as_dict(incident.segment) == {"brand": "visa", "currency": "EUR"}
 
 
 def test_an_incident_whose_monitor_is_gone_is_closed() -> None:
