@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gateway.api.strategies import strategy_object
+from gateway.evidence import Model, Position, Use
+from routing.strategies import make
+
 _CONFIG_EXAMPLE: Final[Mapping[str, Any]] = {
     "id": "rt_0193a4c5d6e77f8091a2b3c4d5e6f70f",
     "object": "routing_config",
@@ -268,3 +272,48 @@ READ: Final[tuple[tuple[str, str, Mapping[str, Any], tuple[str, ...]], ...]] = (
     ),
 )
 """By GET: path, summary, example of the answer, parameters."""
+STRATEGY: Final = strategy_object(
+    Model(
+        Use("mer_shop", False, "adaptive", ("stripe", "adyen"), {"constraints": {"explore_max": 2}}),
+        make("adaptive", ("stripe", "adyen"), prior={"stripe": 0.92, "adyen": 0.9}),
+        Position(),
+        folded=4120,
+        heard={"stripe": {"approved": 3712, "declined_ambiguous": 241}, "adyen": {"approved": 150, "technical": 17}},
+        at=1795253400.0,
+        ready=True,
+    ),
+    lag_s=0.2,
+    now=1795253400.0,
+)
+SIMULATION: Final[Mapping[str, Any]] = {
+    "id": "sim_0193a4c5d6e77f8091a2b3c4d5e6f711",
+    "object": "routing_simulation",
+    "config": "rt_0193a4c5d6e77f8091a2b3c4d5e6f712",
+    "status": "succeeded",
+    "progress_percent": 100,
+    "payments": 31204,
+    "from": "2026-10-22T09:30:00.000000Z",
+    "until": "2026-11-21T09:30:00.000000Z",
+    "result": {
+        "sentence": "The draft changes 9,361 of 31,204 decisions (30.0%). Expected authorization rate 88.00 % (87.41 to 88.57), recorded"
+        " 85.01 %: +2.99 points (+2.48 to +3.50).",
+        "decisions": {
+            "changed": 9361,
+            "moves": [{"recorded": "adyen", "draft": "stripe", "payments": 9361}],
+            "rules": [{"rule": "default", "payments": 31204}],
+        },
+        "authorization_rate": {
+            "payments": 30988,
+            "recorded": {"value": 0.850103, "low": 0.846083, "high": 0.854033},
+            "draft": {"value": 0.880012, "low": 0.874103, "high": 0.885678},
+            "difference": {"value": 0.029909, "low": 0.024801, "high": 0.035017},
+            "effective_payments": 22785.3,
+            "not_covered": 0.0,
+            "refused": None,
+        },
+    },
+    "error": None,
+    "livemode": False,
+    "created": "2026-11-21T09:30:00.123456Z",
+    "updated": "2026-11-21T09:30:09.654321Z",
+}
