@@ -142,8 +142,6 @@ _PUT: Final = Statement(
 _DELETE: Final = Statement(
     f"""WITH written AS (UPDATE monitor SET deleted_at = :at::timestamptz, updated_at = :at, updated_by = :by
         WHERE id = :id AND deleted_at IS NULL RETURNING {_MONITOR}),
-    closed AS (UPDATE monitor_incident SET closed_at = :at, closed_reason = 'monitor_deleted', updated_at = :at
-        FROM written w WHERE monitor_incident.monitor_id = w.id AND monitor_incident.closed_at IS NULL),
     changed AS ({_CHANGE}) SELECT id FROM written""",
     writes="monitor",
 )
@@ -261,7 +259,7 @@ class MonitorBooks:
         return None if row is None else Stored(**row)
 
     async def delete(self, monitor_id: str, by: str, at: datetime) -> None:
-        """Watch no more with it, and close what it has found. Deleting it again changes nothing."""
+        """Watch no more with it: the next look closes what it has found, and tells of that. Deleting it again changes nothing."""
         await _DELETE.row(self._pool, {"id": monitor_id, "by": by, "at": at, "what": "deleted"})
 
     async def changes(self, monitor_id: str) -> list[Row]:

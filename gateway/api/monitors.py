@@ -21,7 +21,7 @@ from gateway.books import KeyUse, Written
 from gateway.deps import Deps
 from gateway.errors import Problem
 from gateway.ids import MONITOR, MONITOR_INCIDENT, is_id, new_id
-from gateway.methods import stored_once
+from gateway.keys import Decided, written_once
 from gateway.monitor_books import Found, MonitorBooks, Standing, Stored
 from gateway.monitor_definitions import MONITORS_MAX, all_of, check, incident_object, monitor_object
 from gateway.monitors import Untunable
@@ -52,20 +52,23 @@ class Monitors(Desk):
         """``POST /v1/monitors``: one of one's own, judged from the next minute on."""
         who, key, raw = await self._asked(request)
         body = reading.validate(MonitorCreate, raw)
-        now = self._deps.clock()
-        monitor = _sound(_made(body, who, now))
 
-        async def write(use: KeyUse) -> Written:
-            return await self._books.create(monitor, use)
+        async def decide() -> Decided:
+            now = self._deps.clock()
+            monitor = _sound(_made(body, who, now))
+            own = [each for each in await self._all(who) if each.builtin is None]
+            if len(own) >= MONITORS_MAX:
+                said = f"There are {MONITORS_MAX} monitors already. Delete one of them first."
+                raise Problem("validation_failed", said)
 
-        own = [each for each in await self._all(who) if each.builtin is None]
-        full = None
-        if len(own) >= MONITORS_MAX:
-            full = Problem("validation_failed", f"There are {MONITORS_MAX} monitors already. Delete one of them first.")
-        shown = monitor_object(monitor, await self._standing(who), 0, now)
+            async def write(use: KeyUse) -> Written:
+                return await self._books.create(monitor, use)
+
+            shown = monitor_object(monitor, await self._standing(who), 0, now)
+            return Answer(201, orjson.dumps(shown)), write
+
         print_ = fingerprint(self._deps.keys.fingerprint, "POST /v1/monitors", "", raw)
-        answer = await stored_once(key, print_, self._deps, Answer(201, orjson.dumps(shown)), write, full)
-        return self._answer("create_monitor", answer)
+        return self._answer("create_monitor", await written_once(key, print_, self._deps, decide))
 
     async def list(self, request: Request) -> Response:
         """``GET /v1/monitors``: one's own, the newest first, then the built-in ones."""

@@ -406,6 +406,9 @@ class IncidentClose(Body):
     reason: Long = Field(description="What it was, and what was done about it, in your words.")
 
 
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class MonitorTuning(Body):
     """How a monitor judges. What is left out is as usual, and so is what is null."""
 
@@ -416,10 +419,12 @@ class MonitorTuning(Body):
     drop: float | None = Field(
         default=None, description="drop: how far below what is expected at least, as a share.", examples=[0.03]
     )
-    window: int | None = Field(default=None, description="static: minutes over which the rate is taken.")
-    min_sample: int | None = Field(default=None, description="Attempts in the window below which nothing is judged.")
-    open_after: int | None = Field(default=None, description="Bad looks in a row, one a minute, that open an incident.")
-    close_after: int | None = Field(default=None, description="Good looks in a row that close it.")
+    window: Count | None = Field(default=None, description="static: minutes over which the rate is taken.")
+    min_sample: Count | None = Field(default=None, description="Attempts in the window below which nothing is judged.")
+    open_after: Count | None = Field(
+        default=None, description="Bad looks in a row, one a minute, that open an incident."
+    )
+    close_after: Count | None = Field(default=None, description="Good looks in a row that close it.")
     severity: Literal["page", "ticket"] | None = Field(
         default=None, description="The highest that an incident may have."
     )
