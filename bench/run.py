@@ -113,6 +113,15 @@ def traced(on: Stage) -> Variant:
     return replace(variant, env=variant.env | {"OTEL_EXPORTER_OTLP_ENDPOINT": on.psp.url})
 
 
+def unmetered(on: Stage) -> Variant:
+    """The same with instruments that count nothing (`bench.unmetered`)."""
+    url = on.postgres.create_database("bench_unmetered")
+    variant = _gateway(
+        on, "unmetered", url, on.postgres.url("bench_unmetered", role=OWNER_ROLE), ["stripe"], GATEWAY_BODY
+    )
+    return replace(variant, argv=[each.replace("gateway.cli", "bench.unmetered") for each in variant.argv])
+
+
 def routed(on: Stage, name: str, document: dict[str, Any], shadow: dict[str, Any] | None = None) -> Variant:
     """The same with four accounts that can all take the payment, a routing document that chooses among them, and one that watches."""
     database = f"bench_{name}"
@@ -193,6 +202,7 @@ def plain(on: Stage) -> Variant:
 VARIANTS: dict[str, Callable[[Stage], Variant]] = {
     "gateway": gateway,
     "traced": traced,
+    "unmetered": unmetered,
     "floor": floor,
     "plain": plain,
     "priority": partial(routed, name="priority", document=LIST),
