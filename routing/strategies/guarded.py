@@ -108,9 +108,6 @@ _NO_CELLS: Final[Mapping[str, list[float]]] = {}
 _NO_EVIDENCE: Final = frozenset({TECHNICAL, DECLINED_CUSTOMER})
 """Outcomes that say nothing of how much an account approves."""
 
-_Breakers = tuple[list[float] | None, list[float] | None]
-"""Of an account and of a cell; ``None`` where it was not made yet."""
-
 
 class Guarded:
     """A policy made of a preference. See :class:`~routing.strategies.policy.Policy` for the contract of each method."""
@@ -175,14 +172,13 @@ class Guarded:
         if not names:
             return Chosen([], "exploit")
         segment = self.segment(context)
-        breakers = self._now(segment, names, now)
-        opened = [name for name, of in breakers.items() if _worse(of) is not None]
-        if len(opened) == len(names):
-            opened = []  # with every breaker open, there is nothing to prefer: they are ignored
-        closed = [name for name in names if name not in opened] if opened else names
+        tripped = self._open(segment, names, now)
+        # with every breaker open, there is nothing to prefer: they are ignored
+        opened = list(tripped) if len(tripped) < len(names) else []
+        closed = [name for name in names if name not in tripped] if opened else names
         outlook = self.beliefs.outlook(segment, closed + opened if opened else names)
         scores = dict(zip(outlook.names, outlook.rates, strict=True))
-        known = self._believed(outlook, breakers) if explain else {}
+        known = self._believed(outlook, tripped) if explain else {}
         outlook.names = closed
         wanted, order = self.preference.prefer(View(context, segment, outlook))
         first = order[0]
@@ -342,26 +338,26 @@ class Guarded:
                 hoped += expected
         return min(1.0, seen / hoped)
 
-    def _now(self, segment: str, names: Sequence[str], now: float) -> dict[str, _Breakers]:
-        """The breakers of accounts and of their cells as they are with the hints that have not been taken back."""
-        cells = self._segments.get(segment, _NO_CELLS)
-        known = {name: (self._breakers.get(name), cells.get(name)) for name in names}
+    def _open(self, segment: str, names: Sequence[str], now: float) -> dict[str, list[float]]:
+        """The breakers that are open, with the hints that have not been taken back: of each account its own before its cell's."""
         if self._hints and now - self._hints[0][3] > self._hint_s:
             self._hints = [hint for hint in self._hints if now - hint[3] <= self._hint_s]
             self._overlay = None
-        if not self._hints:
-            return known
         overlay = self._overlay
         if overlay is None:
             overlay = self._overlay = {}
             for hinted, where, outcome, _ in self._hints:
                 self._lay(overlay, hinted, where, outcome)
-        if not overlay:
-            return known
-        return {
-            name: (overlay.get((name, None), of_account), overlay.get((name, segment), of_cell))
-            for name, (of_account, of_cell) in known.items()
-        }
+        found, of_accounts, cells = {}, self._breakers, self._segments.get(segment, _NO_CELLS)
+        for name in names:
+            of_account, of_cell = of_accounts.get(name), cells.get(name)
+            if overlay:
+                of_account, of_cell = overlay.get((name, None), of_account), overlay.get((name, segment), of_cell)
+            if of_account is not None and breaker.is_open(of_account):
+                found[name] = of_account
+            elif of_cell is not None and breaker.is_open(of_cell):
+                found[name] = of_cell
+        return found
 
     def _lay(
         self, overlay: dict[tuple[str, str | None], list[float]], account: str, segment: str, outcome: str
@@ -400,19 +396,18 @@ class Guarded:
     def explain(self, context: Mapping[str, str], account: str, now: float) -> Explained:
         """See :meth:`Policy.explain <routing.strategies.policy.Policy.explain>`."""
         segment = self.segment(context)
-        outlook, breakers = self.beliefs.outlook(segment, (account,)), self._now(segment, (account,), now)
-        believed = self._believed(outlook, breakers)[account]
+        outlook, tripped = self.beliefs.outlook(segment, (account,)), self._open(segment, (account,), now)
+        believed = self._believed(outlook, tripped)[account]
         attempts = self.beliefs.evidence(segment, account, believed.score)
         return believed._replace(attempts=attempts, detail=self.preference.detail(context, account, believed.score))
 
-    def _believed(self, outlook: Outlook, breakers: Mapping[str, _Breakers]) -> dict[str, Explained]:
-        """What is expected of the accounts of an outlook, with the breakers of each."""
+    def _believed(self, outlook: Outlook, tripped: Mapping[str, list[float]]) -> dict[str, Explained]:
+        """What is expected of the accounts of an outlook, with the breakers that are open."""
         known = {}
         for place, account in enumerate(outlook.names):
             log_odds = outlook.base + outlook.means[place]
             spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, place))
-            worse = _worse(breakers[account])
-            word = "closed" if worse is None else breaker.word(worse)
+            word = breaker.word(tripped[account]) if account in tripped else "closed"
             known[account] = Explained(
                 outlook.rates[place], sigmoid(log_odds - spread), sigmoid(log_odds + spread), word
             )
@@ -469,14 +464,6 @@ def _breaker_of(breakers: dict[str, list[float]], account: str) -> list[float]:
     if found is None:
         found = breakers[account] = breaker.fresh()
     return found
-
-
-def _worse(breakers: _Breakers) -> list[float] | None:
-    """The one that is open, the account's before the cell's; ``None`` where neither is."""
-    of_account, of_cell = breakers
-    if of_account is not None and breaker.is_open(of_account):
-        return of_account
-    return of_cell if of_cell is not None and breaker.is_open(of_cell) else None
 
 
 def _clip(value: float, low: float, high: float) -> float:
