@@ -79,7 +79,8 @@ EXCEPTIONS: Final[dict[tuple[str, str], str]] = {
     ("provider_names", "gateway/demo/lives.py"): "whose codes they are, and whose ends come by webhook",
     ("provider_names", "gateway/demo/stream.py"): "what mood each sandbox is in",
     ("provider_names", "gateway/cli.py"): "`gateway sandbox` has a port and an environment variable for each simulator",
-    ("provider_names", "gateway/api/openapi.py"): "examples in the OpenAPI document",
+    ("provider_names", "gateway/api/described_payments.py"): "examples in the OpenAPI document",
+    ("provider_names", "gateway/api/described_events.py"): "examples in the OpenAPI document",
     ("provider_names", "gateway/api/described_routing.py"): "examples in the OpenAPI document",
     ("provider_names", "gateway/api/schemas.py"): "an example in the OpenAPI document",
 }

@@ -161,4 +161,5 @@ REFUSED: Final[Mapping[str, Any]] = {
     "minute": "2026-11-21T09:30:00.000000Z",
     "count": 12,
 }
+SEVERAL_AGAIN: Final = {"account": "stripe", "status": "failed", "dry_run": True}
 AGAIN: Final[Mapping[str, Any]] = replay_object(Replay(3, {"operation_not_found": 3}, after=None), dry_run=True)

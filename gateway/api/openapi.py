@@ -306,7 +306,7 @@ def _again(
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= schema.pop("$defs", {})
     schemas[model.__name__] = schema
-    example = {} if parameters else {"account": "stripe", "status": "failed", "dry_run": True}
+    example = {} if parameters else described_events.SEVERAL_AGAIN
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
     return {
         **_get(summary, answer, list(parameters)),
