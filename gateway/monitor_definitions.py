@@ -260,9 +260,9 @@ def found_of(
     now: datetime,
     *,
     livemode: bool,
-    summary: str | None = None,
+    summary: str,
 ) -> Found:
-    """An incident as it is stored, from what was found and what was stored of it before. ``summary`` stands for its own where there is one."""
+    """An incident as it is stored, from what was found, its sentence, and what was stored of it before."""
     opened = at_minute(incident.opened) if was is None else was.opened_at
     closed = None if incident.closed is None else at_minute(incident.closed)
     return Found(
@@ -275,7 +275,7 @@ def found_of(
         severity=incident.severity,
         segment=as_dict(incident.segment),
         facts=facts_of(incident),
-        summary=incident.summary if summary is None else summary,
+        summary=summary,
         opened_at=opened,
         noticed_at=now if was is None else was.noticed_at,
         updated_at=now,

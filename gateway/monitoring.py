@@ -293,7 +293,14 @@ def _found(each: Watched, decision: Decision, known: _Known, now: datetime) -> I
     rows = {row.key: row for row in each.open}
     closed = (incident for incident in decision.closed if incident.key in rows)
     for incident in (*decision.opened, *decision.changed, *closed):
-        yield found_of(_before(incident, known), rows.get(incident.key), each.merchant_id, now, livemode=each.livemode)
+        yield found_of(
+            _before(incident, known),
+            rows.get(incident.key),
+            each.merchant_id,
+            now,
+            livemode=each.livemode,
+            summary=incident.summary,
+        )
 
 
 def _orphans(

@@ -64,11 +64,7 @@ def document() -> dict[str, Any]:
         *described_routing.ASKED,
         *described_monitors.ASKED,
     ):
-        model = BODIES[verb]
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {})
-        schemas[model.__name__] = schema
-        paths.setdefault(path, {})["post"] = _post(path, verb, summary, model.__name__, example, ok, answer)
+        paths.setdefault(path, {})["post"] = _post(path, verb, summary, _body(schemas, verb), example, ok, answer)
     page = {"object": "list", "data": [described_payments.PAYMENT], "has_more": False, "next_cursor": None}
     paths["/v1/payments"]["get"] = _get("List payments, newest first", page, [_query(name) for name in _FILTERS])
     paths["/v1/payments/{id}"] = {
@@ -298,16 +294,22 @@ def _watched(paths: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _again(
-    schemas: dict[str, Any], verb: str, summary: str, answer: Mapping[str, Any], parameters: Sequence[Any] = ()
-) -> dict[str, Any]:
-    """A POST that may be sent any number of times, and so needs no key."""
+def _body(schemas: dict[str, Any], verb: str) -> str:
+    """The name of what a verb takes, among the schemas from now on with all that it is made of."""
     model = BODIES[verb]
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= schema.pop("$defs", {})
     schemas[model.__name__] = schema
+    return model.__name__
+
+
+def _again(
+    schemas: dict[str, Any], verb: str, summary: str, answer: Mapping[str, Any], parameters: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """A POST that may be sent any number of times, and so needs no key."""
+    name = _body(schemas, verb)
     example = {} if parameters else described_events.SEVERAL_AGAIN
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}, "example": example}}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": example}}
     return {
         **_get(summary, answer, list(parameters)),
         "operationId": verb,

@@ -78,6 +78,7 @@ def _base64(value: str) -> str:
 Short = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Token = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_token)]
 Long = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 Amount = Annotated[
     int, Field(ge=AMOUNT_MIN, le=AMOUNT_MAX, description="Minor units of the currency.", examples=[1999])
@@ -404,9 +405,6 @@ class IncidentClose(Body):
     """``POST /v1/incidents/{id}/close``."""
 
     reason: Long = Field(description="What it was, and what was done about it, in your words.")
-
-
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class MonitorTuning(Body):

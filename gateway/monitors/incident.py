@@ -71,7 +71,7 @@ class Incident(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """One sentence for somebody who was just woken."""
+        """One sentence for somebody who was just woken. What a threshold has found is said in its monitor's words instead."""
         if self.rate == TRAFFIC:
             what = f"{self.n} attempts of {told(self.segment)} in {self.minutes} minutes, where {self.expected_n:.0f} are usual"
         else:
