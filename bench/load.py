@@ -30,28 +30,41 @@ from bench.wire import ClientConnection, Reply, connect
 DRAIN_S = 10.0  # how long the last answers may take; a charge's own deadline is far above it
 CONNECTIONS_MAX = 1000  # of the open loop; beyond it payments queue here, which the latency shows
 GOOD = {200, 201}
+AMOUNT = '"amount": 1999'  # of each body; the kinds of a payment differ by it, and are as long
+KINDS_MAX = 8_000
+DRAWN = 100_003  # kinds are drawn before anything is timed; then they begin anew
 
 
 @dataclass(frozen=True)
 class Template:
-    """A request with a place for its Idempotency-Key. Keys are unique over all runs."""
+    """A request with a place for its Idempotency-Key. Keys are unique over all runs.
+
+    There may be several `kinds` of it, each with an amount of its own: a few are frequent and most are rare (Zipf's law), as cards are.
+    """
 
     head: bytes
-    tail: bytes
+    tails: list[bytes]
+    drawn: list[int]
     run: bytes
 
     @classmethod
-    def of(cls, url: str, headers: list[str], body: str) -> "Template":
+    def of(cls, url: str, headers: list[str], body: str, kinds: int = 1) -> "Template":
+        if kinds > KINDS_MAX or (kinds > 1 and body.count(AMOUNT) != 1):
+            raise SystemExit(f"up to {KINDS_MAX} kinds, and only of a body with {AMOUNT}")
+        bodies = [body.replace(AMOUNT, f"{AMOUNT[:-4]}{1999 + kind}") for kind in range(kinds)]
+        weights = [1 / (kind + 1) for kind in range(kinds)]
+        drawn = random.Random(20_261_123).choices(range(kinds), weights, k=DRAWN)
         at = urlsplit(url)
         lines = [f"POST {at.path} HTTP/1.1", f"Host: {at.netloc}", *headers]
         lines.append(f"Content-Length: {len(body.encode())}")
         if not any(line.lower().startswith("content-type:") for line in headers):
             lines.append("Content-Type: application/json")
         head = "\r\n".join(lines) + "\r\nIdempotency-Key: "
-        return cls(head.encode(), f"\r\n\r\n{body}".encode(), os.urandom(9).hex().encode())
+        tails = [f"\r\n\r\n{each}".encode() for each in bodies]
+        return cls(head.encode(), tails, drawn, os.urandom(9).hex().encode())
 
     def numbered(self, n: int) -> bytes:
-        return b"%s%s-%08d%s" % (self.head, self.run, n, self.tail)
+        return b"%s%s-%08d%s" % (self.head, self.run, n, self.tails[self.drawn[n % DRAWN]])
 
 
 class Letters:
@@ -237,7 +250,11 @@ async def _until(drained: asyncio.Event, timeout_s: float) -> None:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     at = urlsplit(options.url)
-    template = Letters(options.letters) if options.letters else Template.of(options.url, options.header, options.body)
+    template: Template | Letters
+    if options.letters:
+        template = Letters(options.letters)
+    else:
+        template = Template.of(options.url, options.header, options.body, options.kinds)
 
     async def opener() -> ClientConnection:
         return await connect(at.hostname or "127.0.0.1", at.port or 80)
@@ -254,6 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True, help="http://127.0.0.1:8080/v1/payments")
     parser.add_argument("--body", required=True)
+    parser.add_argument("--kinds", type=int, default=1, help="of payments, told apart by their amounts")
     parser.add_argument("--letters", type=Path, help="a file of whole requests, to be sent instead of the body")
     parser.add_argument("--header", action="append", default=[], help="a line; may be repeated")
     parser.add_argument("--connections", type=int, default=16)

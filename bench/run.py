@@ -47,7 +47,8 @@ ADYEN_BODY = (
 )
 ACCOUNTS = ["stripe", "stripe_2", "stripe_3", "stripe_4"]
 LIST = {"default": {"priority": ACCOUNTS}}
-ADAPTIVE = {"default": {"strategy": "adaptive", "accounts": ACCOUNTS}}
+ADAPTIVE = {"default": {"strategy": "adaptive", "accounts": ACCOUNTS, "settings": {"segment_by": ["amount"]}}}
+KINDS = 200  # of payments to route: segments for a strategy, which are told apart by the amount here
 ROUTED_BODY = GATEWAY_BODY.replace('{"stripe": "pm_card_visa"}', json.dumps(dict.fromkeys(ACCOUNTS, "pm_card_visa")))
 PLAIN_BODY = '{"amount": 1999, "currency": "EUR", "payment_method": "pm_card_visa", "reference": "order-1001"}'
 PSP_FORM = "amount=1999&currency=eur&payment_method=pm_card_visa&expand[0]=latest_charge"
@@ -87,6 +88,7 @@ class Variant:
     path: str
     body: str
     headers: tuple[str, ...] = ()
+    kinds: int = 1
     database_url: str | None = None  # none: it keeps no books
     schema: str = "public"
 
@@ -138,7 +140,7 @@ def routed(on: Stage, name: str, document: dict[str, Any], shadow: dict[str, Any
                     "shadow": each is shadow,
                 }
                 connection.execute(PUBLISH, told)
-    return variant
+    return replace(variant, kinds=KINDS)
 
 
 def _gateway(on: Stage, name: str, url: str, owner_url: str, accounts: list[str], body: str) -> Variant:
@@ -272,7 +274,7 @@ def pay(
     rate: float = 0.0,
 ) -> dict[str, Any]:
     """Run the load generator once and enter what it was told into the ledger."""
-    options = ["--connections", connections, "--seconds", seconds, "--rate", rate]
+    options = ["--connections", connections, "--seconds", seconds, "--rate", rate, "--kinds", variant.kinds]
     for line in variant.headers:
         options += ["--header", line]
     result = load(url + variant.path, variant.body, *map(str, options))
