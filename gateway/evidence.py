@@ -294,8 +294,10 @@ class Learned:
 
         Never raises.
         """
+        if not self._models:
+            return
         word = word_of(settled)
-        if not self._models or word is None or word_of(before) is not None or after_decline(payment, settled):
+        if word is None or word_of(before) is not None or after_decline(payment, settled):
             return
         now, terms = self._clock(), payment.terms
         try:

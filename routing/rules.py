@@ -212,8 +212,8 @@ def _strategy(
     explain: bool,
 ) -> Decision:
     """What the strategy ranks, or the holdout; and the listed order where the strategy gives nothing."""
-    seed = seed_of(table.facts.payment_id)
-    offered = [account for account in outcome.accounts if table.can(account)]
+    seed, listed, able = seed_of(table.facts.payment_id), outcome.accounts, table.eligibility
+    offered = [account for account in listed if able.get(account, UNKNOWN) is None]
     said = _said(outcome, policy, table.facts.context(), offered, seed, now, explain=explain)
     route, chances, kind, mode, later = said.route, said.chances, "strategy", said.mode, _LATER.get(said.mode, "later")
     held = document.holdout
@@ -223,17 +223,18 @@ def _strategy(
         chances[kept[0]] += share
         if fall(seed, "holdout") < hundredths(held.percent):
             kind, route, mode, later = "holdout", kept, "holdout", "holdout"
-    unable = [account for account in outcome.accounts if account not in route]
+    if len(route) < len(listed):
+        route = [*route, *[account for account in listed if account not in route]]
     return table.decision(
         kind,
         chosen.rule,
-        (*route, *unable),
+        route,
         later=later,
         propensity=chances,
         known=said.known,
         strategy=outcome.strategy,
         seed=seed,
-        constraint="; ".join(part for part in (chosen.constraint, said.constraint) if part is not None) or None,
+        constraint="; ".join(filter(None, (chosen.constraint, said.constraint))) or None,
         mode=mode,
     )
 

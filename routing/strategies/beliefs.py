@@ -15,9 +15,9 @@ the segment's own uncertainty left out. Time is counted in outcomes; what is not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, expm1, log, sqrt
 from typing import Any, Final
 
 LEVEL: Final = 2.25
@@ -45,13 +45,15 @@ ORDER_LEAD: Final = 0.05
 """Log-odds by which an account is expected to be better than the next one named: nobody orders accounts at random."""
 REPORT_VAR: Final = 0.02
 """Variance of a report's log-odds as a forecast of the coming month, however many payments it counts."""
+STRANGER: Final = (0.0, STANDING_VAR + DRIFT_VARS[1])
+"""Mean and variance of an account that nothing was told of."""
 STRIDE: Final = 8
 """Outcomes between two fadings of the accounts' terms: as good as after each, and cheaper."""
 
 
 def sigmoid(x: float) -> float:
     """The rate of log-odds ``x``."""
-    return 1.0 / (1.0 + math.exp(-x))
+    return 1.0 / (1.0 + exp(-x))
 
 
 @dataclass(slots=True)
@@ -125,7 +127,7 @@ class Beliefs:
             attempts = max(counted[1], 1)
             rates[account] = (min(max((counted[0] + 1.8) / (attempts + 2), 0.01), 0.99), attempts)
         middle = sum(rate for rate, _ in rates.values()) / len(rates)
-        self.level, self.level_var = math.log(middle / (1 - middle)), LEVEL_VAR_REPORTED
+        self.level, self.level_var = log(middle / (1 - middle)), LEVEL_VAR_REPORTED
         weight = middle * (1 - middle)
         for account, (rate, attempts) in rates.items():
             told_var = REPORT_VAR + 1 / (attempts * weight)
@@ -156,7 +158,7 @@ class Beliefs:
         """An account's mean and variance, with its drifts weighed into one."""
         weights = self._weights
         if weights is None:
-            odds = [math.exp(odds) for odds in self._odds]
+            odds = [exp(odds) for odds in self._odds]
             total = sum(odds)
             weights = self._weights = [each / total for each in odds]
         mean = square = 0.0
@@ -173,44 +175,50 @@ class Beliefs:
 
     def outlook(self, segment: str, names: Sequence[str]) -> Outlook:
         """What is expected of a payment in ``segment`` at ``names``. Changes nothing."""
-        row, cell_var = self.rows.get(segment), self.cell_var
+        row, cell_var, mixed = self.rows.get(segment), self.cell_var, self._mixed
         base, precision = 0.0, 1 / BASE_VAR
+        infos: list[float] = []
+        pulls: list[float] = []
+        volume = 0.0
         if row is not None:
-            for info, pull in zip(row.info, row.pull, strict=True):
+            infos, pulls = row.info, row.pull
+            volume = row.volume * exp((row.at - self.clock) / VOLUME_MEMORY)
+            for info, pull in zip(infos, pulls, strict=True):
                 if info:
                     part = 1 / (1 + cell_var * info)
                     precision += info * part
                     base += pull * part
-            base /= precision
-        means, own_vars, leans = [], [], []
+        base /= precision
+        shared = self.level + self.common + base
+        means: list[float] = []
+        rates: list[float] = []
+        own_vars: list[float] = []
+        leans: list[float] = []
         for name in names:
             number = self.numbers.get(name)
-            if number is None:
-                means.append(0.0)
-                own_vars.append(STANDING_VAR + DRIFT_VARS[1] + cell_var)
-                leans.append(0.0)
-                continue
-            mean, variance = self._mixed[number] or self._mix(number)
-            if row is None or number >= len(row.info) or not row.info[number]:
-                means.append(mean)
-                own_vars.append(variance + cell_var)
+            mean, variance = STRANGER if number is None else mixed[number] or self._mix(number)
+            if number is None or number >= len(infos) or not infos[number]:
+                variance += cell_var
                 leans.append(0.0)
             else:
-                info = row.info[number]
+                info = infos[number]
                 cell = cell_var / (1 + cell_var * info)
-                means.append(mean + cell * (row.pull[number] - info * base))
-                own_vars.append(variance + cell)
+                mean += cell * (pulls[number] - info * base)
+                variance += cell
                 leans.append(info * cell)
-        known = row.volume * math.exp((row.at - self.clock) / VOLUME_MEMORY) if row is not None else 0.0
-        volume = (known + 1) / (self.volume + len(self.rows))
-        shared = self.level + self.common + base
-        rates = [sigmoid(shared + mean) for mean in means]
+            means.append(mean)
+            own_vars.append(variance)
+            rates.append(1 / (1 + exp(-shared - mean)))
+        volume = (volume + 1) / (self.volume + len(self.rows))
         return Outlook(names, shared, 1 / precision, means, rates, own_vars, leans, volume)
 
-    def shared_var(self, outlook: Outlook, place: int) -> float:
-        """Variance of an account's log-odds, with all that it shares with others."""
-        lean = 1 - outlook.leans[place]
-        return self.level_var + self.common_var + outlook.own_vars[place] + lean * lean * outlook.base_var
+    def spreads(self, outlook: Outlook) -> list[float]:
+        """The standard deviation of each account's log-odds, with all that it shares with others."""
+        shared, base_var = self.level_var + self.common_var, outlook.base_var
+        return [
+            sqrt(shared + own_var + (1 - lean) * (1 - lean) * base_var)
+            for own_var, lean in zip(outlook.own_vars, outlook.leans, strict=True)
+        ]
 
     def evidence(self, segment: str, account: str, rate: float) -> float:
         """How many outcomes' worth of evidence a cell has of its own."""
@@ -279,14 +287,15 @@ class Beliefs:
         """Let a segment's evidence fade by the time since it last learned, and count this outcome into its volume."""
         passed = self.clock - row.at
         row.at = self.clock
-        row.volume = row.volume * math.exp(-passed / VOLUME_MEMORY) + 1
+        row.volume = row.volume * exp(-passed / VOLUME_MEMORY) + 1
         row.info += [0.0] * (number + 1 - len(row.info))
         row.pull += [0.0] * (number + 1 - len(row.pull))
-        loose = 2 * self.cell_var * -math.expm1(-passed / CELL_MEMORY)
-        for place, info in enumerate(row.info):
+        loose = 2 * self.cell_var * -expm1(-passed / CELL_MEMORY)
+        infos, pulls = row.info, row.pull
+        for place, info in enumerate(infos):
             keep = 1 / (1 + info * loose)
-            row.info[place] *= keep
-            row.pull[place] *= keep
+            infos[place] = info * keep
+            pulls[place] *= keep
 
     def _follow(self, number: int, rest: float, rest_var: float, *, approved: bool) -> None:
         """Move each strength's drift of an account, and weigh it by what it foretold. ``rest``: log-odds without the account."""
@@ -294,15 +303,15 @@ class Beliefs:
         rest_var += self._standing_var[number]
         odds = self._odds
         for strength, (means, variances) in enumerate(zip(self._drift, self._drift_var, strict=True)):
-            log_odds, variance = rest + means[number], variances[number]
-            rate = sigmoid(log_odds)
+            mean, variance = means[number], variances[number]
+            log_odds, doubt = rest + mean, rest_var + variance
+            rate = 1 / (1 + exp(-log_odds))
             weight = rate * (1 - rate)
-            scale = 1 / (1 + weight * (rest_var + variance))
-            foretold = sigmoid(
-                log_odds / math.sqrt(1 + 0.3926991 * (rest_var + variance))
-            )  # the mean over what is not known (probit)
-            odds[strength] = DRIFT_TRUST * odds[strength] + math.log(foretold if approved else 1 - foretold)
-            means[number] += variance * (approved - rate) * scale
+            scale = 1 / (1 + weight * doubt)
+            # the mean over what is not known (probit)
+            foretold = 1 / (1 + exp(-log_odds / sqrt(1 + 0.3926991 * doubt)))
+            odds[strength] = DRIFT_TRUST * odds[strength] + log(foretold if approved else 1 - foretold)
+            means[number] = mean + variance * (approved - rate) * scale
             variances[number] = variance - variance * variance * weight * scale
         most = max(odds)
         self._odds = [value - most for value in odds]
@@ -367,6 +376,6 @@ class Beliefs:
         self._moved()
 
 
-_KEEP_COMMON: Final = math.exp(-1 / COMMON_MEMORY)
-_KEEP_STANDING: Final = math.exp(-STRIDE / STANDING_MEMORY)
-_KEEP_DRIFT: Final = math.exp(-STRIDE / DRIFT_MEMORY)
+_KEEP_COMMON: Final = exp(-1 / COMMON_MEMORY)
+_KEEP_STANDING: Final = exp(-STRIDE / STANDING_MEMORY)
+_KEEP_DRIFT: Final = exp(-STRIDE / DRIFT_MEMORY)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from routing.strategies import breaker
@@ -35,16 +35,33 @@ SHARE_SLACK: Final = 20.0
 """Attempts by which a share may be off before the account gets nothing, or everything, until it is right again."""
 PACE_S: Final = 7 * 86_400.0
 """Memory of how many attempts come in a second: a week, so that nights and weekends are in it."""
+WEIGHED_MAX: Final = 1_000
+"""Kinds of payments whose ranking is kept at a time."""
 Z95: Final = 1.96
 
 
 @dataclass(slots=True)
 class View:
-    """What a preference decides on: one payment, and what is expected of it at the accounts whose breakers are closed."""
+    """What a preference decides on: one payment, the accounts whose breakers are closed, and an outlook that begins with these."""
 
     context: Mapping[str, str]
     segment: str
+    accounts: Sequence[str]
     outlook: Outlook
+
+
+@dataclass(slots=True)
+class Weighed:
+    """What payments of one kind are worth at some accounts, and which of these is preferred."""
+
+    closed: Sequence[str]
+    opened: Sequence[str]
+    """The accounts whose breakers are open, if others can be asked. Of the outlook they are the last."""
+    outlook: Outlook
+    wanted: list[float]
+    order: list[int]
+    known: Mapping[str, Explained] = field(default_factory=dict)
+    """Of each account, once somebody has asked."""
 
 
 class Preference(Protocol):
@@ -53,6 +70,8 @@ class Preference(Protocol):
     name: str
     explores: bool
     """Whether probability on another than the first of the order is exploration, which is capped."""
+    alike: bool
+    """Whether it decides alike on all payments of a segment until it learns again."""
 
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """Each account's probability of coming first (sum 1), and the order (indexes, best first)."""
@@ -104,7 +123,6 @@ class Pace:
         return faded / (PACE_S * -math.expm1(-seen_s / PACE_S))
 
 
-_NO_CELLS: Final[Mapping[str, list[float]]] = {}
 _NO_EVIDENCE: Final = frozenset({TECHNICAL, DECLINED_CUSTOMER})
 """Outcomes that say nothing of how much an account approves."""
 
@@ -126,6 +144,7 @@ class Guarded:
         self.beliefs = Beliefs(accounts, prior)
         self._segments_max = max(1, int(value["cells_max"]) // max(len(self.accounts), 1))
         self._keys: tuple[str, ...] = tuple(value["segment_by"])
+        self._blanks = ("",) * len(self._keys)
         self._trip = breaker.Trip(
             threshold=value["breaker_threshold"],
             drop=value["breaker_drop"],
@@ -137,6 +156,8 @@ class Guarded:
         self._share_keep = 1 - 1 / value["share_window"]
         self._breakers: dict[str, list[float]] = {}
         self._segments: dict[str, dict[str, list[float]]] = {}  # least lately used first; of each, its cells' breakers
+        self._opened: dict[tuple[str, str | None], list[float]] = {}
+        """The breakers among them that are open, by account and segment (``None``: the account's own)."""
         self._common: dict[str, list[float]] = {}
         self._sent: dict[str, float] = {}
         self._delivered: dict[str, int] = {}
@@ -144,13 +165,15 @@ class Guarded:
         self._pace = Pace()
         self.openings = 0
         """How often a breaker has opened, at any level, since this policy was made."""
+        self._weighed: dict[tuple[str, Sequence[str]], Weighed] = {}
+        """By segment and candidates, with every breaker closed: what holds until something is learned."""
         self._hints: list[tuple[str, str, str, float]] = []  # account, segment, outcome, when; oldest first
         self._overlay: dict[tuple[str, str | None], list[float]] | None = None
-        """Breakers as hints have moved them, by account and segment (``None``: the account's own); ``None`` when to be made anew."""
+        """Breakers as hints have moved them, found in the same way; ``None`` when to be made anew."""
 
     def segment(self, context: Mapping[str, str]) -> str:
         """The name of a payment's segment."""
-        return "|".join([context.get(key, "") for key in self._keys])
+        return "|".join(map(context.get, self._keys, self._blanks))
 
     def rank(
         self, context: Mapping[str, str], candidates: Sequence[str], rng: random.Random, now: float
@@ -168,32 +191,47 @@ class Guarded:
         explain: bool = False,
     ) -> Chosen:
         """See :meth:`Policy.choose <routing.strategies.policy.Policy.choose>`."""
-        names = list(dict.fromkeys(candidates))
+        names = tuple(dict.fromkeys(candidates))
         if not names:
             return Chosen([], "exploit")
         segment = self.segment(context)
         tripped = self._open(segment, names, now)
-        # with every breaker open, there is nothing to prefer: they are ignored
-        opened = list(tripped) if len(tripped) < len(names) else []
-        closed = [name for name in names if name not in tripped] if opened else names
-        outlook = self.beliefs.outlook(segment, closed + opened if opened else names)
-        scores = dict(zip(outlook.names, outlook.rates, strict=True))
-        known = self._believed(outlook, tripped) if explain else {}
-        outlook.names = closed
-        wanted, order = self.preference.prefer(View(context, segment, outlook))
-        first = order[0]
+        weighed = None if tripped else self._weighed.get((segment, names))
+        if weighed is None:
+            weighed = self._weigh(context, segment, names, tripped)
+        if explain and not weighed.known:
+            weighed.known = self._believed(weighed.outlook, tripped)
+        closed, opened, order, rates = weighed.closed, weighed.opened, weighed.order, weighed.outlook.rates
         may_explore = self.constraints.may_explore(context)
-        if self.preference.explores:
-            wanted = self._capped(wanted, first, may_explore=may_explore)
+        wanted = self._capped(weighed.wanted, order[0], may_explore=may_explore)
         chances, constraint = self._held(closed, wanted, order, now)
         probe = min(self._probe, 0.5 / len(opened)) if opened and may_explore else 0.0
         rest = 1 - probe * len(opened)
-        places = [(closed[index], chances[index] * rest) for index in order] + [(name, probe) for name in opened]
-        taken = _drawn(places, draw)
-        name, chance = places.pop(taken)
-        places.insert(0, (name, chance))
-        ranking = [Ranked(name, scores[name], chance) for name, chance in places]
-        return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint, known)
+        ranking = [Ranked(closed[index], rates[index], chances[index] * rest) for index in order]
+        ranking += [Ranked(name, rates[place], probe) for place, name in enumerate(opened, len(closed))]
+        taken = _drawn(ranking, draw)
+        if taken:
+            ranking.insert(0, ranking.pop(taken))
+        return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint, weighed.known if explain else {})
+
+    def _weigh(
+        self, context: Mapping[str, str], segment: str, names: Sequence[str], tripped: Mapping[str, list[float]]
+    ) -> Weighed:
+        """What a payment is worth where, and what is preferred. It is kept for those like it until something is learned.
+
+        That pays where it is needed, under load: of 400 payments a second that are of 200 kinds, half come a second time between two folds.
+        """
+        # with every breaker open, there is nothing to prefer: they are ignored
+        opened = list(tripped) if len(tripped) < len(names) else []
+        closed = [name for name in names if name not in tripped] if opened else names
+        outlook = self.beliefs.outlook(segment, (*closed, *opened))
+        wanted, order = self.preference.prefer(View(context, segment, closed, outlook))
+        weighed = Weighed(closed, opened, outlook, wanted, order)
+        if self.preference.alike and not tripped:
+            if len(self._weighed) >= WEIGHED_MAX:
+                self._weighed.clear()
+            self._weighed[segment, names] = weighed
+        return weighed
 
     def _mode(self, taken: int, order: list[int], wanted: list[float], chances: list[float]) -> str:
         if taken >= len(order):
@@ -207,6 +245,8 @@ class Guarded:
 
     def _capped(self, wanted: list[float], first: int, *, may_explore: bool) -> list[float]:
         """The probabilities with exploration held under its cap."""
+        if not self.preference.explores:
+            return wanted
         most = self.constraints.explore_max if may_explore else 0.0
         exploring = 1 - wanted[first]
         if most is None or exploring <= most:
@@ -217,10 +257,12 @@ class Guarded:
         return capped
 
     def _held(
-        self, names: list[str], wanted: list[float], order: list[int], now: float
+        self, names: Sequence[str], wanted: list[float], order: list[int], now: float
     ) -> tuple[list[float], str | None]:
         """The probabilities moved into the shares and commitments, and what moved them. What none has room for goes by preference."""
         least, most = self.constraints.least, self.constraints.most
+        if not least and not most and not self.constraints.commitments:
+            return wanted, None
         owed = {name: part for name in self.constraints.commitments if (part := self._owed(name, now)) > 0}
         if not least and not most and not owed:
             return wanted, None
@@ -281,16 +323,17 @@ class Guarded:
         self._pace.count(now)
         of_account, of_cell = _breaker_of(self._breakers, account), _breaker_of(self._used(segment), account)
         self._overlay = None
+        self._weighed.clear()
         self.beliefs.pass_by()
         if outcome in _NO_EVIDENCE:
-            self._move(of_account, of_cell, outcome, 1.0)
+            self._move(account, segment, outcome, 1.0)
             return
         approved = outcome == APPROVED
         seen = self.beliefs.outlook(segment, (account,))
         expected = seen.rates[0]
         was_open = breaker.is_open(of_account) or breaker.is_open(of_cell)
         if not (approved and breaker.at_rest(of_account) and breaker.at_rest(of_cell)):
-            self._move(of_account, of_cell, outcome, expected * self._common_factor(account))
+            self._move(account, segment, outcome, expected * self._common_factor(account))
         common = self._common.get(account)
         if common is None:
             common = self._common[account] = [0.0, 0.0]
@@ -300,12 +343,16 @@ class Guarded:
             self.beliefs.learn(segment, account, seen, approved=approved)
             self.preference.learn(segment, account, approved=approved)
 
-    def _move(self, of_account: list[float], of_cell: list[float], outcome: str, expected: float) -> None:
+    def _move(self, account: str, segment: str, outcome: str, expected: float) -> None:
         """Move the two breakers that an outcome is evidence for, and count openings."""
-        for state in (of_account, of_cell):
-            before = breaker.is_open(state)
+        of_both = {(account, None): self._breakers[account], (account, segment): self._segments[segment][account]}
+        for at, state in of_both.items():
             self._trip.move(state, outcome, expected)
-            self.openings += breaker.is_open(state) and not before
+            if not breaker.is_open(state):
+                self._opened.pop(at, None)
+            elif at not in self._opened:
+                self._opened[at] = state
+                self.openings += 1
 
     def instead(self, asked: str | None, chosen: str | None) -> None:
         """See :meth:`Policy.instead <routing.strategies.policy.Policy.instead>`."""
@@ -323,7 +370,8 @@ class Guarded:
             cells = {}
             while len(self._segments) >= self._segments_max:
                 oldest = next(iter(self._segments))
-                del self._segments[oldest]
+                for name in self._segments.pop(oldest):
+                    self._opened.pop((name, oldest), None)
                 self.beliefs.forget(oldest)
                 self.preference.forget(oldest)
         self._segments[segment] = cells
@@ -348,32 +396,31 @@ class Guarded:
             overlay = self._overlay = {}
             for hinted, where, outcome, _ in self._hints:
                 self._lay(overlay, hinted, where, outcome)
-        found, of_accounts, cells = {}, self._breakers, self._segments.get(segment, _NO_CELLS)
+        opened = self._opened
+        if not overlay and not opened:
+            return {}
+        found = {}
         for name in names:
-            of_account, of_cell = of_accounts.get(name), cells.get(name)
-            if overlay:
-                of_account, of_cell = overlay.get((name, None), of_account), overlay.get((name, segment), of_cell)
-            if of_account is not None and breaker.is_open(of_account):
-                found[name] = of_account
-            elif of_cell is not None and breaker.is_open(of_cell):
-                found[name] = of_cell
+            for at in ((name, None), (name, segment)):
+                state = overlay.get(at) or opened.get(at)
+                if state is not None and breaker.is_open(state):
+                    found[name] = state
+                    break
         return found
 
     def _lay(
         self, overlay: dict[tuple[str, str | None], list[float]], account: str, segment: str, outcome: str
     ) -> None:
         """Move the overlaid breakers by one hint."""
-        below = {None: self._breakers.get(account), segment: self._segments.get(segment, {}).get(account)}
-        if outcome == APPROVED and all(
-            breaker.at_rest(overlay.get((account, where), folded)) for where, folded in below.items()
-        ):
+        cells = self._segments.get(segment)
+        of_account = overlay.get((account, None)) or self._breakers.get(account)
+        of_cell = overlay.get((account, segment)) or (None if cells is None else cells.get(account))
+        if outcome == APPROVED and breaker.at_rest(of_account) and breaker.at_rest(of_cell):
             return  # most hints, and what is expected need not be asked for them
         usual = self.beliefs.outlook(segment, (account,)).rates[0] * self._common_factor(account)
-        for where, folded in below.items():
-            state = overlay.get((account, where))
-            if state is None:
-                state = overlay[account, where] = list(folded or breaker.fresh())
-            self._trip.move(state, outcome, usual)
+        for at, state in (((account, None), of_account), ((account, segment), of_cell)):
+            moved = overlay[at] = list(state or breaker.fresh())
+            self._trip.move(moved, outcome, usual)
 
     def hint(self, account: str, context: Mapping[str, str], outcome: str, now: float) -> None:
         """See :meth:`Policy.hint <routing.strategies.policy.Policy.hint>`."""
@@ -404,20 +451,15 @@ class Guarded:
     def _believed(self, outlook: Outlook, tripped: Mapping[str, list[float]]) -> dict[str, Explained]:
         """What is expected of the accounts of an outlook, with the breakers that are open."""
         known = {}
-        for place, account in enumerate(outlook.names):
-            log_odds = outlook.base + outlook.means[place]
-            spread = Z95 * math.sqrt(self.beliefs.shared_var(outlook, place))
-            word = breaker.word(tripped[account]) if account in tripped else "closed"
-            known[account] = Explained(
-                outlook.rates[place], sigmoid(log_odds - spread), sigmoid(log_odds + spread), word
-            )
+        spreads = self.beliefs.spreads(outlook)
+        for account, mean, rate, spread in zip(outlook.names, outlook.means, outlook.rates, spreads, strict=True):
+            log_odds, word = outlook.base + mean, breaker.word(tripped[account]) if account in tripped else "closed"
+            known[account] = Explained(rate, sigmoid(log_odds - Z95 * spread), sigmoid(log_odds + Z95 * spread), word)
         return known
 
     def opened(self, account: str) -> list[str]:
         """See :meth:`Policy.opened <routing.strategies.policy.Policy.opened>`."""
-        return [
-            segment for segment, cells in self._segments.items() if account in cells and breaker.is_open(cells[account])
-        ]
+        return [segment for name, segment in self._opened if name == account and segment is not None]
 
     def snapshot(self) -> dict[str, Any]:
         """See :meth:`Policy.snapshot <routing.strategies.policy.Policy.snapshot>`."""
@@ -450,11 +492,16 @@ class Guarded:
         self._segments = {
             segment: {name: list(state) for name, state in cells.items()} for segment, cells in snapshot["segments"]
         }
+        cells = (
+            ((name, segment), state) for segment, states in self._segments.items() for name, state in states.items()
+        )
+        accounts = (((name, None), state) for name, state in self._breakers.items())
+        self._opened = {at: state for at, state in (*accounts, *cells) if breaker.is_open(state)}
         self._common = {name: [approved, expected] for name, approved, expected in snapshot["common"]}
         self._sent = dict(snapshot["sent"])
         self._delivered = dict(snapshot["delivered"])
         self._pace = Pace(*snapshot["pace"])
-        self._hints, self._overlay = [], None
+        self._hints, self._overlay, self._weighed = [], None, {}
         self.preference.restore(snapshot["preference"])
 
 
@@ -470,10 +517,10 @@ def _clip(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)
 
 
-def _drawn(places: list[tuple[str, float]], draw: float) -> int:
+def _drawn(ranking: list[Ranked], draw: float) -> int:
     """The place that ``draw`` (0..1) falls on; the last with any chance where rounding leaves it beyond all."""
     last = 0
-    for place, (_, chance) in enumerate(places):
+    for place, (_, _, chance) in enumerate(ranking):
         if chance > 0:
             last = place
             draw -= chance

@@ -23,6 +23,7 @@ class Fixed:
     """What does not learn by itself has nothing to keep."""
 
     explores = False
+    alike = True
 
     def learn(self, segment: str, account: str, *, approved: bool) -> None:
         """Nothing: the beliefs learn."""
@@ -58,7 +59,7 @@ class Priority(Fixed):
 
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """The first in order, always; accounts that were not named come last, as they were given."""
-        places = [self._places.get(account, len(self._places)) for account in view.outlook.names]
+        places = [self._places.get(account, len(self._places)) for account in view.accounts]
         return _certain(sorted(range(len(places)), key=places.__getitem__))
 
 
@@ -72,7 +73,7 @@ class Weighted(Fixed):
 
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """By weight; an account without any comes first only where no other can."""
-        weights = [self._weights.get(account, 0.0) for account in view.outlook.names]
+        weights = [self._weights.get(account, 0.0) for account in view.accounts]
         total = sum(weights)
         chances = [weight / total for weight in weights] if total else [1 / len(weights)] * len(weights)
         return chances, sorted(range(len(chances)), key=chances.__getitem__, reverse=True)
@@ -82,6 +83,7 @@ class LeastCost(Fixed):
     """The account that leaves most of the amount: approval times what is left after the fee."""
 
     name = "least_cost"
+    alike = False
 
     def __init__(self, accounts: Sequence[str], settings: Mapping[str, Any]) -> None:
         fees: Mapping[str, Mapping[str, float]] = settings.get("fees", {})
@@ -99,7 +101,7 @@ class LeastCost(Fixed):
             view.outlook.rates[place] * max(amount - self.fee(view.context, account), 0.0)
             if amount
             else -self.fee(view.context, account)
-            for place, account in enumerate(view.outlook.names)
+            for place, account in enumerate(view.accounts)
         ]
         return _certain(sorted(range(len(worth)), key=worth.__getitem__, reverse=True))
 
@@ -132,9 +134,7 @@ class Window(Fixed):
     def prefer(self, view: View) -> tuple[list[float], list[int]]:
         """Highest rate first, ties as the accounts were given. An empty window counts as all approved: it is tried."""
         windows = self._windows.get(view.segment, {})
-        rates = [
-            sum(window) / len(window) if (window := windows.get(account)) else 1.0 for account in view.outlook.names
-        ]
+        rates = [sum(window) / len(window) if (window := windows.get(account)) else 1.0 for account in view.accounts]
         order = sorted(range(len(rates)), key=lambda index: -rates[index])
         chances = [self._hedge / max(len(rates) - 1, 1)] * len(rates)
         chances[order[0]] = 1 - self._hedge if len(rates) > 1 else 1.0
@@ -183,7 +183,7 @@ class Adaptive(Fixed):
         """
         outlook = view.outlook
         means = outlook.means
-        order = sorted(range(len(outlook.names)), key=means.__getitem__, reverse=True)
+        order = sorted(range(len(view.accounts)), key=means.__getitem__, reverse=True)
         best = order[0]
         chances = [0.0] * len(order)
         to_come = outlook.volume * HORIZON

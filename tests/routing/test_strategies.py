@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from routing.strategies import OUTCOMES, STRATEGIES, AdaptivePolicy, Policy, faults, make
+from routing.strategies import OUTCOMES, STRATEGIES, AdaptivePolicy, Policy, breaker, faults, make
 
 ACCOUNTS: Final = ["north", "south", "west"]
 SEGMENTS: Final = [{"currency": currency, "brand": brand} for currency in ("EUR", "USD") for brand in ("visa", "amex")]
@@ -309,6 +309,69 @@ def test_a_decision_between_two_hints_changes_nothing_about_what_they_come_to(
     for context in SEGMENTS:
         for name in ACCOUNTS:
             assert asked.explain(context, name, 1e3) == waited.explain(context, name, 1e3)
+
+
+LIMITS: Final = {"max_share": {"north": 40}, "never_explore_above": {"amount": 500, "currency": "EUR"}}
+calls = st.lists(
+    st.tuples(
+        st.sampled_from(["update", "unhint", *["hint"] * 4]),
+        st.sampled_from(ACCOUNTS),
+        st.sampled_from(SEGMENTS[:2]),
+        st.sampled_from(["approved", "declined_provider", "technical"]),
+    ),
+    min_size=10,
+    max_size=40,
+)
+
+
+def called(policy: Policy, what: str, account: str, context: dict[str, str], outcome: str) -> None:
+    if what == "update":
+        policy.update(context, account, outcome, 1e3)
+    else:
+        getattr(policy, what)(account, context, outcome, 1e3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in STRATEGIES), ("adaptive", {"constraints": LIMITS}), ("least_cost", FEES)],
+)
+@given(calls=calls)
+@effort(max_examples=30, deadline=None)
+def test_what_payments_that_are_alike_share_is_what_would_be_worked_out_for_each(
+    name: str, settings: dict[str, Any], calls: list[tuple[str, str, dict[str, str], str]]
+) -> None:
+    asked = make(name, ACCOUNTS, settings)
+    for at, call in enumerate(calls):
+        called(asked, *call)
+        for amount, draw, explain in (("10", 0.01, False), ("1000", 0.97, True), ("10", 0.97, False)):
+            anew = make(name, ACCOUNTS, settings)
+            for each in calls[: at + 1]:
+                called(anew, *each)
+            payment = call[2] | {"amount": amount}
+            expected = anew.choose(payment, ACCOUNTS, draw, 1e3, explain=explain)
+            assert asked.choose(payment, ACCOUNTS, draw, 1e3, explain=explain) == expected
+
+
+def test_the_segments_that_are_told_to_be_open_are_those_whose_breakers_are() -> None:
+    """Whatever was closed again, or forgotten for want of room; and after a restart."""
+    settings, rng, ill, told_open = {"cells_max": 18, "segment_by": ["bin"]}, random.Random(1), {"0"}, 0
+    policy = make("adaptive", ACCOUNTS, settings)
+    for at in range(4_000):
+        if at % 50 == 0:
+            ill = {str(each) for each in rng.sample(range(9), 4)}
+        segment = str(rng.randrange(9))
+        outcome = "technical" if segment in ill and rng.random() < 0.7 else "approved"
+        policy.update({"bin": segment}, rng.choice(ACCOUNTS), outcome, float(at))
+        if at % 10:
+            continue
+        restored = make("adaptive", ACCOUNTS, settings)
+        restored.restore(policy.snapshot())
+        for name in ACCOUNTS:
+            cells = {each: states.get(name) for each, states in policy.snapshot()["segments"]}
+            really = sorted(each for each, state in cells.items() if state is not None and breaker.is_open(state))
+            assert sorted(policy.opened(name)) == sorted(restored.opened(name)) == really
+            told_open += len(really)
+    assert told_open > 100
 
 
 def test_a_hint_moves_the_breaker_at_once_and_is_forgotten_after_a_while() -> None:
