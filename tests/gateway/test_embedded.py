@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import asyncpg
@@ -152,6 +154,23 @@ class TestPostgres:
 
         with Postgres.start(tmp_path / "data") as server, psycopg.connect(server.owner_url) as session:
             assert session.execute("SELECT answer FROM kept").fetchone() == (2,)
+
+    def test_a_killed_server_answers_nobody_any_more(self, tmp_path: Path) -> None:
+        """A session that is at work would not notice that its server has gone, and would end its statement."""
+        with (
+            Postgres.start(tmp_path, fsync=False) as server,
+            closing(psycopg.connect(server.app_url)) as session,
+            ThreadPoolExecutor() as executor,
+        ):
+            at_work = executor.submit(session.execute, "SELECT count(*) FROM generate_series(1, 20000000)")
+            with psycopg.connect(server.app_url, autocommit=True) as other:
+                seen = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+                while other.execute(seen, [session.info.backend_pid]).fetchone() != (1,):
+                    time.sleep(0.01)
+            server.kill()
+
+            with pytest.raises(psycopg.OperationalError, match="closed"):
+                at_work.result()
 
     def test_a_pid_file_left_behind_does_not_stop_the_next_start(self, tmp_path: Path) -> None:
         with Postgres.start(tmp_path, fsync=False) as server:

@@ -403,6 +403,18 @@ class Stage:
             assert time.monotonic() < deadline, f"{play.scene}: it never came to rest"
             await asyncio.sleep(0.25)
 
+    async def all_applied(self) -> None:
+        """Wait until every event that was stored is applied: what a dead process has left of them is due some seconds later.
+
+        One that never is, the promises tell of.
+        """
+        deadline = time.monotonic() + RECOVERED_S
+        left = "SELECT count(*) FROM webhook_inbox WHERE applied_at IS NULL"
+        while await self.rows.fetchval(left):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.25)
+
     async def due_now(self, play: Play) -> None:
         """The lease of what a dead process has left has run out: what six seconds would do."""
         await self.rows.execute(
@@ -673,7 +685,10 @@ async def run_matrix(cells: list[Cell], theatre: Theatre) -> tuple[list[Ending],
                     if not cell.scene.swept:
                         actors.create_task(one(cell))
             carrying.cancel()
-        await forge.kill(worker)
+        workers = [worker, *[await forge.worker(stage.environment) for stage in lanes]]
+        await asyncio.gather(*(stage.all_applied() for stage in (main, *lanes)))
+        for each in workers:
+            await forge.kill(each)
         books = await asyncio.to_thread(Books.of, theatre.psps)
         broken = await theatre.broken_promises()
         wrongs = [
