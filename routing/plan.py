@@ -58,7 +58,7 @@ class Plan:
     @classmethod
     def start(cls, accounts: Sequence[str], *, budget: Budget = ON_SESSION) -> Plan:
         """A plan over ``accounts``, best first. Without any it is ``NOT_SENT`` from the start."""
-        return _judged(cls(tuple(dict.fromkeys(accounts)), Verdict.ASK, budget))
+        return _judged(tuple(dict.fromkeys(accounts)), budget, ())
 
     @classmethod
     def resume(
@@ -89,7 +89,7 @@ class Plan:
 
     def after(self, outcome: Outcome) -> Plan:
         """The plan once the account just asked has answered ``outcome``."""
-        return _judged(replace(self, accounts=self.accounts[1:], history=(*self.history, outcome)))
+        return _judged(self.accounts[1:], self.budget, (*self.history, outcome))
 
     def held(self) -> Plan:
         """The plan where its next account cannot be asked now: with the decline so far, or with nothing sent.
@@ -99,11 +99,11 @@ class Plan:
         return replace(self, verdict=_unasked(self.history)) if self.verdict is Verdict.ASK else self
 
 
-def _judged(plan: Plan) -> Plan:
+def _judged(accounts: tuple[str, ...], budget: Budget, history: tuple[Outcome, ...]) -> Plan:
     """The plan with what the table of rules says of its next attempt."""
-    ruling = judge(Case(history=plan.history, budget=plan.budget, account_left=bool(plan.accounts)))
-    verdict = Verdict.ASK if ruling.allowed else _ENDS.get(ruling.rule) or _unasked(plan.history)
-    return replace(plan, verdict=verdict, rule=ruling.rule)
+    ruling = judge(Case(history=history, budget=budget, account_left=bool(accounts)))
+    verdict = Verdict.ASK if ruling.allowed else _ENDS.get(ruling.rule) or _unasked(history)
+    return Plan(accounts, verdict, budget, history, ruling.rule)
 
 
 def _unasked(history: Sequence[Outcome]) -> Verdict:
