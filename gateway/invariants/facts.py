@@ -108,7 +108,7 @@ class DisputeRecord(NamedTuple):
 class KeyRecord(NamedTuple):
     """A row of ``idempotency_key`` with the rows that it names, as of the same moment.
 
-    ``repeated``: another row has the same merchant, mode and key. ``target_*`` is the payment, method, customer or endpoint it opened;
+    ``repeated``: another row has the same merchant, mode and key. ``target_*`` is the payment, or whatever else, that it opened;
     ``target_merchant`` is ``None`` where there is none. ``op_*`` is the operation it names, ``paid_in_round`` the live
     authorizations of that operation's round, and ``ended_in_round`` those that were and are released.
     """

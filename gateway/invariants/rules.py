@@ -440,7 +440,7 @@ def cards_within_limits(declines: Sequence[CardDeclineRecord], since: float) -> 
 # --- One key ----------------------------------------------------------------------------------------------------------
 
 DECIDED: Final = frozenset({200, 201, 402, 422})
-"""The answers that are final. What is on its way is answered 202, and never stored."""
+"""The answers that are final. A payment that is on its way is answered 202, and that is never stored."""
 
 
 def key_opens_something(case: KeyCase) -> Sentences:
@@ -478,7 +478,10 @@ def key_answer_is_final(case: KeyCase) -> Sentences:
         return
     if key.status is None:
         return
-    if key.status not in DECIDED:
+    asked_for = (
+        key.status == 202 and key.target_status is None
+    )  # a publication: that it waits for somebody is the answer
+    if key.status not in DECIDED and not asked_for:
         yield f"the key {key.key!r} keeps {key.status} as its final answer"
     if key.op_kind == "authorize" and key.status in {200, 201} and not key.paid_in_round + key.ended_in_round:
         yield f"the key {key.key!r} was answered {key.status}, and nothing of its round was approved"

@@ -22,7 +22,7 @@ from routing.publications import in_force, in_shadow
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Commands, Database, Inside, Kit, Merchant, Open, Processes, Psps
+    from tests.conftest import Checked, Commands, Database, Inside, Kit, Merchant, Open, Processes, Psps
 
 CONFIGS: Final = "/v1/routing/configs"
 STRIPE: Final[Mapping[str, Any]] = {"default": {"priority": ["stripe", "adyen"]}}
@@ -603,7 +603,7 @@ def second_key(commands: Commands, database: Database) -> str:
 
 
 async def test_a_publication_waits_for_another_key_where_a_second_person_is_asked_for(
-    open_gateway: Open, database: Database, second_key: str
+    open_gateway: Open, database: Database, second_key: str, psps: Psps, checked: Checked
 ) -> None:
     async with open_gateway(routing_second_person=True) as inside:
         other = with_key(inside, second_key)
@@ -627,6 +627,7 @@ async def test_a_publication_waits_for_another_key_where_a_second_person_is_aske
         "routing.approval_requested",
         "routing.version_published",
     ]
+    await checked(database, psps)
 
 
 async def test_a_request_expires_after_a_day_and_may_be_withdrawn_before(

@@ -116,6 +116,19 @@ class Maker:
         kept, gone = [await merchant.post("/v1/webhook_endpoints", hook) for _ in range(2)]
         assert (kept.status_code, gone.status_code) == (201, 201), gone.text
         await merchant.delete(f"/v1/webhook_endpoints/{gone.json()['id']}")
+        await self._other_keys()
+
+    async def _other_keys(self) -> None:
+        """All else that a request with a key makes."""
+        merchant, order = self.inside.merchant, {"default": {"priority": ["stripe", "adyen"]}}
+        version = await merchant.post("/v1/routing/configs", {"document": order})
+        assert version.status_code == 201, version.text
+        published = await merchant.post(f"/v1/routing/configs/{version.json()['id']}/publish", {"reason": "as it was"})
+        assert published.status_code == 201, published.text
+        watch = {"name": "approvals", "kind": "static", "metric": "acceptance_rate", "op": "below", "threshold": 0.5}
+        monitor = await merchant.post("/v1/monitors", watch)
+        assert monitor.status_code == 201, monitor.text
+        await merchant.delete(f"/v1/monitors/{monitor.json()['id']}")
 
     async def settled(self) -> None:
         """Wait until nothing is on its way any more."""
