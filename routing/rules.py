@@ -212,8 +212,8 @@ def _strategy(
     explain: bool,
 ) -> Decision:
     """What the strategy ranks, or the holdout; and the listed order where the strategy gives nothing."""
-    seed, listed, able = seed_of(table.facts.payment_id), outcome.accounts, table.eligibility
-    offered = [account for account in listed if able.get(account, UNKNOWN) is None]
+    seed, listed = seed_of(table.facts.payment_id), outcome.accounts
+    offered = [account for account in listed if table.can(account)]
     said = _said(outcome, policy, table.facts.context(), offered, seed, now, explain=explain)
     route, chances, kind, mode, later = said.route, said.chances, "strategy", said.mode, _LATER.get(said.mode, "later")
     held = document.holdout

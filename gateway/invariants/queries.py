@@ -116,7 +116,7 @@ _ROUND: Final = """(SELECT count(*) FROM operation r WHERE r.payment_id = o.paym
     AND r.status IN {statuses} AND (r.round = o.round OR (r.round > o.round AND EXISTS (SELECT FROM operation s
         WHERE s.payment_id = r.payment_id AND s.round = r.round AND s.metadata->>'allowed_by' = 'scheduled'))))"""
 """What came of a key's round. A retry that was scheduled goes on with it: its answer is what comes of that."""
-_OPENED: Final = {
+OPENED: Final = {
     "p": "payment",
     "m": "payment_method",
     "u": "customer",
@@ -130,8 +130,8 @@ _KEY: Final = {
     "opened": "k.payment_id",
     "repeated": """EXISTS (SELECT FROM idempotency_key s WHERE s.merchant_id = k.merchant_id AND s.livemode = k.livemode
         AND s.key = k.key AND s.ctid <> k.ctid)""",
-    "target_merchant": f"coalesce({', '.join(f'{each}.merchant_id' for each in _OPENED)})",
-    "target_livemode": f"coalesce({', '.join(f'{each}.livemode' for each in _OPENED)})",
+    "target_merchant": f"coalesce({', '.join(f'{each}.merchant_id' for each in OPENED)})",
+    "target_livemode": f"coalesce({', '.join(f'{each}.livemode' for each in OPENED)})",
     "target_status": "p.status",
     "target_round": "p.round",
     "op_payment": "o.payment_id",
@@ -143,7 +143,7 @@ _KEY: Final = {
     "open_in_round": _ROUND.format(statuses=_OPEN),
 }
 _KEY_COLUMNS: Final = ", ".join(f"{_value(name, 'k', _KEY)} AS {name}" for name in KeyRecord._fields)
-_TARGETS: Final = " ".join(f"LEFT JOIN {table} {each} ON {each}.id = k.payment_id" for each, table in _OPENED.items())
+_TARGETS: Final = " ".join(f"LEFT JOIN {table} {each} ON {each}.id = k.payment_id" for each, table in OPENED.items())
 _KEY_FACTS: Final = f"""SELECT {_KEY_COLUMNS}, extract(epoch FROM now())::float8 AS now FROM page k
     {_TARGETS}
     LEFT JOIN operation o ON o.id = k.operation_id"""

@@ -52,7 +52,7 @@ STRIDE: Final = 8
 
 
 def sigmoid(x: float) -> float:
-    """The rate of log-odds ``x``."""
+    """The rate of log-odds ``x``. Where every payment and outcome passes it is written out: a call takes as long as the formula."""
     return 1.0 / (1.0 + exp(-x))
 
 

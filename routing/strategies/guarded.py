@@ -165,7 +165,7 @@ class Guarded:
         self._pace = Pace()
         self.openings = 0
         """How often a breaker has opened, at any level, since this policy was made."""
-        self._weighed: dict[tuple[str, Sequence[str]], Weighed] = {}
+        self._weighed: dict[tuple[str, tuple[str, ...]], Weighed] = {}
         """By segment and candidates, with every breaker closed: what holds until something is learned."""
         self._hints: list[tuple[str, str, str, float]] = []  # account, segment, outcome, when; oldest first
         self._overlay: dict[tuple[str, str | None], list[float]] | None = None
@@ -215,7 +215,7 @@ class Guarded:
         return Chosen(ranking, self._mode(taken, order, wanted, chances), constraint, weighed.known if explain else {})
 
     def _weigh(
-        self, context: Mapping[str, str], segment: str, names: Sequence[str], tripped: Mapping[str, list[float]]
+        self, context: Mapping[str, str], segment: str, names: tuple[str, ...], tripped: Mapping[str, list[float]]
     ) -> Weighed:
         """What a payment is worth where, and what is preferred. It is kept for those like it until something is learned.
 
@@ -261,8 +261,6 @@ class Guarded:
     ) -> tuple[list[float], str | None]:
         """The probabilities moved into the shares and commitments, and what moved them. What none has room for goes by preference."""
         least, most = self.constraints.least, self.constraints.most
-        if not least and not most and not self.constraints.commitments:
-            return wanted, None
         owed = {name: part for name in self.constraints.commitments if (part := self._owed(name, now)) > 0}
         if not least and not most and not owed:
             return wanted, None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
+from gateway.api.openapi import document
 from gateway.invariants import INVARIANTS, rules
-from gateway.invariants.queries import CARD_DECLINES_MIN, ONE_PAYMENT
+from gateway.invariants.queries import CARD_DECLINES_MIN, ONE_PAYMENT, OPENED
 from gateway.lifecycle import TRANSITIONS
 from gateway.payment import FAILOVER, IN_FLIGHT, OPEN, Operation, OperationStatus, Status
 from gateway.printed import ENTRY, payment_steps
@@ -38,6 +40,36 @@ def test_the_words_are_those_of_the_life_of_a_payment() -> None:
     assert {OperationStatus.AUTHORIZED, OperationStatus.CAPTURED} == rules.PAID
     assert rules.PARKED_S == PARKED_S
     assert f"'purpose' = '{FAILOVER}'" in ONE_PAYMENT
+
+
+KEYED: Final = {
+    "payment": {"create", "confirm", "capture", "cancel", "increment", "resolve", "evidence", "accept", "refund"},
+    "payment_method": {"create_payment_method"},
+    "customer": {"create_customer"},
+    "webhook_endpoint": {"create_webhook_endpoint"},
+    "routing_version": {"create_routing_config"},
+    "routing_publication": {
+        "publish_routing_config",
+        "rollback_routing",
+        "approve_publication",
+        "withdraw_publication",
+    },
+    "monitor": {"create_monitor"},
+}
+"""Every verb that takes a key, by the table of what its key opens."""
+
+
+def test_what_a_key_may_open_is_looked_for() -> None:
+    """A verb that is new and takes a key has to be entered: its keys would be told to open what is not there."""
+    verbs = {
+        verb["operationId"]
+        for path in document()["paths"].values()
+        for verb in path.values()
+        if any(each.get("name") == "Idempotency-Key" for each in verb.get("parameters", ()))
+    }
+
+    assert verbs == set().union(*KEYED.values())
+    assert sorted(OPENED.values()) == sorted(KEYED)
 
 
 def test_the_limits_of_cards_are_the_networks_and_what_is_set_is_no_more() -> None:
